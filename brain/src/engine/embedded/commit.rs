@@ -1,0 +1,250 @@
+//! [`Committer`]: one thread that joins all waiting batches into one write and one sync.
+//!
+//! No timer: while one write is being made durable the next one fills. Batches are judged in the order of the queue,
+//! each against what is stored and the accepted ones before it in the same round, and all are answered after the
+//! sync, conflicts included: a conflict with a batch that is not durable yet would tell of it too early.
+
+use std::collections::HashMap;
+use std::mem;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use fjall::PersistMode;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::engine::batch::{Batch, Condition, Write};
+use crate::engine::embedded::open::Store;
+use crate::engine::error::{Cause, CommitError, Poison, Refusal};
+
+/// A round takes no more batches once it has this much: some milliseconds of writing, which the others wait for.
+const ROUND_BYTES_MAX: usize = 16 << 20;
+
+/// A batch and where its outcome is awaited.
+#[derive(Debug)]
+pub(super) struct Order {
+    pub(super) batch: Batch,
+    /// Its size.
+    pub(super) bytes: usize,
+    pub(super) answer: oneshot::Sender<Result<(), CommitError>>,
+}
+
+/// What the committer needs of a disk; a seam for tests that make it fail.
+pub(super) trait Disk: Send + 'static {
+    /// The value that is stored now.
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Cause>;
+    /// Writes all or nothing: durable on `Ok`, and visible to readers. `None` removes a key.
+    fn write(&self, rows: Vec<(Bytes, Option<Bytes>)>) -> Result<(), WriteError>;
+}
+
+/// Why a round was not written.
+pub(super) enum WriteError {
+    /// Nothing reached the disk, nor will.
+    Refused(Cause),
+    /// Some of it may be there after a restart.
+    Unknown(Cause),
+}
+
+/// Owns the only write access to a store. Runs until every sender of orders is gone; after a failed write it goes on
+/// refusing until then.
+pub(super) struct Committer<D> {
+    disk: D,
+    orders: mpsc::Receiver<Order>,
+    poison: watch::Sender<Option<Poison>>,
+}
+
+/// The writes of one round, the newest for each key.
+#[derive(Default)]
+struct Round {
+    rows: Vec<(Bytes, Option<Bytes>)>,
+    places: HashMap<Bytes, usize>,
+}
+
+/// How a batch was judged.
+enum Verdict {
+    Accepted,
+    Failed(CommitError),
+}
+
+impl<D: Disk> Committer<D> {
+    pub(super) fn new(disk: D, orders: mpsc::Receiver<Order>, poison: watch::Sender<Option<Poison>>) -> Self {
+        Self { disk, orders, poison }
+    }
+
+    /// The thread.
+    pub(super) fn run(mut self) {
+        while let Some(first) = self.orders.blocking_recv() {
+            let orders = self.round(first);
+            let poison = self.poison.borrow().clone();
+            match poison {
+                None => self.commit(orders),
+                Some(poison) => refuse(orders, &poison),
+            }
+        }
+    }
+
+    /// The order and those that wait behind it.
+    fn round(&mut self, first: Order) -> Vec<Order> {
+        let mut bytes = first.bytes;
+        let mut orders = vec![first];
+        while bytes < ROUND_BYTES_MAX {
+            let Ok(order) = self.orders.try_recv() else { break };
+            bytes += order.bytes;
+            orders.push(order);
+        }
+        orders
+    }
+
+    /// Judges, writes, answers.
+    fn commit(&self, orders: Vec<Order>) {
+        let mut round = Round::default();
+        let mut judged = Vec::with_capacity(orders.len());
+        for Order { batch, answer, .. } in orders {
+            let verdict = match round.judge(&self.disk, &batch.conditions) {
+                Ok(()) => {
+                    round.take(batch.writes);
+                    Verdict::Accepted
+                }
+                Err(error) => Verdict::Failed(error),
+            };
+            judged.push((verdict, answer));
+        }
+        let written = if round.rows.is_empty() { Ok(()) } else { self.disk.write(round.rows) };
+        match written {
+            Ok(()) => {
+                for (verdict, answer) in judged {
+                    let outcome = match verdict {
+                        Verdict::Accepted => Ok(()),
+                        Verdict::Failed(error) => Err(error),
+                    };
+                    let _gone = answer.send(outcome);
+                }
+            }
+            Err(error) => self.give_up(judged, &error),
+        }
+    }
+
+    /// Poisons the engine and answers a round that was not written.
+    fn give_up(&self, judged: Vec<(Verdict, oneshot::Sender<Result<(), CommitError>>)>, error: &WriteError) {
+        let (surely_not, cause) = match error {
+            WriteError::Refused(cause) => (true, cause),
+            WriteError::Unknown(cause) => (false, cause),
+        };
+        let poison = poison(&self.poison, "a write to the disk failed", &**cause);
+        for (verdict, answer) in judged {
+            // A conflict may have been with a batch of this round, which may be gone: only "not written" is sure.
+            let outcome = match verdict {
+                Verdict::Accepted if !surely_not => CommitError::Unknown(poison.clone().into()),
+                Verdict::Accepted | Verdict::Failed(_) => {
+                    CommitError::Refused(Refusal::Stopped(poison.clone()))
+                }
+            };
+            let _gone = answer.send(Err(outcome));
+        }
+    }
+}
+
+impl<D> Drop for Committer<D> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.poison.send_replace(Some(Poison::new("the committer failed an assertion, which is a bug")));
+        }
+    }
+}
+
+impl Round {
+    /// Tries conditions against what is stored and this round's earlier batches.
+    fn judge(&self, disk: &impl Disk, conditions: &[Condition]) -> Result<(), CommitError> {
+        for condition in conditions {
+            let key = condition.key();
+            let holds = match self.places.get(key) {
+                Some(&place) => condition.holds(self.rows[place].1.as_deref()),
+                None => {
+                    let stored =
+                        disk.get(key).map_err(|cause| CommitError::Refused(Refusal::Unavailable(cause)))?;
+                    condition.holds(stored.as_deref())
+                }
+            };
+            if !holds {
+                return Err(CommitError::Conflict { key: key.clone() });
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds writes; later ones win. One journal record must not hold a key twice: both would bear one number.
+    fn take(&mut self, writes: Vec<Write>) {
+        for write in writes {
+            let (key, value) = match write {
+                Write::Put(key, value) => (key, Some(value)),
+                Write::Delete(key) => (key, None),
+            };
+            match self.places.get(&key) {
+                Some(&place) => self.rows[place].1 = value,
+                None => {
+                    self.places.insert(key.clone(), self.rows.len());
+                    self.rows.push((key, value));
+                }
+            }
+        }
+    }
+}
+
+/// Stops an engine for good; gives the reason, which is the first one there was.
+pub(super) fn poison(
+    place: &watch::Sender<Option<Poison>>,
+    what: &str,
+    cause: &(dyn std::error::Error + 'static),
+) -> Poison {
+    let reason = Poison::new(format_args!("{what}: {}", chain(cause)));
+    place.send_if_modified(|poison| {
+        let first = poison.is_none();
+        if first {
+            tracing::error!(%reason, "the store takes no more writes, the process must end");
+            *poison = Some(reason.clone());
+        }
+        first
+    });
+    place.borrow().clone().unwrap_or(reason)
+}
+
+/// Answers orders that came after the end.
+fn refuse(orders: Vec<Order>, poison: &Poison) {
+    for order in orders {
+        let _gone = order.answer.send(Err(CommitError::Refused(Refusal::Stopped(poison.clone()))));
+    }
+}
+
+/// An error and its causes in one line.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+impl Disk for Arc<Store> {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Cause> {
+        Ok(self.rows.get(key)?.map(|value| Bytes::copy_from_slice(&value)))
+    }
+
+    fn write(&self, rows: Vec<(Bytes, Option<Bytes>)>) -> Result<(), WriteError> {
+        let mut batch = self.database.batch().durability(Some(PersistMode::SyncData));
+        for (key, value) in rows {
+            match value {
+                Some(value) => batch.insert(&self.rows, &key[..], &value[..]),
+                None => batch.remove(&self.rows, &key[..]),
+            }
+        }
+        batch.commit().map_err(|error| match error {
+            // Said before anything is written: a background write failed earlier.
+            fjall::Error::Poisoned => {
+                WriteError::Refused("a background write of the store failed earlier".into())
+            }
+            error => WriteError::Unknown(error.into()),
+        })?;
+        let view = self.database.snapshot();
+        drop(mem::replace(&mut *self.published.write(), view));
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

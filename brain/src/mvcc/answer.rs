@@ -1,0 +1,215 @@
+//! Answers, first as what was decided, then as bytes.
+//!
+//! What a request does is decided on metadata alone, under a lock. The values that an answer carries are put in
+//! afterwards, from cache or engine, without one; then the message is encoded once.
+
+use bytes::{Bytes, BytesMut};
+use kubebrain_shared::revision::Revision;
+use kubebrain_shared::wire::{put_bytes_field, put_bytes_header, put_varint_field};
+
+use super::entry;
+use super::index::Version;
+use crate::request::SortTarget;
+
+/// One entry of an answer.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// The key.
+    pub key: Bytes,
+    /// Which version of it.
+    pub version: Version,
+    /// Its `KeyValue`; `None` until it is read. Where `keys_only`, the one without a value.
+    pub kv: Option<Bytes>,
+}
+
+/// Entries of a range.
+#[derive(Clone, Debug, Default)]
+pub struct RangeAnswer {
+    /// What was selected, in order, unless `by_value` is still to be done.
+    pub entries: Vec<Entry>,
+    /// The limit cut some off.
+    pub more: bool,
+    /// Live keys in the range, whatever the limit or the filter.
+    pub count: usize,
+    /// What is left to do once values are read.
+    pub by_value: Option<ByValue>,
+}
+
+/// A sort by value, and what follows it.
+#[derive(Clone, Copy, Debug)]
+pub struct ByValue {
+    /// Highest first.
+    pub descending: bool,
+    /// Entries that stay.
+    pub limit: usize,
+    /// They stay without their values.
+    pub keys_only: bool,
+}
+
+/// What a request did.
+#[derive(Clone, Debug)]
+pub enum Answer {
+    /// Of a range.
+    Range(RangeAnswer),
+    /// Of a put.
+    Put {
+        /// The entry before, if asked for and there was one.
+        prev: Option<Entry>,
+    },
+    /// Of a deletion.
+    Delete {
+        /// How many keys.
+        deleted: usize,
+        /// The entries before, if asked for.
+        prev: Vec<Entry>,
+    },
+    /// Of a transaction.
+    Txn {
+        /// The comparisons held.
+        succeeded: bool,
+        /// One answer for each operation, with the revision in its header.
+        answers: Vec<(u64, Answer)>,
+    },
+}
+
+/// Who answers: the constant part of each header.
+#[derive(Clone, Copy, Debug)]
+pub struct Identity {
+    /// The same for all members of a cluster.
+    pub cluster: u64,
+    /// This process.
+    pub member: u64,
+    /// The master's epoch.
+    pub term: u64,
+}
+
+/// Appends a `ResponseHeader` as field 1.
+pub fn put_header(buffer: &mut BytesMut, identity: Option<&Identity>, revision: u64) {
+    let mut header = BytesMut::with_capacity(40);
+    if let Some(identity) = identity {
+        put_varint_field(&mut header, 1, identity.cluster);
+        put_varint_field(&mut header, 2, identity.member);
+    }
+    put_varint_field(&mut header, 3, revision);
+    if let Some(identity) = identity {
+        put_varint_field(&mut header, 4, identity.term);
+    }
+    put_bytes_field(buffer, 1, &header);
+}
+
+impl Entry {
+    /// Takes its value away.
+    pub fn strip(&mut self) {
+        self.kv = Some(entry::key_value(&self.key, &self.version, b""));
+    }
+
+    fn bytes(&self) -> &Bytes {
+        self.kv.as_ref().expect("values are filled in before encoding")
+    }
+}
+
+impl RangeAnswer {
+    /// Sorts by value and cuts, if that was left for when values are read.
+    pub fn settle(&mut self) {
+        let Some(by_value) = self.by_value.take() else { return };
+        self.entries.sort_by_cached_key(|found| entry::value_of(found.bytes()));
+        if by_value.descending {
+            self.entries.reverse();
+        }
+        self.more = self.entries.len() > by_value.limit;
+        self.entries.truncate(by_value.limit);
+        if by_value.keys_only {
+            self.entries.iter_mut().for_each(Entry::strip);
+        }
+    }
+
+    fn encode(&self, buffer: &mut BytesMut) {
+        buffer.reserve(self.entries.iter().map(|entry| entry.bytes().len() + 6).sum());
+        for entry in &self.entries {
+            put_bytes_field(buffer, 2, entry.bytes());
+        }
+        if self.more {
+            put_varint_field(buffer, 3, 1);
+        }
+        if self.count > 0 {
+            put_varint_field(buffer, 4, self.count as u64);
+        }
+    }
+}
+
+impl Answer {
+    /// Calls `each` on every range, nested ones too.
+    pub fn ranges(&mut self, each: &mut impl FnMut(&mut RangeAnswer)) {
+        match self {
+            Self::Range(range) => each(range),
+            Self::Txn { answers, .. } => answers.iter_mut().for_each(|(_, answer)| answer.ranges(each)),
+            Self::Put { .. } | Self::Delete { .. } => {}
+        }
+    }
+
+    /// Calls `each` on every entry, nested ones too.
+    pub fn entries(&mut self, each: &mut impl FnMut(&mut Entry)) {
+        match self {
+            Self::Range(range) => range.entries.iter_mut().for_each(each),
+            Self::Put { prev } => prev.iter_mut().for_each(each),
+            Self::Delete { prev, .. } => prev.iter_mut().for_each(each),
+            Self::Txn { answers, .. } => answers.iter_mut().for_each(|(_, answer)| answer.entries(each)),
+        }
+    }
+
+    /// The message of this answer. Nested headers carry only the revision.
+    pub fn encode(&self, identity: Option<&Identity>, revision: Revision) -> Bytes {
+        let mut buffer = BytesMut::with_capacity(64);
+        self.append(&mut buffer, identity, revision.get());
+        buffer.freeze()
+    }
+
+    fn append(&self, buffer: &mut BytesMut, identity: Option<&Identity>, revision: u64) {
+        put_header(buffer, identity, revision);
+        match self {
+            Self::Range(range) => range.encode(buffer),
+            Self::Put { prev } => prev.iter().for_each(|entry| put_bytes_field(buffer, 2, entry.bytes())),
+            Self::Delete { deleted, prev } => {
+                if *deleted > 0 {
+                    put_varint_field(buffer, 2, *deleted as u64);
+                }
+                prev.iter().for_each(|entry| put_bytes_field(buffer, 3, entry.bytes()));
+            }
+            Self::Txn { succeeded, answers } => {
+                if *succeeded {
+                    put_varint_field(buffer, 2, 1);
+                }
+                for (revision, answer) in answers {
+                    answer.append_op(buffer, *revision);
+                }
+            }
+        }
+    }
+
+    /// As `ResponseOp` in field 3 of a `TxnResponse`.
+    fn append_op(&self, buffer: &mut BytesMut, revision: u64) {
+        let arm = match self {
+            Self::Range(_) => 1,
+            Self::Put { .. } => 2,
+            Self::Delete { .. } => 3,
+            Self::Txn { .. } => 4,
+        };
+        let mut message = BytesMut::new();
+        self.append(&mut message, None, revision);
+        put_bytes_header(buffer, 3, kubebrain_shared::wire::bytes_field_len(arm, message.len()));
+        put_bytes_field(buffer, arm, &message);
+    }
+}
+
+/// Sorts entries by what the index knows of them.
+pub fn sort(entries: &mut [Entry], target: SortTarget, descending: bool) {
+    match target {
+        SortTarget::Key | SortTarget::Value => {}
+        SortTarget::Version => entries.sort_by_key(|entry| entry.version.count),
+        SortTarget::Create => entries.sort_by_key(|entry| entry.version.create),
+        SortTarget::Mod => entries.sort_by_key(|entry| entry.version.revision),
+    }
+    if descending {
+        entries.reverse();
+    }
+}

@@ -1,0 +1,80 @@
+//! Finding one's way in a group's log: where it ends, and which batch has a revision.
+//!
+//! Batches are numbered without gaps from the trimmed mark to the tail, so both are binary searches of point gets.
+
+use super::codec::{self, Damaged, Layout, Record, Small};
+use crate::engine::{ReadError, Snapshot};
+use thiserror::Error;
+
+/// Why the log was not read.
+#[derive(Debug, Error)]
+pub enum LogError {
+    /// The engine did not answer.
+    #[error("engine did not give the log")]
+    Read(#[from] ReadError),
+    /// It answered nonsense.
+    #[error(transparent)]
+    Damaged(#[from] Damaged),
+}
+
+/// A small row, if it was ever written.
+///
+/// # Errors
+/// See [`LogError`].
+pub async fn small(snapshot: &dyn Snapshot, layout: &Layout, small: Small) -> Result<Option<u64>, LogError> {
+    let key = layout.small(small);
+    let value = snapshot.get(&key).await?;
+    Ok(value.map(|value| codec::read_small(&key, &value)).transpose()?)
+}
+
+/// The record of a batch.
+///
+/// # Errors
+/// See [`LogError`].
+pub async fn record(snapshot: &dyn Snapshot, layout: &Layout, number: u64) -> Result<Option<Record>, LogError> {
+    let key = layout.log(number);
+    let value = snapshot.get(&key).await?;
+    Ok(value.map(|value| codec::read_message(&key, value)).transpose()?)
+}
+
+/// The number of the last batch; 0 for an empty log.
+///
+/// # Errors
+/// See [`LogError`].
+pub async fn tail(snapshot: &dyn Snapshot, layout: &Layout) -> Result<u64, LogError> {
+    let mut there = small(snapshot, layout, Small::Trimmed).await?.unwrap_or(1);
+    if snapshot.get(&layout.log(there)).await?.is_none() {
+        return Ok(there - 1);
+    }
+    let mut step = 1;
+    while snapshot.get(&layout.log(there + step)).await?.is_some() {
+        there += step;
+        step *= 2;
+    }
+    let mut missing = there + step;
+    while missing - there > 1 {
+        let middle = there + (missing - there) / 2;
+        match snapshot.get(&layout.log(middle)).await? {
+            Some(_) => there = middle,
+            None => missing = middle,
+        }
+    }
+    Ok(there)
+}
+
+/// The first batch that gave out a revision at or above `revision`; one past the tail if there is none.
+///
+/// # Errors
+/// See [`LogError`].
+pub async fn batch_of(snapshot: &dyn Snapshot, layout: &Layout, revision: u64) -> Result<u64, LogError> {
+    let mut low = small(snapshot, layout, Small::Trimmed).await?.unwrap_or(1);
+    let mut high = tail(snapshot, layout).await? + 1;
+    while low < high {
+        let middle = low + (high - low) / 2;
+        match record(snapshot, layout, middle).await? {
+            Some(record) if record.top < revision => low = middle + 1,
+            _ => high = middle,
+        }
+    }
+    Ok(low)
+}

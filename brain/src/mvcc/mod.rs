@@ -1,0 +1,450 @@
+//! [`Store`]: one group's keys, with their history since the last compaction.
+//!
+//! * A write is answered when it is durable and visible, never before. An unknown outcome is answered as a timeout.
+//! * Revisions grow by one with each write, from 1, as in etcd; [`Store::advance`] lifts the counter where another
+//!   group's answers have shown a higher one.
+//! * Reads of "now" see every write answered before they began.
+
+pub mod answer;
+pub mod codec;
+pub mod entry;
+pub mod evaluate;
+pub mod index;
+pub mod lease;
+pub mod log;
+mod open;
+pub mod ownership;
+pub mod pending;
+mod read;
+pub mod shared;
+mod sweep;
+pub mod values;
+mod writer;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::Stream;
+use kubebrain_shared::fault::Fault;
+use kubebrain_shared::group::GroupName;
+use kubebrain_shared::placement::Placement;
+use kubebrain_shared::range::KeyRange;
+use kubebrain_shared::revision::Revision;
+use kubebrain_shared::stop::Stopper;
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+
+use crate::engine::Engine;
+use crate::request::{Delete, Limits, Op, Put, Range, ReadAt, Txn};
+use answer::Answer;
+use codec::Layout;
+pub use open::OpenError;
+use read::{Chunks, Reader};
+use shared::{Ended, Shared};
+use writer::{Command, Writer};
+pub use writer::{Granted, PlaceError, WriteError};
+
+/// How long an answer is waited for: etcd's own bound, 5 s and two election timeouts.
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(7);
+/// etcd's bound on proposals that wait; above it clients are told to come back.
+const COMMANDS_MAX: usize = 5000;
+
+/// One group's store.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The group.
+    pub group: GroupName,
+    /// This process, in takeover records and member lists.
+    pub name: String,
+    /// Lets several clusters share one engine. Default: empty.
+    pub store_prefix: Bytes,
+    /// In each header; the same for all members of a cluster.
+    pub cluster_id: u64,
+    /// In each header; this process.
+    pub member_id: u64,
+    /// Bounds on requests.
+    pub limits: Limits,
+    /// Bytes of values kept in memory. Rises: fewer reads of the engine. Default 256 MiB.
+    pub value_cache_bytes: u64,
+    /// Bytes of recent events kept for watchers. Rises: slower watchers stay off the engine. Default 64 MiB.
+    pub window_bytes: usize,
+}
+
+impl Config {
+    /// Defaults for a group.
+    pub fn new(group: GroupName, name: impl Into<String>) -> Self {
+        let name = name.into();
+        let id = |text: &str| text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+        });
+        Self {
+            group,
+            cluster_id: id("kubebrain") >> 1,
+            member_id: id(&name) >> 1,
+            name,
+            store_prefix: Bytes::new(),
+            limits: Limits::default(),
+            value_cache_bytes: 256 << 20,
+            window_bytes: 64 << 20,
+        }
+    }
+}
+
+/// An encoded answer and the revision in its header.
+#[derive(Clone, Debug)]
+pub struct Reply {
+    /// The message.
+    pub message: Bytes,
+    /// The header's revision.
+    pub revision: Revision,
+}
+
+/// See the module. Clones share one store.
+#[derive(Clone)]
+pub struct Store {
+    shared: Arc<Shared>,
+    commands: mpsc::Sender<Command>,
+    swept: watch::Receiver<u64>,
+    limits: Limits,
+    sweeper: Arc<Mutex<Option<Stopper>>>,
+}
+
+impl Store {
+    /// Takes the group over and loads it.
+    ///
+    /// # Errors
+    /// See [`OpenError`]. Afterwards an older master of the group is refused, also where this fails.
+    pub async fn open(config: Config, engine: Arc<dyn Engine>, placement: Arc<Placement>) -> Result<Self, OpenError> {
+        let layout = Layout::new(&config.store_prefix, &config.group);
+        let loaded = open::open(&config, &engine, &layout, &placement).await?;
+        let shared = Arc::new(Shared::new(
+            config.group.clone(),
+            loaded.identity,
+            layout,
+            engine,
+            loaded.index,
+            loaded.values,
+            loaded.leases,
+            config.window_bytes,
+            placement,
+            loaded.start.counter,
+            loaded.start.compacted,
+        ));
+        let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
+        tokio::spawn(Writer::new(shared.clone(), inbox, loaded.start).run());
+        let (sweeps, swept) = watch::channel(0);
+        let sweeper = Stopper::default();
+        tokio::spawn(sweep::run(shared.clone(), commands.downgrade(), sweeps, sweeper.handle()));
+        let sweeper = Arc::new(Mutex::new(Some(sweeper)));
+        Ok(Self { shared, commands, swept, limits: config.limits, sweeper })
+    }
+
+    /// What everybody reads.
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Bounds on requests.
+    pub const fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Returns when the store has ended by itself; the process should end too.
+    pub async fn ended(&self) -> Ended {
+        self.shared.ended().await
+    }
+
+    /// Finishes what was taken on and ends the writer. Later writes are refused as stopped.
+    pub async fn close(&self) {
+        let sweeper = self.sweeper.lock().take();
+        if let Some(sweeper) = sweeper {
+            sweeper.stop().await;
+        }
+        let (reply, closed) = oneshot::channel();
+        if self.commands.send(Command::Close { reply }).await.is_ok() {
+            let _ended = closed.await;
+        }
+    }
+
+    /// A committed revision that is at least `floor` and at least every write answered before the call.
+    ///
+    /// # Errors
+    /// [`Fault::Timeout`] if that takes too long.
+    pub async fn advance(&self, floor: Revision) -> Result<Revision, Fault> {
+        let committed = self.shared.committed();
+        if floor <= committed {
+            return Ok(committed);
+        }
+        self.ask(|reply| Command::Advance { floor, reply }).await
+    }
+
+    /// Reads a range.
+    ///
+    /// # Errors
+    /// What etcd answers.
+    pub async fn range(&self, range: &Range, floor: Revision) -> Result<Reply, Fault> {
+        self.raise(range, floor).await?;
+        let reader = Reader::new(&self.shared, range.at)?;
+        let answer = Answer::Range(reader.range(range).await?);
+        Ok(Reply { message: answer.encode(Some(&self.shared.identity), reader.header), revision: reader.header })
+    }
+
+    async fn raise(&self, range: &Range, floor: Revision) -> Result<(), Fault> {
+        if !range.serializable {
+            self.advance(floor).await?;
+        }
+        Ok(())
+    }
+
+    /// Reads a range in chunks. The revision is the header's; it is known at once.
+    ///
+    /// # Errors
+    /// What etcd answers, at once or as the end of the stream.
+    pub async fn range_stream(
+        &self,
+        range: Range,
+        floor: Revision,
+    ) -> Result<(Revision, impl Stream<Item = Result<Bytes, Fault>> + Send + use<>), Fault> {
+        self.raise(&range, floor).await?;
+        let header = Reader::new(&self.shared, range.at)?.header;
+        // The read keeps its own pin, which borrows the store: both live in the stream.
+        let (chunks, messages) = mpsc::channel::<Result<Bytes, Fault>>(1);
+        let (shared, bytes_max) = (self.shared.clone(), self.limits.request_bytes_max);
+        let (begun, begins) = oneshot::channel();
+        tokio::spawn(async move {
+            let sent = stream(&shared, &range, bytes_max, begun, &chunks).await;
+            if let Err(fault) = sent {
+                let _gone = chunks.send(Err(fault)).await;
+            }
+        });
+        let header = begins.await.unwrap_or(header);
+        let messages = futures_util::stream::unfold(messages, |mut messages| async move {
+            messages.recv().await.map(|message| (message, messages))
+        });
+        Ok((header, messages))
+    }
+
+    /// Puts a key.
+    ///
+    /// # Errors
+    /// See [`WriteError`]; [`Fault::Timeout`] is the only one that may have happened.
+    pub async fn put(&self, put: Put, floor: Revision) -> Result<Reply, WriteError> {
+        self.write(Op::Put(put), floor, None).await
+    }
+
+    /// Deletes a range.
+    ///
+    /// # Errors
+    /// As [`Self::put`].
+    pub async fn delete(&self, delete: Delete, floor: Revision, part: Option<u64>) -> Result<Reply, WriteError> {
+        self.write(Op::Delete(delete), floor, part).await
+    }
+
+    /// Runs a transaction.
+    ///
+    /// # Errors
+    /// As [`Self::put`].
+    pub async fn txn(&self, txn: Txn, floor: Revision) -> Result<Reply, WriteError> {
+        self.write(Op::Txn(txn), floor, None).await
+    }
+
+    async fn write(&self, op: Op, floor: Revision, part: Option<u64>) -> Result<Reply, WriteError> {
+        // What the answer shows was there at or after this revision: it is not swept before it is read.
+        let _pin = self.shared.pin();
+        let written = self.ask(|reply| Command::Write { op, floor, part, reply }).await?;
+        let mut answer = written.answer;
+        let mut missing = Vec::new();
+        answer.entries(&mut |entry| {
+            if entry.kv.is_none() {
+                missing.push(entry.clone());
+            }
+        });
+        if !missing.is_empty() {
+            self.shared.values.fill(&mut missing).await.map_err(|error| read::read_fault(&self.shared, &error))?;
+            let mut filled = missing.into_iter();
+            answer.entries(&mut |entry| {
+                if entry.kv.is_none() {
+                    entry.kv = filled.next().and_then(|found| found.kv);
+                }
+            });
+        }
+        answer.ranges(&mut answer::RangeAnswer::settle);
+        let message = answer.encode(Some(&self.shared.identity), written.revision);
+        Ok(Reply { message, revision: written.revision })
+    }
+
+    /// Refuses reads below `revision` from now on. With `physical`, returns when their space is free.
+    ///
+    /// # Errors
+    /// [`Fault::Compacted`] at or below the compacted revision, [`Fault::FutureRevision`] above the current one.
+    pub async fn compact(&self, revision: i64, physical: bool, floor: Revision) -> Result<Revision, Fault> {
+        let header = self.ask(|reply| Command::Compact { revision, floor, reply }).await?;
+        if physical {
+            let revision = u64::try_from(revision).unwrap_or(0);
+            let mut swept = self.swept.clone();
+            let _closed = swept.wait_for(|swept| *swept >= revision).await;
+        }
+        Ok(header)
+    }
+
+    /// Grants a lease; id 0 lets the store choose one.
+    ///
+    /// # Errors
+    /// What etcd answers.
+    pub async fn grant(&self, id: i64, ttl: i64, floor: Revision) -> Result<Granted, Fault> {
+        self.ask(|reply| Command::Grant { id, ttl, remaining: None, floor, reply }).await
+    }
+
+    /// Takes over a lease that another group granted. Repeating it is harmless.
+    ///
+    /// # Errors
+    /// [`Fault::Timeout`].
+    pub async fn adopt(&self, id: i64, ttl: i64, remaining: Duration) -> Result<Granted, Fault> {
+        let (remaining, floor) = (Some(remaining), Revision::ZERO);
+        self.ask(|reply| Command::Grant { id, ttl, remaining, floor, reply }).await
+    }
+
+    /// Ends a lease and deletes its keys.
+    ///
+    /// # Errors
+    /// [`Fault::LeaseNotFound`].
+    pub async fn revoke(&self, id: i64, floor: Revision) -> Result<Revision, Fault> {
+        self.ask(|reply| Command::Revoke { id, floor, reply }).await
+    }
+
+    /// Records durably that `group` is about to hold a lease of this one. Gives its whole and its remaining time.
+    ///
+    /// # Errors
+    /// [`Fault::LeaseNotFound`].
+    pub async fn share(&self, id: i64, group: GroupName) -> Result<(i64, Duration), Fault> {
+        self.ask(|reply| Command::Share { id, group, reply }).await
+    }
+
+    /// Starts a lease's time again; seconds, and the groups that hold it too. `None` if it is not granted.
+    pub fn renew(&self, id: i64) -> Option<(i64, Vec<String>)> {
+        let mut leases = self.shared.leases.lock();
+        leases.renew(id).map(|lease| (lease.row.ttl, lease.row.holders.clone()))
+    }
+
+    /// A lease: seconds granted and left, and its keys in order.
+    pub fn time_to_live(&self, id: i64) -> Option<(i64, i64, Vec<Bytes>)> {
+        let leases = self.shared.leases.lock();
+        let lease = leases.get(id)?;
+        let left = lease.deadline.saturating_duration_since(Instant::now()).as_secs();
+        Some((lease.row.ttl, left.cast_signed(), lease.keys.iter().cloned().collect()))
+    }
+
+    /// The groups that hold a lease too.
+    pub fn holders(&self, id: i64) -> Option<Vec<String>> {
+        self.shared.leases.lock().get(id).map(|lease| lease.row.holders.clone())
+    }
+
+    /// All granted leases.
+    pub fn leases(&self) -> Vec<i64> {
+        self.shared.leases.lock().ids()
+    }
+
+    /// First half of a new placement: from now on only keys that this group owns by both are written.
+    ///
+    /// # Errors
+    /// [`PlaceError`]; nothing changed.
+    pub async fn prepare(&self, placement: Arc<Placement>) -> Result<(), PlaceError> {
+        let (reply, done) = oneshot::channel();
+        let sent = self.commands.send(Command::Prepare { placement, reply }).await;
+        sent.map_err(|_| PlaceError::Stopped)?;
+        done.await.unwrap_or(Err(PlaceError::Stopped))
+    }
+
+    /// Second half: the prepared placement holds.
+    ///
+    /// # Errors
+    /// [`PlaceError`]; the old one holds.
+    pub async fn commit_placement(&self) -> Result<(), PlaceError> {
+        let (reply, done) = oneshot::channel();
+        self.commands.send(Command::Commit { reply }).await.map_err(|_| PlaceError::Stopped)?;
+        done.await.unwrap_or(Err(PlaceError::Stopped))
+    }
+
+    /// Instead of the second half.
+    pub async fn abort_placement(&self) {
+        let _stopped = self.commands.send(Command::Abort).await;
+    }
+
+    /// Refuses ranges of keys that are not this group's.
+    ///
+    /// # Errors
+    /// A sentence about what is not.
+    pub fn owns(&self, ranges: &[KeyRange], part: Option<u64>) -> Result<(), String> {
+        ownership::check(&self.shared.placement.load(), &self.shared.group, ranges, part)
+    }
+
+    async fn ask<T, E: From<Fault>>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<Result<T, E>>) -> Command,
+    ) -> Result<T, E> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.try_send(command(reply)).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => Fault::TooManyRequests,
+            mpsc::error::TrySendError::Closed(_) => Fault::Stopped,
+        })?;
+        match tokio::time::timeout(ANSWER_TIMEOUT, answer).await {
+            Ok(Ok(answer)) => answer,
+            // The writer ended with this on its way, or it is stuck: the outcome is not known.
+            Ok(Err(_)) | Err(_) => Err(Fault::Timeout.into()),
+        }
+    }
+}
+
+/// Sends a range in chunks, at most one ahead of the client.
+async fn stream(
+    shared: &Shared,
+    range: &Range,
+    bytes_max: usize,
+    begun: oneshot::Sender<Revision>,
+    messages: &mpsc::Sender<Result<Bytes, Fault>>,
+) -> Result<(), Fault> {
+    let reader = Reader::new(shared, range.at)?;
+    let _gone = begun.send(reader.header);
+    let identity = &shared.identity;
+    let mut sizes = Chunks::new(bytes_max);
+    let mut cursor = reader.cursor(range);
+    let mut sent = 0;
+    if range.count_only {
+        let count = reader.left(&mut cursor).await?;
+        let message = read::stream_message(&[], Some((identity, reader.header, false, count)));
+        let _gone = messages.send(Ok(message)).await;
+        return Ok(());
+    }
+    loop {
+        let entries = reader.chunk(&mut cursor, sizes.size(), range.keys_only).await?;
+        sent += entries.len();
+        let done = cursor.is_done();
+        let message = match done {
+            false => read::stream_message(&entries, None),
+            true => {
+                let left = reader.left(&mut cursor).await?;
+                read::stream_message(&entries, Some((identity, reader.header, left > 0, sent + left)))
+            }
+        };
+        sizes.sent(message.len());
+        if messages.send(Ok(message)).await.is_err() || done {
+            return Ok(());
+        }
+    }
+}
+
+/// The widest read there is, for tests and tools.
+pub fn read_all(at: ReadAt) -> Range {
+    Range {
+        keys: KeyRange::ALL,
+        at,
+        limit: None,
+        sort: None,
+        keys_only: false,
+        count_only: false,
+        filter: crate::request::Filter::default(),
+        serializable: false,
+    }
+}

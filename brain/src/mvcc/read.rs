@@ -1,0 +1,229 @@
+//! Reads: pages of live entries at one revision, stable while writes go on.
+
+use bytes::{Bytes, BytesMut};
+use kubebrain_shared::fault::Fault;
+use kubebrain_shared::range::KeyRange;
+use kubebrain_shared::revision::Revision;
+use kubebrain_shared::wire::{put_bytes_field, put_bytes_header, put_varint_field};
+
+use super::answer::{Entry, RangeAnswer, put_header};
+use super::evaluate::select;
+use super::index::Version;
+use super::shared::{Pin, Shared};
+use super::values::ValueError;
+use crate::request::{Range, ReadAt};
+
+/// Entries taken with the index locked: short enough that no write waits long.
+const PAGE_MAX: usize = 1000;
+/// etcd's first page of a streamed range.
+const FIRST_CHUNK: usize = 10;
+
+/// One read at one revision.
+pub(super) struct Reader<'a> {
+    shared: &'a Shared,
+    /// The revision that is read.
+    at: Revision,
+    /// The header's revision: of the moment the read began.
+    pub header: Revision,
+    /// Keeps what a read of "now" needs from being swept.
+    pin: Option<Pin<'a>>,
+}
+
+/// How far a read has come.
+#[derive(Clone, Debug)]
+pub(super) struct Cursor {
+    /// What is left.
+    keys: Option<KeyRange>,
+    /// Entries still wanted.
+    wanted: usize,
+}
+
+impl<'a> Reader<'a> {
+    /// Begins a read.
+    pub(super) fn new(shared: &'a Shared, at: ReadAt) -> Result<Self, Fault> {
+        match at {
+            ReadAt::Latest => {
+                let pin = shared.pin();
+                Ok(Self { shared, at: pin.revision(), header: pin.revision(), pin: Some(pin) })
+            }
+            ReadAt::Revision(at) => {
+                let header = shared.committed();
+                if at > header {
+                    return Err(Fault::FutureRevision);
+                }
+                let reader = Self { shared, at, header, pin: None };
+                reader.check()?;
+                Ok(reader)
+            }
+        }
+    }
+
+    /// A read at a named revision ends when it is compacted under it.
+    fn check(&self) -> Result<(), Fault> {
+        match self.pin.is_none() && self.shared.is_compacted(self.at) {
+            true => Err(Fault::Compacted),
+            false => Ok(()),
+        }
+    }
+
+    /// The next entries, without values.
+    fn step(&self, cursor: &mut Cursor, max: usize) -> Vec<Entry> {
+        let Some(keys) = cursor.keys.take() else { return Vec::new() };
+        let max = max.min(cursor.wanted);
+        let index = self.shared.index.read();
+        let mut live = index.live(&keys, self.at.get());
+        let entry = |(key, version): (&Bytes, &Version)| Entry { key: key.clone(), version: *version, kv: None };
+        let entries: Vec<_> = live.by_ref().take(max).map(entry).collect();
+        cursor.wanted -= entries.len();
+        // The rest begins with what is there, so a cursor that is not done always has a next entry.
+        cursor.keys = live.next().map(|(next, _)| KeyRange::new(next.clone(), keys.end().cloned()));
+        entries
+    }
+
+    /// How many are left in the range, whatever the limit.
+    async fn count(&self, keys: Option<KeyRange>) -> Result<usize, Fault> {
+        let mut cursor = Cursor { keys, wanted: usize::MAX };
+        let mut count = 0;
+        while let Some(keys) = cursor.keys.take() {
+            count += self.count_page(&mut cursor, &keys);
+            if cursor.keys.is_some() {
+                tokio::task::yield_now().await;
+            }
+        }
+        self.check()?;
+        Ok(count)
+    }
+
+    fn count_page(&self, cursor: &mut Cursor, keys: &KeyRange) -> usize {
+        let index = self.shared.index.read();
+        let mut live = index.live(keys, self.at.get());
+        let page = live.by_ref().take(PAGE_MAX).count();
+        cursor.keys = live.next().map(|(next, _)| KeyRange::new(next.clone(), keys.end().cloned()));
+        page
+    }
+
+    async fn fill(&self, entries: &mut [Entry], keys_only: bool) -> Result<(), Fault> {
+        if keys_only {
+            entries.iter_mut().for_each(Entry::strip);
+        } else if let Err(error) = self.shared.values.fill(entries).await {
+            self.check()?;
+            return Err(read_fault(self.shared, &error));
+        }
+        self.check()
+    }
+
+    /// Everything at once.
+    pub(super) async fn range(&self, range: &Range) -> Result<RangeAnswer, Fault> {
+        if range.count_only && range.is_plain() {
+            return Ok(RangeAnswer { count: self.count(Some(range.keys.clone())).await?, ..RangeAnswer::default() });
+        }
+        let wanted = range.limit.filter(|_| range.is_plain()).map_or(usize::MAX, |limit| limit.get());
+        let mut cursor = Cursor { keys: Some(range.keys.clone()), wanted };
+        let mut entries = Vec::new();
+        while cursor.keys.is_some() && cursor.wanted > 0 {
+            let mut page = self.step(&mut cursor, PAGE_MAX);
+            if range.is_plain() {
+                self.fill(&mut page, range.keys_only).await?;
+            }
+            match entries.is_empty() {
+                true => entries = page,
+                false => entries.extend(page),
+            }
+            if cursor.keys.is_some() {
+                tokio::task::yield_now().await;
+            }
+        }
+        if range.is_plain() {
+            let left = self.count(cursor.keys).await?;
+            return Ok(RangeAnswer { count: entries.len() + left, more: left > 0, entries, by_value: None });
+        }
+        let mut answer = select(entries, range);
+        for page in answer.entries.chunks_mut(PAGE_MAX) {
+            if page.iter().any(|entry| entry.kv.is_none()) {
+                self.fill(page, false).await?;
+            }
+        }
+        answer.settle();
+        Ok(answer)
+    }
+
+    /// Begins a streamed read.
+    pub(super) fn cursor(&self, range: &Range) -> Cursor {
+        Cursor { keys: Some(range.keys.clone()), wanted: range.limit.map_or(usize::MAX, |limit| limit.get()) }
+    }
+
+    /// The entries of the next chunk, none after the last.
+    pub(super) async fn chunk(&self, cursor: &mut Cursor, size: usize, keys_only: bool) -> Result<Vec<Entry>, Fault> {
+        let mut entries = self.step(cursor, size);
+        self.fill(&mut entries, keys_only).await?;
+        Ok(entries)
+    }
+
+    /// What is left behind a cursor that wants no more.
+    pub(super) async fn left(&self, cursor: &mut Cursor) -> Result<usize, Fault> {
+        self.count(cursor.keys.take()).await
+    }
+}
+
+impl Cursor {
+    pub(super) fn is_done(&self) -> bool {
+        self.keys.is_none() || self.wanted == 0
+    }
+}
+
+/// Sizes the chunks of a streamed range as etcd does: small at first, doubled while small, halved when too large.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Chunks {
+    size: usize,
+    bytes_max: usize,
+}
+
+impl Chunks {
+    pub(super) const fn new(bytes_max: usize) -> Self {
+        Self { size: FIRST_CHUNK, bytes_max }
+    }
+
+    pub(super) const fn size(&self) -> usize {
+        self.size
+    }
+
+    pub(super) fn sent(&mut self, bytes: usize) {
+        if bytes < self.bytes_max / 2 {
+            self.size = (self.size * 2).min(10 * PAGE_MAX);
+        } else if bytes > self.bytes_max * 2 {
+            self.size = (self.size / 2).max(1);
+        }
+    }
+}
+
+/// A `RangeStreamResponse`. Header, more and count stand only in the last one.
+pub(super) fn stream_message(entries: &[Entry], last: Option<(&super::answer::Identity, Revision, bool, usize)>) -> Bytes {
+    let mut range = BytesMut::with_capacity(entries.iter().map(|entry| entry.kv.as_ref().map_or(0, Bytes::len) + 6).sum());
+    if let Some((identity, revision, _, _)) = last {
+        put_header(&mut range, Some(identity), revision.get());
+    }
+    for entry in entries {
+        put_bytes_field(&mut range, 2, entry.kv.as_ref().expect("values are filled in before encoding"));
+    }
+    if let Some((_, _, more, count)) = last {
+        if more {
+            put_varint_field(&mut range, 3, 1);
+        }
+        if count > 0 {
+            put_varint_field(&mut range, 4, count as u64);
+        }
+    }
+    let mut message = BytesMut::with_capacity(range.len() + 8);
+    put_bytes_header(&mut message, 1, range.len());
+    message.unsplit(range);
+    message.freeze()
+}
+
+/// What a client hears of a value that was not read.
+pub(super) fn read_fault(shared: &Shared, error: &ValueError) -> Fault {
+    tracing::error!(group = %shared.group, "a value was not read: {error}");
+    match error {
+        ValueError::Read(_) | ValueError::Missing { .. } => Fault::Timeout,
+        ValueError::Damaged(_) => Fault::Corrupt,
+    }
+}

@@ -1,0 +1,146 @@
+//! [`Values`]: the `KeyValue` of any version, from a bounded cache or the engine.
+//!
+//! A version is immutable, so the cache is never wrong, only small. A page of misses is one read: point gets where
+//! few miss, one scan where most do.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use kubebrain_shared::range::KeyRange;
+use kubebrain_shared::revision::Revision;
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
+use thiserror::Error;
+
+use super::answer::Entry;
+use super::codec::{Damaged, Layout};
+use crate::engine::{Engine, ReadError, Snapshot, Span};
+
+type Id = (Bytes, u64);
+
+#[derive(Clone)]
+struct Bytesize;
+
+impl Weighter<Id, Bytes> for Bytesize {
+    fn weight(&self, (key, _): &Id, value: &Bytes) -> u64 {
+        (key.len() + value.len() + 96) as u64
+    }
+}
+
+/// Why a value was not read.
+#[derive(Debug, Error)]
+pub enum ValueError {
+    /// The engine did not answer.
+    #[error("engine did not give the value")]
+    Read(#[from] ReadError),
+    /// It answered nonsense.
+    #[error(transparent)]
+    Damaged(#[from] Damaged),
+    /// It has no such row: compacted since it was looked up.
+    #[error("version {revision} of {} is not stored", key.escape_ascii())]
+    Missing {
+        /// The key.
+        key: Bytes,
+        /// The revision.
+        revision: u64,
+    },
+}
+
+/// See the module.
+pub struct Values {
+    cache: Cache<Id, Bytes, Bytesize>,
+    engine: Arc<dyn Engine>,
+    layout: Layout,
+}
+
+impl Values {
+    /// `cache_bytes` rise: fewer reads of the engine, more memory.
+    pub fn new(engine: Arc<dyn Engine>, layout: Layout, cache_bytes: u64) -> Self {
+        let items = usize::try_from(cache_bytes / 1024).unwrap_or(usize::MAX).max(16);
+        Self { cache: Cache::with_weighter(items, cache_bytes, Bytesize), engine, layout }
+    }
+
+    /// Adds one that was just written or read.
+    pub fn insert(&self, key: Bytes, revision: u64, kv: Bytes) {
+        self.cache.insert((key, revision), kv);
+    }
+
+    /// From memory only.
+    pub fn cached(&self, key: &Bytes, revision: u64) -> Option<Bytes> {
+        self.cache.get(&(key.clone(), revision))
+    }
+
+    /// Fills in what is missing in `entries`, which are in key order.
+    ///
+    /// # Errors
+    /// See [`ValueError`]. [`ValueError::Missing`] where compaction was faster: the reader must look at it again.
+    pub async fn fill(&self, entries: &mut [Entry]) -> Result<(), ValueError> {
+        let mut missing = Vec::new();
+        for (position, entry) in entries.iter_mut().enumerate().filter(|(_, entry)| entry.kv.is_none()) {
+            entry.kv = self.cached(&entry.key, entry.version.revision);
+            if entry.kv.is_none() {
+                missing.push(position);
+            }
+        }
+        let (Some(first), Some(last)) = (missing.first(), missing.last()) else { return Ok(()) };
+        let snapshot = self.engine.snapshot().await?;
+        // A point get costs as much as scanning a few rows; rows of other versions lie between.
+        if missing.len() >= 8 && missing.len() * 2 >= last - first && entries.is_sorted_by_key(|entry| &entry.key) {
+            let (first, last) = (*first, *last);
+            return self.fill_by_scan(&*snapshot, &mut entries[first..=last]).await;
+        }
+        let rows = missing.iter().map(|position| {
+            let entry = &entries[*position];
+            self.layout.data(&entry.key, Revision::new(entry.version.revision))
+        });
+        let rows: Vec<_> = rows.collect();
+        let values = snapshot.get_many(rows.clone()).await?;
+        for ((position, row), value) in missing.into_iter().zip(rows).zip(values) {
+            let entry = &mut entries[position];
+            let read = value.map(|value| self.layout.read_data(&row, &value)).transpose()?;
+            let kv = read.and_then(|read| read.kv);
+            self.found(entry, kv)?;
+        }
+        Ok(())
+    }
+
+    async fn fill_by_scan(&self, snapshot: &dyn Snapshot, entries: &mut [Entry]) -> Result<(), ValueError> {
+        let (Some(first), Some(last)) = (entries.first(), entries.last()) else { return Ok(()) };
+        let keys = KeyRange::new(first.key.clone(), KeyRange::one(last.key.clone()).end().cloned());
+        let mut span: Span = self.layout.data_span(&keys);
+        let mut wanted = entries.iter_mut().peekable();
+        loop {
+            let page = snapshot.scan(span.clone(), 1024).await?;
+            for (row, value) in &page.rows {
+                let read = self.layout.read_data(row, value)?;
+                let id = (&read.key[..], read.revision.get());
+                let is = |entry: &&mut Entry| (&entry.key[..], entry.version.revision) == id;
+                if let Some(entry) = wanted.next_if(is) {
+                    self.found(entry, read.kv)?;
+                } else if let Some(entry) = wanted.next_if(|entry| entry.key < read.key) {
+                    // Passed without being seen.
+                    self.found(entry, None)?;
+                }
+            }
+            match page.next {
+                Some(next) if wanted.peek().is_some() => span.start = next,
+                _ => break,
+            }
+        }
+        wanted.try_for_each(|entry| self.found(entry, None))
+    }
+
+    fn found(&self, entry: &mut Entry, kv: Option<Bytes>) -> Result<(), ValueError> {
+        match kv {
+            Some(kv) => {
+                // Rows of a page share one buffer: an entry of its own does not keep the others alive.
+                let kv = Bytes::copy_from_slice(&kv);
+                self.insert(entry.key.clone(), entry.version.revision, kv.clone());
+                entry.kv = Some(kv);
+            }
+            None if entry.kv.is_some() => {}
+            None => return Err(ValueError::Missing { key: entry.key.clone(), revision: entry.version.revision }),
+        }
+        Ok(())
+    }
+}

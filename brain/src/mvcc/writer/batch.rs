@@ -1,0 +1,199 @@
+//! A batch while it fills, and while it flies.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use prost::Message;
+use tokio::task::JoinHandle;
+
+use crate::engine::{Batch, CommitError, Refusal};
+use crate::mvcc::codec::{self, Record};
+use crate::mvcc::evaluate::Change;
+use crate::mvcc::log;
+use crate::mvcc::shared::{Ended, Shared};
+use crate::mvcc::values::Values;
+use crate::watch::{Event, Prior, RevisionEvents};
+
+/// A batch takes no more writes above this. With the largest request on top it stays below what engines take at once.
+const BYTES_MAX: usize = 4 << 20;
+const REVISIONS_MAX: usize = 1024;
+
+/// The changes of one revision.
+#[derive(Debug)]
+pub(super) struct RevisionChanges {
+    pub revision: u64,
+    pub changes: Vec<Change>,
+}
+
+impl RevisionChanges {
+    /// As watchers see it.
+    pub(super) fn into_events(self, values: &Values) -> RevisionEvents {
+        let events = self.changes.into_iter().map(|change| {
+            let prior = match change.before {
+                None => Prior::None,
+                Some(before) => match before.kv.or_else(|| values.cached(&change.key, before.version.revision)) {
+                    Some(kv) => Prior::Known(kv),
+                    None => Prior::At(before.version.revision),
+                },
+            };
+            Event { deleted: change.version.is_tombstone(), key: change.key, kv: change.kv, prior }
+        });
+        RevisionEvents { revision: self.revision, events: events.collect() }
+    }
+}
+
+type Answer = Box<dyn FnOnce() + Send>;
+
+/// What is given out and not sent.
+pub(super) struct Filling {
+    batch: Batch,
+    bytes: usize,
+    /// Writes, in order.
+    pub revisions: Vec<RevisionChanges>,
+    /// The committed revision once this is durable.
+    pub closes: u64,
+    /// The compacted revision once this is durable.
+    pub compacted: Option<u64>,
+    answers: Vec<Answer>,
+}
+
+impl Filling {
+    pub(super) fn new(closes: u64) -> Self {
+        let (batch, revisions, answers) = (Batch::new(), Vec::new(), Vec::new());
+        Self { batch, bytes: 0, revisions, closes, compacted: None, answers }
+    }
+
+    pub(super) fn put(&mut self, key: Bytes, value: Bytes) {
+        self.bytes += key.len() + value.len();
+        self.batch.put(key, value);
+    }
+
+    pub(super) fn delete(&mut self, key: Bytes) {
+        self.bytes += key.len();
+        self.batch.delete(key);
+    }
+
+    pub(super) fn absent(&mut self, key: Bytes) {
+        self.batch.absent(key);
+    }
+
+    pub(super) fn equals(&mut self, key: Bytes, value: Bytes) {
+        self.batch.equals(key, value);
+    }
+
+    /// Answers once this and everything before it is durable.
+    pub(super) fn then(&mut self, answer: Answer) {
+        self.answers.push(answer);
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.bytes >= BYTES_MAX || self.revisions.len() >= REVISIONS_MAX
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.needs_no_engine() && self.answers.is_empty()
+    }
+
+    pub(super) fn needs_no_engine(&self) -> bool {
+        self.batch.is_empty()
+    }
+
+    pub(super) fn finish(self) {
+        for answer in self.answers {
+            answer();
+        }
+    }
+}
+
+/// A batch on its way.
+pub(super) struct Flying {
+    filling: Option<Filling>,
+    commit: JoinHandle<Result<(), Ended>>,
+}
+
+impl Flying {
+    /// Sends a batch under its number. The commit runs in a task of its own: dropping this does not leave it half way.
+    pub(super) fn launch(shared: Arc<Shared>, number: u64, top: u64, mut filling: Filling) -> Self {
+        let writes = filling.revisions.iter().map(|revision| codec::Write {
+            revision: revision.revision,
+            changes: revision
+                .changes
+                .iter()
+                .map(|change| codec::Change { key: change.key.clone(), deleted: change.version.is_tombstone() })
+                .collect(),
+        });
+        let record = Record {
+            epoch: shared.identity.term,
+            nonce: rand::random(),
+            top,
+            takeover: String::new(),
+            writes: writes.collect(),
+        };
+        // The record comes first: engines that have a primary key take the first one.
+        let mut batch = Batch::new();
+        let number_key = shared.layout.log(number);
+        batch.absent(number_key.clone()).put(number_key, record.encode_to_vec());
+        let rest = std::mem::take(&mut filling.batch);
+        batch.conditions.extend(rest.conditions);
+        batch.writes.extend(rest.writes);
+        let commit = tokio::spawn(settle(shared, number, record.nonce, batch));
+        Self { filling: Some(filling), commit }
+    }
+
+    pub(super) fn closes(&self) -> u64 {
+        self.filling.as_ref().map_or(0, |filling| filling.closes)
+    }
+
+    pub(super) fn then(&mut self, answer: Answer) {
+        if let Some(filling) = &mut self.filling {
+            filling.then(answer);
+        }
+    }
+
+    /// Waits for the batch in flight and takes it; for ever if there is none.
+    ///
+    /// # Cancel safety
+    /// Safe: it stays in flight.
+    pub(super) async fn landed(flying: &mut Option<Self>) -> Result<Filling, Ended> {
+        let Some(batch) = flying else { return std::future::pending().await };
+        let outcome = (&mut batch.commit).await.expect("a commit neither panics nor is aborted");
+        let filling = flying.take().and_then(|flying| flying.filling);
+        outcome.map(|()| filling.expect("a batch lands once"))
+    }
+}
+
+/// Commits until the outcome is known: the record with our nonce is there, or somebody else's is.
+async fn settle(shared: Arc<Shared>, number: u64, nonce: u64, batch: Batch) -> Result<(), Ended> {
+    let mut delay = Duration::from_millis(10);
+    loop {
+        match shared.engine.commit(batch.clone()).await {
+            Ok(()) => return Ok(()),
+            Err(CommitError::Conflict { .. }) => match whose(&shared, number).await {
+                Ok(Some(found)) if found == nonce => return Ok(()),
+                Ok(Some(_)) => return Err(Ended::Deposed { group: shared.group.clone(), number }),
+                Ok(None) => {
+                    let reason = "a group's keys were recorded for another group meanwhile".to_owned();
+                    return Err(Ended::Storage { group: shared.group.clone(), reason });
+                }
+                Err(error) => tracing::warn!(group = %shared.group, "batch {number}: outcome not readable yet: {error}"),
+            },
+            Err(CommitError::Refused(Refusal::Unavailable(cause))) => {
+                tracing::warn!(group = %shared.group, "batch {number}: the storage takes no writes, trying on: {cause}");
+            }
+            Err(CommitError::Refused(refusal)) => {
+                return Err(Ended::Storage { group: shared.group.clone(), reason: refusal.to_string() });
+            }
+            Err(CommitError::Unknown(cause)) => {
+                tracing::warn!(group = %shared.group, "batch {number}: outcome unknown, repeating it: {cause}");
+            }
+        }
+        tokio::time::sleep(delay).await;
+        delay = (delay * 2).min(Duration::from_secs(1));
+    }
+}
+
+async fn whose(shared: &Shared, number: u64) -> Result<Option<u64>, log::LogError> {
+    let snapshot = shared.engine.snapshot().await?;
+    Ok(log::record(&*snapshot, &shared.layout, number).await?.map(|record| record.nonce))
+}

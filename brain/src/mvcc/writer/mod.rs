@@ -1,0 +1,323 @@
+//! [`Writer`]: the one task of a master that orders writes.
+//!
+//! ```text
+//! inbox ─▶ evaluate on index + pending ─▶ filling ──launch──▶ flying ──durable──▶ index, committed, hub, answers
+//! ```
+//!
+//! * One batch flies at a time; the next one fills meanwhile, so batches grow with the load and nothing waits for a
+//!   timer.
+//! * A request is answered when everything it has seen is durable, also where it changed nothing.
+//! * A batch whose outcome is unknown is repeated until it is known. One that another master's batch took the number
+//!   of ends the writer: nothing that was given out since is ever answered as done.
+//! * In order, for each durable batch: index, committed revision, watchers, answers. So whoever hears of a revision
+//!   can read it, and a progress never runs ahead of an event.
+
+mod batch;
+mod leases;
+mod place;
+mod write;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use kubebrain_shared::fault::Fault;
+use kubebrain_shared::group::GroupName;
+use kubebrain_shared::placement::Placement;
+use kubebrain_shared::revision::Revision;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use super::answer::Answer;
+use super::codec::{Small, small_value};
+use super::pending::Pending;
+use super::shared::Shared;
+use crate::request::Op;
+use batch::{Filling, Flying};
+pub use place::PlaceError;
+
+/// A larger step wastes more numbers at a crash, a smaller one writes more often: once in a million revisions.
+const CEILING_STEP: u64 = 1_000_000;
+/// Commands taken from the inbox at once.
+const DRAIN_MAX: usize = 256;
+
+/// Why a write was not done; surely not, in every case.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WriteError {
+    /// What a client is told.
+    Fault(Fault),
+    /// These keys belong to another group, or the placement is another one.
+    NotOwner(String),
+}
+
+impl From<Fault> for WriteError {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+/// A write that was done.
+#[derive(Debug)]
+pub(in crate::mvcc) struct Written {
+    /// What to answer, values still to be filled in.
+    pub answer: Answer,
+    /// The header's revision.
+    pub revision: Revision,
+}
+
+/// A lease that was granted.
+#[derive(Clone, Copy, Debug)]
+pub struct Granted {
+    /// Its id.
+    pub id: i64,
+    /// Seconds to live.
+    pub ttl: i64,
+    /// The header's revision.
+    pub revision: Revision,
+}
+
+type Reply<T, E = Fault> = oneshot::Sender<Result<T, E>>;
+
+/// What the writer is asked to do. Where a floor is named, the group is at or above it when the answer is given.
+pub(super) enum Command {
+    Write { op: Op, floor: Revision, part: Option<u64>, reply: Reply<Written, WriteError> },
+    Advance { floor: Revision, reply: Reply<Revision> },
+    Compact { revision: i64, floor: Revision, reply: Reply<Revision> },
+    Grant { id: i64, ttl: i64, remaining: Option<Duration>, floor: Revision, reply: Reply<Granted> },
+    Revoke { id: i64, floor: Revision, reply: Reply<Revision> },
+    Share { id: i64, group: GroupName, reply: Reply<(i64, Duration)> },
+    Trimmed { number: u64 },
+    Prepare { placement: Arc<Placement>, reply: Reply<(), PlaceError> },
+    Commit { reply: Reply<(), PlaceError> },
+    Abort,
+    Close { reply: oneshot::Sender<()> },
+}
+
+/// See the module.
+pub(super) struct Writer {
+    shared: Arc<Shared>,
+    inbox: mpsc::Receiver<Command>,
+    pending: Pending,
+    filling: Filling,
+    flying: Option<Flying>,
+    /// The highest revision given out.
+    counter: u64,
+    /// The number of the next batch.
+    number: u64,
+    /// Persisted, or in a batch on its way.
+    ceiling: u64,
+    /// As `ceiling`; -1 where nothing was compacted.
+    compacted: i64,
+    /// Recorded owners by unit, all groups'.
+    owners: HashMap<Bytes, GroupName>,
+    /// A placement that is about to hold: only what is owned by both may be written.
+    preparing: Option<Arc<Placement>>,
+    closing: Option<oneshot::Sender<()>>,
+}
+
+/// Where the writer goes on from.
+pub(super) struct Start {
+    pub counter: u64,
+    pub number: u64,
+    pub ceiling: u64,
+    pub compacted: i64,
+    pub owners: HashMap<Bytes, GroupName>,
+}
+
+impl Writer {
+    pub(super) fn new(shared: Arc<Shared>, inbox: mpsc::Receiver<Command>, start: Start) -> Self {
+        Self {
+            shared,
+            inbox,
+            pending: Pending::default(),
+            filling: Filling::new(start.counter),
+            flying: None,
+            counter: start.counter,
+            number: start.number,
+            ceiling: start.ceiling,
+            compacted: start.compacted,
+            owners: start.owners,
+            preparing: None,
+            closing: None,
+        }
+    }
+
+    /// Runs until closed, until every handle is gone, or until it ends by itself; then [`Shared::ended`] says why and
+    /// whoever still waits for an answer hears nothing: the outcome is unknown.
+    pub(super) async fn run(mut self) {
+        let mut commands = Vec::with_capacity(DRAIN_MAX);
+        loop {
+            let due = self.shared.leases.lock().next_due().unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
+            tokio::select! {
+                biased;
+                outcome = Flying::landed(&mut self.flying) => match outcome {
+                    Ok(filling) => self.land(filling),
+                    Err(ended) => return self.shared.end(ended),
+                },
+                count = self.inbox.recv_many(&mut commands, DRAIN_MAX), if self.takes_more() => {
+                    if count == 0 && self.is_idle() {
+                        return;
+                    }
+                    for command in commands.drain(..) {
+                        self.take(command).await;
+                    }
+                }
+                () = tokio::time::sleep_until(due), if self.takes_more() => self.expire_leases(),
+            }
+            self.launch();
+            if self.closing.is_some() && self.is_idle() {
+                let closed = self.closing.take().map(|reply| reply.send(()));
+                debug_assert!(closed.is_some());
+                return;
+            }
+        }
+    }
+
+    fn takes_more(&self) -> bool {
+        self.closing.is_none() && !self.filling.is_full()
+    }
+
+    fn is_idle(&self) -> bool {
+        self.flying.is_none() && self.filling.is_empty()
+    }
+
+    async fn take(&mut self, command: Command) {
+        match command {
+            Command::Write { op, floor, part, reply } => self.write(op, floor, part, reply).await,
+            Command::Advance { floor, reply } => {
+                let floor = floor.get();
+                let flies = self.flying.as_ref().is_some_and(|flying| flying.closes() >= floor);
+                let shared = self.shared.clone();
+                let answer = Box::new(move || {
+                    let _gone = reply.send(Ok(shared.committed()));
+                });
+                match self.flying.as_mut().filter(|_| flies) {
+                    Some(flying) => flying.then(answer),
+                    None => {
+                        self.raise(floor);
+                        self.filling.then(answer);
+                    }
+                }
+            }
+            Command::Compact { revision, floor, reply } => {
+                self.raise(floor.get());
+                match self.compact(revision) {
+                    Ok(()) => self.answer(reply, Ok(Revision::new(self.counter))),
+                    Err(fault) => self.answer(reply, Err(fault)),
+                }
+            }
+            Command::Grant { id, ttl, remaining, floor, reply } => {
+                self.raise(floor.get());
+                let granted = self.grant(id, ttl, remaining);
+                self.answer(reply, granted);
+            }
+            Command::Revoke { id, floor, reply } => {
+                self.raise(floor.get());
+                let exists = self.shared.leases.lock().exists(id);
+                if exists {
+                    self.revoke(id);
+                }
+                let revision = Revision::new(self.counter);
+                self.answer(reply, if exists { Ok(revision) } else { Err(Fault::LeaseNotFound) });
+            }
+            Command::Share { id, group, reply } => {
+                let shared = self.share(id, &group);
+                self.answer(reply, shared);
+            }
+            Command::Trimmed { number } => {
+                self.filling.put(self.shared.layout.small(Small::Trimmed), small_value(number));
+            }
+            Command::Prepare { placement, reply } => {
+                let prepared = self.prepare(placement);
+                self.answer(reply, prepared);
+            }
+            Command::Commit { reply } => {
+                let committed = self.commit_placement().await;
+                self.answer(reply, committed);
+            }
+            Command::Abort => self.preparing = None,
+            Command::Close { reply } => {
+                // Nothing will be given out any more: a successor may go on right here.
+                if self.ceiling > self.counter {
+                    self.ceiling = self.counter;
+                    self.filling.put(self.shared.layout.small(Small::Ceiling), small_value(self.ceiling));
+                }
+                self.closing = Some(reply);
+            }
+        }
+    }
+
+    /// Answers once everything that was given out so far is durable.
+    fn answer<T: Send + 'static, E: Send + 'static>(&mut self, reply: Reply<T, E>, answer: Result<T, E>) {
+        self.filling.then(Box::new(move || {
+            let _gone = reply.send(answer);
+        }));
+    }
+
+    /// Moves the counter to `floor` without a write. The ceiling goes first where no write backs the number.
+    fn raise(&mut self, floor: u64) {
+        if floor <= self.counter {
+            return;
+        }
+        self.counter = floor;
+        self.filling.closes = floor;
+        if floor > self.ceiling {
+            self.ceiling = floor.saturating_add(CEILING_STEP);
+            self.filling.put(self.shared.layout.small(Small::Ceiling), small_value(self.ceiling));
+        }
+    }
+
+    fn compact(&mut self, revision: i64) -> Result<(), Fault> {
+        if revision <= self.compacted {
+            return Err(Fault::Compacted);
+        }
+        let new = u64::try_from(revision).ok().filter(|revision| *revision <= self.counter);
+        let new = new.ok_or(Fault::FutureRevision)?;
+        self.compacted = revision;
+        self.filling.compacted = Some(new);
+        self.filling.put(self.shared.layout.small(Small::Compacted), small_value(new));
+        Ok(())
+    }
+
+    /// Sends what has filled, if nothing flies.
+    fn launch(&mut self) {
+        while self.flying.is_none() && !self.filling.is_empty() {
+            let filling = std::mem::replace(&mut self.filling, Filling::new(self.counter));
+            if filling.needs_no_engine() {
+                self.land(filling);
+            } else {
+                self.flying = Some(Flying::launch(self.shared.clone(), self.number, self.counter, filling));
+                self.number += 1;
+            }
+        }
+    }
+
+    /// Makes a durable batch visible: index, committed revision, watchers, answers.
+    fn land(&mut self, mut filling: Filling) {
+        let revisions = std::mem::take(&mut filling.revisions);
+        if !revisions.is_empty() {
+            let mut index = self.shared.index.write();
+            for change in revisions.iter().flat_map(|revision| &revision.changes) {
+                index.insert(&change.key, change.version);
+            }
+        }
+        let mut events = Vec::with_capacity(revisions.len());
+        for revision in revisions {
+            for change in &revision.changes {
+                self.pending.applied(&change.key);
+                if !change.version.is_tombstone() {
+                    self.shared.values.insert(change.key.clone(), revision.revision, change.kv.clone());
+                }
+            }
+            events.push(revision.into_events(&self.shared.values));
+        }
+        let closed = filling.closes.max(self.shared.committed().get());
+        self.shared.set_committed(closed);
+        self.shared.hub.publish(events, closed);
+        if let Some(compacted) = filling.compacted {
+            self.shared.set_compacted(compacted);
+        }
+        filling.finish();
+    }
+}

@@ -1,0 +1,85 @@
+//! `etcdserverpb.KV`.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
+use kubebrain_proto::etcdserverpb as wire;
+use kubebrain_shared::fault::Fault;
+use kubebrain_shared::metadata;
+use kubebrain_shared::range::KeyRange;
+use prost::Message;
+use tonic::{Request, Status};
+
+use super::{Answered, Inner};
+use crate::request::{Delete, Put, Range, Txn};
+
+pub(super) async fn range(inner: Arc<Inner>, request: Request<wire::RangeRequest>) -> Answered {
+    let (floor, part) = (inner.floor(request.metadata().as_ref())?, inner.part(request.metadata().as_ref()));
+    let range = Range::try_from(request.into_inner())?;
+    owned(&inner, std::slice::from_ref(&range.keys), part)?;
+    Ok(inner.reply(inner.store.range(&range, floor).await?))
+}
+
+type Chunks = Pin<Box<dyn Stream<Item = Result<Bytes, Status>> + Send>>;
+
+pub(super) async fn range_stream(
+    inner: Arc<Inner>,
+    request: Request<wire::RangeRequest>,
+) -> Result<tonic::Response<Chunks>, Status> {
+    let (floor, part) = (inner.floor(request.metadata().as_ref())?, inner.part(request.metadata().as_ref()));
+    let range = Range::try_from(request.into_inner())?;
+    if !range.is_plain() {
+        return Err(Status::unimplemented("RangeStream takes neither a sort nor bounds on revisions: use Range"));
+    }
+    owned(&inner, std::slice::from_ref(&range.keys), part)?;
+    let (revision, chunks) = inner.store.range_stream(range, floor).await?;
+    let chunks: Chunks = Box::pin(chunks.map(|chunk| chunk.map_err(Status::from)));
+    Ok(inner.answer(chunks, revision))
+}
+
+pub(super) async fn put(inner: Arc<Inner>, request: Request<wire::PutRequest>) -> Answered {
+    let floor = inner.floor(request.metadata().as_ref())?;
+    let request = request.into_inner();
+    fits(&inner, &request)?;
+    let put = Put::try_from(request)?;
+    Ok(inner.reply(inner.store.put(put, floor).await?))
+}
+
+pub(super) async fn delete_range(inner: Arc<Inner>, request: Request<wire::DeleteRangeRequest>) -> Answered {
+    let (floor, part) = (inner.floor(request.metadata().as_ref())?, inner.part(request.metadata().as_ref()));
+    let request = request.into_inner();
+    fits(&inner, &request)?;
+    let delete = Delete::try_from(request)?;
+    Ok(inner.reply(inner.store.delete(delete, floor, part).await?))
+}
+
+pub(super) async fn txn(inner: Arc<Inner>, request: Request<wire::TxnRequest>) -> Answered {
+    let floor = inner.floor(request.metadata().as_ref())?;
+    let request = request.into_inner();
+    fits(&inner, &request)?;
+    let txn = Txn::from_wire(request, inner.store.limits())?;
+    Ok(inner.reply(inner.store.txn(txn, floor).await?))
+}
+
+pub(super) async fn compact(inner: Arc<Inner>, request: Request<wire::CompactionRequest>) -> Answered {
+    let floor = inner.floor(request.metadata().as_ref())?;
+    let request = request.into_inner();
+    let revision = inner.store.compact(request.revision, request.physical, floor).await?;
+    let answer = wire::CompactionResponse { header: inner.header(revision) };
+    Ok(inner.answer(Bytes::from(answer.encode_to_vec()), revision))
+}
+
+fn owned(inner: &Inner, ranges: &[KeyRange], part: Option<u64>) -> Result<(), Status> {
+    inner.store.owns(ranges, part).map_err(metadata::not_owner)
+}
+
+/// etcd measures the proposal, which is the request and a little more.
+fn fits(inner: &Inner, request: &impl Message) -> Result<(), Fault> {
+    match request.encoded_len() > inner.store.limits().request_bytes_max {
+        true => Err(Fault::RequestTooLarge),
+        false => Ok(()),
+    }
+}
+

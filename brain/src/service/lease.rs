@@ -1,0 +1,80 @@
+//! `etcdserverpb.Lease`.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures_util::{Stream, StreamExt};
+use kubebrain_proto::etcdserverpb as wire;
+use tonic::{Request, Status, Streaming};
+
+use super::Inner;
+
+pub(super) async fn grant(
+    inner: Arc<Inner>,
+    request: Request<wire::LeaseGrantRequest>,
+) -> Result<tonic::Response<wire::LeaseGrantResponse>, Status> {
+    let floor = inner.floor(request.metadata().as_ref())?;
+    let request = request.into_inner();
+    let granted = inner.store.grant(request.id, request.ttl, floor).await?;
+    let header = inner.header(granted.revision);
+    let answer = wire::LeaseGrantResponse { header, id: granted.id, ttl: granted.ttl, error: String::new() };
+    Ok(inner.answer(answer, granted.revision))
+}
+
+pub(super) async fn revoke(
+    inner: Arc<Inner>,
+    request: Request<wire::LeaseRevokeRequest>,
+) -> Result<tonic::Response<wire::LeaseRevokeResponse>, Status> {
+    let floor = inner.floor(request.metadata().as_ref())?;
+    let revision = inner.store.revoke(request.into_inner().id, floor).await?;
+    Ok(inner.answer(wire::LeaseRevokeResponse { header: inner.header(revision) }, revision))
+}
+
+pub(super) async fn time_to_live(
+    inner: Arc<Inner>,
+    request: Request<wire::LeaseTimeToLiveRequest>,
+) -> Result<tonic::Response<wire::LeaseTimeToLiveResponse>, Status> {
+    let floor = inner.floor(request.metadata().as_ref())?;
+    let request = request.into_inner();
+    let revision = inner.store.advance(floor).await?;
+    let header = inner.header(revision);
+    let answer = match inner.store.time_to_live(request.id) {
+        None => wire::LeaseTimeToLiveResponse { header, id: request.id, ttl: -1, ..Default::default() },
+        Some((granted_ttl, ttl, keys)) => wire::LeaseTimeToLiveResponse {
+            header,
+            id: request.id,
+            ttl,
+            granted_ttl,
+            keys: if request.keys { keys } else { Vec::new() },
+        },
+    };
+    Ok(inner.answer(answer, revision))
+}
+
+pub(super) async fn leases(
+    inner: Arc<Inner>,
+    request: Request<wire::LeaseLeasesRequest>,
+) -> Result<tonic::Response<wire::LeaseLeasesResponse>, Status> {
+    let revision = inner.store.advance(inner.floor(request.metadata().as_ref())?).await?;
+    let mut ids = inner.store.leases();
+    ids.sort_unstable();
+    let leases = ids.into_iter().map(|id| wire::LeaseStatus { id }).collect();
+    Ok(inner.answer(wire::LeaseLeasesResponse { header: inner.header(revision), leases }, revision))
+}
+
+type Renewals = Pin<Box<dyn Stream<Item = Result<wire::LeaseKeepAliveResponse, Status>> + Send>>;
+
+pub(super) async fn keep_alive(
+    inner: Arc<Inner>,
+    request: Request<Streaming<wire::LeaseKeepAliveRequest>>,
+) -> Result<tonic::Response<Renewals>, Status> {
+    let stop = inner.stop.clone();
+    let requests = request.into_inner().take_until(async move { stop.asked().await });
+    let answers = requests.map(move |request| {
+        let id = request?.id;
+        let header = inner.header(inner.store.shared().committed());
+        let ttl = inner.store.renew(id).map_or(0, |(ttl, _)| ttl);
+        Ok(wire::LeaseKeepAliveResponse { header, id, ttl })
+    });
+    Ok(tonic::Response::new(Box::pin(answers)))
+}

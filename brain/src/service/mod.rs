@@ -1,0 +1,225 @@
+//! The wire: check, call, map the error, fill in the header. Rules live behind it, in `request`, `mvcc` and `watch`.
+//!
+//! One [`Endpoint`] serves one listener. The client listener speaks etcd; the peer listener adds floors, parts and the
+//! peer protocol, and tells the revision of each answer in its metadata.
+
+mod cluster;
+mod codec;
+mod fault;
+mod health;
+mod http1;
+mod kv;
+mod lease;
+mod maintenance;
+mod peer;
+mod watch;
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response};
+use http_body::Body as HttpBody;
+use hyper::body::Incoming;
+use kubebrain_shared::metadata;
+use kubebrain_shared::revision::Revision;
+use kubebrain_shared::stop::Stop;
+use tonic::Status;
+use tonic::body::Body;
+use tower::{Service, service_fn};
+
+use crate::mvcc::{Reply, Store};
+use codec::{RawCodec, TypedCodec};
+
+/// The etcd release whose behaviour this server has; clients switch features by it.
+pub const ETCD_VERSION: &str = "3.7.0";
+
+/// Who may ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Audience {
+    /// etcd clients.
+    Clients,
+    /// Proxies and brains.
+    Peers,
+}
+
+/// What an endpoint serves with.
+#[derive(Clone)]
+pub struct Endpoint {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Store,
+    audience: Audience,
+    progress_interval: Duration,
+    name: String,
+    client_urls: Vec<String>,
+    peer_urls: Vec<String>,
+    stop: Stop,
+}
+
+/// Settings of an [`Endpoint`].
+pub struct EndpointConfig {
+    /// Who may ask.
+    pub audience: Audience,
+    /// Between two periodic progress notifications.
+    pub progress_interval: Duration,
+    /// This member's name.
+    pub name: String,
+    /// Where clients reach it.
+    pub client_urls: Vec<String>,
+    /// Where peers reach it.
+    pub peer_urls: Vec<String>,
+}
+
+type Answered = Result<tonic::Response<Bytes>, Status>;
+
+impl Endpoint {
+    /// Serves `store` until `stop`: then streams end as stopped, and so do new requests.
+    pub fn new(store: Store, config: EndpointConfig, stop: Stop) -> Self {
+        let inner = Inner {
+            store,
+            audience: config.audience,
+            progress_interval: config.progress_interval,
+            name: config.name,
+            client_urls: config.client_urls,
+            peer_urls: config.peer_urls,
+            stop,
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    async fn route<B>(self, request: Request<B>) -> Response<Body>
+    where
+        B: HttpBody<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
+    {
+        let inner = self.inner;
+        let grpc = request.headers().get(http::header::CONTENT_TYPE).is_some_and(|kind| {
+            kind.as_bytes().starts_with(b"application/grpc")
+        });
+        if !grpc {
+            return http1::answer(&inner, request.method(), request.uri().path());
+        }
+        let path = request.uri().path().to_owned();
+        let limits = *inner.store.limits();
+        macro_rules! unary {
+            ($handler:path) => {{
+                let inner = inner.clone();
+                let call = service_fn(move |request| $handler(inner.clone(), request));
+                codec::server(TypedCodec::default(), &limits).unary(call, request).await
+            }};
+        }
+        macro_rules! raw {
+            ($handler:path) => {{
+                let inner = inner.clone();
+                let call = service_fn(move |request| $handler(inner.clone(), request));
+                codec::server(RawCodec::default(), &limits).unary(call, request).await
+            }};
+        }
+        match path.as_str() {
+            "/etcdserverpb.KV/Range" => raw!(kv::range),
+            "/etcdserverpb.KV/Put" => raw!(kv::put),
+            "/etcdserverpb.KV/DeleteRange" => raw!(kv::delete_range),
+            "/etcdserverpb.KV/Txn" => raw!(kv::txn),
+            "/etcdserverpb.KV/Compact" => raw!(kv::compact),
+            "/etcdserverpb.KV/RangeStream" => {
+                let call = service_fn(move |request| kv::range_stream(inner.clone(), request));
+                codec::server(RawCodec::default(), &limits).server_streaming(call, request).await
+            }
+            "/etcdserverpb.Watch/Watch" => {
+                let call = service_fn(move |request| watch::watch(inner.clone(), request));
+                codec::server(RawCodec::default(), &limits).streaming(call, request).await
+            }
+            "/etcdserverpb.Lease/LeaseGrant" => unary!(lease::grant),
+            "/etcdserverpb.Lease/LeaseRevoke" => unary!(lease::revoke),
+            "/etcdserverpb.Lease/LeaseTimeToLive" => unary!(lease::time_to_live),
+            "/etcdserverpb.Lease/LeaseLeases" => unary!(lease::leases),
+            "/etcdserverpb.Lease/LeaseKeepAlive" => {
+                let call = service_fn(move |request| lease::keep_alive(inner.clone(), request));
+                codec::server(TypedCodec::default(), &limits).streaming(call, request).await
+            }
+            "/etcdserverpb.Cluster/MemberList" => unary!(cluster::member_list),
+            "/etcdserverpb.Maintenance/Status" => unary!(maintenance::status),
+            "/etcdserverpb.Maintenance/Alarm" => unary!(maintenance::alarm),
+            "/grpc.health.v1.Health/Check" => unary!(health::check),
+            path if inner.audience == Audience::Peers && path.starts_with("/kubebrain.peer.v1.Peer/") => {
+                match &path["/kubebrain.peer.v1.Peer/".len()..] {
+                    "Advance" => unary!(peer::advance),
+                    "ShareLease" => unary!(peer::share_lease),
+                    "AdoptLease" => unary!(peer::adopt_lease),
+                    "RenewLease" => unary!(peer::renew_lease),
+                    "LeaseHolders" => unary!(peer::lease_holders),
+                    _ => unknown(path),
+                }
+            }
+            path => unknown(path),
+        }
+    }
+}
+
+fn unknown(path: &str) -> Response<Body> {
+    let method = path.trim_start_matches('/');
+    Status::unimplemented(format!("{method} is not served here: kubebrain does not have this call yet")).into_http()
+}
+
+impl Inner {
+    /// The floor that a proxy sends with a request; a client's own is not looked at.
+    fn floor(&self, headers: &HeaderMap) -> Result<Revision, Status> {
+        match headers.contains_key(&metadata::FLOOR) && self.audience == Audience::Peers {
+            false => Ok(Revision::ZERO),
+            true => metadata::revision(headers, &metadata::FLOOR)
+                .ok_or_else(|| Status::invalid_argument("kubebrain: the floor is not the number of a revision")),
+        }
+    }
+
+    /// The version of the placement by which this group is asked for its part.
+    fn part(&self, headers: &HeaderMap) -> Option<u64> {
+        let part = headers.get(&metadata::PART).filter(|_| self.audience == Audience::Peers)?;
+        u64::from_str_radix(part.to_str().ok()?, 16).ok()
+    }
+
+    /// An answer, with its revision in the metadata where a proxy listens.
+    fn answer<T>(&self, message: T, revision: Revision) -> tonic::Response<T> {
+        let mut response = tonic::Response::new(message);
+        if self.audience == Audience::Peers {
+            let mut headers = HeaderMap::with_capacity(1);
+            headers.insert(metadata::REVISION, metadata::number(revision));
+            *response.metadata_mut() = tonic::metadata::MetadataMap::from_headers(headers);
+        }
+        response
+    }
+
+    fn reply(&self, reply: Reply) -> tonic::Response<Bytes> {
+        self.answer(reply.message, reply.revision)
+    }
+
+    fn header(&self, revision: Revision) -> Option<kubebrain_proto::etcdserverpb::ResponseHeader> {
+        let identity = &self.store.shared().identity;
+        Some(kubebrain_proto::etcdserverpb::ResponseHeader {
+            cluster_id: identity.cluster,
+            member_id: identity.member,
+            revision: revision.to_wire(),
+            raft_term: identity.term,
+        })
+    }
+}
+
+impl Service<Request<Incoming>> for Endpoint {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+        let endpoint = self.clone();
+        Box::pin(async move { Ok(endpoint.route(request).await) })
+    }
+}

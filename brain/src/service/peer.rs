@@ -1,0 +1,60 @@
+//! `kubebrain.peer.v1.Peer`: what proxies ask besides.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kubebrain_proto::peer as wire;
+use kubebrain_shared::fault::Fault;
+use kubebrain_shared::group::GroupName;
+use kubebrain_shared::revision::Revision;
+use tonic::{Request, Status};
+
+use super::Inner;
+
+type Answered<T> = Result<tonic::Response<T>, Status>;
+
+pub(super) async fn advance(inner: Arc<Inner>, request: Request<wire::AdvanceRequest>) -> Answered<wire::AdvanceResponse> {
+    let floor = Revision::checked_from(request.into_inner().floor)
+        .ok_or_else(|| Status::invalid_argument("kubebrain: the floor is not the number of a revision"))?;
+    let revision = inner.store.advance(floor).await?;
+    let compacted = inner.store.shared().compacted();
+    Ok(inner.answer(wire::AdvanceResponse { revision: revision.to_wire(), compacted }, revision))
+}
+
+pub(super) async fn share_lease(
+    inner: Arc<Inner>,
+    request: Request<wire::ShareLeaseRequest>,
+) -> Answered<wire::ShareLeaseResponse> {
+    let request = request.into_inner();
+    let group = GroupName::parse(&request.group)
+        .ok_or_else(|| Status::invalid_argument("kubebrain: this is not the name of a group"))?;
+    let (ttl, remaining) = inner.store.share(request.id, group).await?;
+    let remaining_ms = i64::try_from(remaining.as_millis()).unwrap_or(i64::MAX);
+    Ok(tonic::Response::new(wire::ShareLeaseResponse { ttl, remaining_ms }))
+}
+
+pub(super) async fn adopt_lease(
+    inner: Arc<Inner>,
+    request: Request<wire::AdoptLeaseRequest>,
+) -> Answered<wire::AdoptLeaseResponse> {
+    let request = request.into_inner();
+    let remaining = Duration::from_millis(u64::try_from(request.remaining_ms).unwrap_or(0));
+    inner.store.adopt(request.id, request.ttl, remaining).await?;
+    Ok(tonic::Response::new(wire::AdoptLeaseResponse {}))
+}
+
+pub(super) async fn renew_lease(
+    inner: Arc<Inner>,
+    request: Request<wire::RenewLeaseRequest>,
+) -> Answered<wire::RenewLeaseResponse> {
+    let (ttl, groups) = inner.store.renew(request.into_inner().id).unwrap_or_default();
+    Ok(tonic::Response::new(wire::RenewLeaseResponse { ttl, groups }))
+}
+
+pub(super) async fn lease_holders(
+    inner: Arc<Inner>,
+    request: Request<wire::LeaseHoldersRequest>,
+) -> Answered<wire::LeaseHoldersResponse> {
+    let groups = inner.store.holders(request.into_inner().id).ok_or(Fault::LeaseNotFound)?;
+    Ok(tonic::Response::new(wire::LeaseHoldersResponse { groups }))
+}

@@ -1,0 +1,25 @@
+//! `etcdserverpb.Watch`.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::Stream;
+use kubebrain_proto::etcdserverpb::WatchRequest;
+use tonic::{Request, Status, Streaming};
+
+use super::Inner;
+use crate::watch::{StreamConfig, WatchStream};
+
+type Messages = Pin<Box<dyn Stream<Item = Result<Bytes, Status>> + Send>>;
+
+pub(super) async fn watch(
+    inner: Arc<Inner>,
+    request: Request<Streaming<WatchRequest>>,
+) -> Result<tonic::Response<Messages>, Status> {
+    let part = inner.part(request.metadata().as_ref());
+    let config = StreamConfig { progress_interval: inner.progress_interval, part };
+    let stream = WatchStream::new(inner.store.clone(), request.into_inner(), config, inner.stop.clone());
+    let messages: Messages = Box::pin(stream.into_messages());
+    Ok(inner.answer(messages, inner.store.shared().committed()))
+}

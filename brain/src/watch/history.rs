@@ -1,0 +1,151 @@
+//! [`History`]: events that have left the window, from the log and the rows in the engine.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use kubebrain_shared::range::KeyRange;
+use kubebrain_shared::revision::Revision;
+use thiserror::Error;
+
+use super::event::{Event, Prior, RevisionEvents};
+use crate::mvcc::answer::Entry;
+use crate::mvcc::codec::{self, Damaged, Record};
+use crate::mvcc::entry;
+use crate::mvcc::index::Version;
+use crate::mvcc::log::{self, LogError};
+use crate::mvcc::shared::Shared;
+use crate::mvcc::values::ValueError;
+use crate::engine::ReadError;
+
+/// Records read at once.
+const RECORDS_MAX: usize = 512;
+/// Events of one page end with the revision that passes this.
+const EVENTS_MAX: usize = 64;
+
+/// Why history was not read.
+#[derive(Debug, Error)]
+pub enum HistoryError {
+    /// It is compacted up to here.
+    #[error("history is compacted up to {0}")]
+    Compacted(Revision),
+    /// The engine did not answer.
+    #[error("engine did not give history")]
+    Read(#[from] ReadError),
+    /// It answered nonsense.
+    #[error(transparent)]
+    Damaged(#[from] Damaged),
+    /// The log was not read.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// A value is missing.
+    #[error(transparent)]
+    Value(#[from] ValueError),
+}
+
+/// A page of history: events of a range, whole revisions, oldest first; and the revision to go on from.
+#[derive(Debug)]
+pub struct HistoryPage {
+    /// The events.
+    pub events: Vec<RevisionEvents>,
+    /// Everything below it has been read.
+    pub next: u64,
+}
+
+/// A cursor into the log of batches.
+#[derive(Debug, Default)]
+pub struct History {
+    /// The batch to go on from, once it is known.
+    number: Option<u64>,
+}
+
+impl History {
+    /// Reads on from revision `from`. The page is bounded in records and events; it may be empty and not the last.
+    ///
+    /// # Errors
+    /// See [`HistoryError`].
+    ///
+    /// # Cancel safety
+    /// Safe: the cursor moves when the page is whole.
+    pub async fn page(&mut self, shared: &Shared, keys: &KeyRange, from: u64) -> Result<HistoryPage, HistoryError> {
+        let committed = shared.committed();
+        let snapshot = shared.engine.snapshot().await?;
+        let number = match self.number {
+            Some(number) => number,
+            None => log::batch_of(&*snapshot, &shared.layout, from).await?,
+        };
+        let page = snapshot.scan(shared.layout.log_span(number), RECORDS_MAX).await?;
+        let (mut events, mut next, mut found, mut reached) = (Vec::new(), from, 0, number);
+        for (row, value) in page.rows {
+            if found >= EVENTS_MAX {
+                break;
+            }
+            let record: Record = codec::read_message(&row, value)?;
+            reached = shared.layout.read_log_number(&row)? + 1;
+            for write in record.writes.into_iter().filter(|write| write.revision >= from) {
+                if write.revision > committed.get() {
+                    // Durable but not published yet: the window will have it.
+                    return self.finish(shared, events, next, reached - 1).await;
+                }
+                next = write.revision + 1;
+                let changes: Vec<_> = write.changes.into_iter().filter(|change| keys.contains(&change.key)).collect();
+                if !changes.is_empty() {
+                    found += changes.len();
+                    events.push((write.revision, changes));
+                }
+            }
+        }
+        if found < EVENTS_MAX && page.next.is_none() {
+            next = next.max(committed.get() + 1);
+        }
+        self.finish(shared, events, next, reached).await
+    }
+
+    async fn finish(
+        &mut self,
+        shared: &Shared,
+        found: Vec<(u64, Vec<codec::Change>)>,
+        next: u64,
+        reached: u64,
+    ) -> Result<HistoryPage, HistoryError> {
+        let mut puts: Vec<Entry> = Vec::new();
+        let mut priors = Vec::new();
+        {
+            let index = shared.index.read();
+            for (revision, changes) in &found {
+                for change in changes {
+                    if !change.deleted {
+                        let version = Version { revision: *revision, create: 0, count: 1, lease: 0 };
+                        puts.push(Entry { key: change.key.clone(), version, kv: None });
+                    }
+                    priors.push(index.before(&change.key, *revision));
+                }
+            }
+        }
+        let filled = shared.values.fill(&mut puts).await;
+        // Rows may be swept while they are read; then the answer is "compacted", not a gap.
+        let compacted = shared.compacted();
+        let first = found.first().map(|(revision, _)| *revision);
+        if first.is_some_and(|first| i64::try_from(first).is_ok_and(|first| first < compacted)) {
+            return Err(HistoryError::Compacted(Revision::checked_from(compacted).unwrap_or_default()));
+        }
+        filled?;
+        let (mut puts, mut priors) = (puts.into_iter(), priors.into_iter());
+        let mut events = Vec::with_capacity(found.len());
+        for (revision, changes) in found {
+            let all: Arc<[Event]> = changes
+                .into_iter()
+                .map(|change| {
+                    let kv = match change.deleted {
+                        true => entry::deleted(&change.key, revision),
+                        false => puts.next().and_then(|entry| entry.kv).unwrap_or_else(Bytes::new),
+                    };
+                    let prior = priors.next().flatten().map_or(Prior::None, |version| Prior::At(version.revision));
+                    Event { key: change.key, deleted: change.deleted, kv, prior }
+                })
+                .collect();
+            events.push(RevisionEvents { revision, events: all });
+        }
+        self.number = Some(reached);
+        Ok(HistoryPage { events, next })
+    }
+}

@@ -1,0 +1,291 @@
+//! [`WatchStream`]: one client stream with all its watchers. It is pulled: what the client does not take is not made.
+//!
+//! Order on the stream: an answer to a create before that watcher's events; a progress after every event that it covers.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::{Stream, StreamExt};
+use kubebrain_proto::etcdserverpb::watch_create_request::FilterType;
+use kubebrain_proto::etcdserverpb::watch_request::RequestUnion;
+use kubebrain_proto::etcdserverpb::{WatchCreateRequest, WatchRequest};
+use kubebrain_shared::fault::Fault;
+use kubebrain_shared::range::KeyRange;
+use kubebrain_shared::stop::Stop;
+use kubebrain_shared::wire::{put_bytes_field, put_varint_field};
+use rand::Rng;
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
+use tonic::Status;
+
+use super::hub::{Registration, Signal};
+use super::watcher::{Step, Watcher, Wish};
+use crate::mvcc::Store;
+use crate::mvcc::answer::put_header;
+
+/// How a stream behaves.
+#[derive(Clone, Copy, Debug)]
+pub struct StreamConfig {
+    /// Between two progress notifications of a quiet watcher that asked for them. etcd's default is 10 minutes.
+    pub progress_interval: Duration,
+    /// The version of the placement by which ranges over several groups are watched in parts.
+    pub part: Option<u64>,
+}
+
+/// See the module.
+pub struct WatchStream<S> {
+    store: Store,
+    inbound: Option<S>,
+    config: StreamConfig,
+    stop: Stop,
+    signal: Arc<Signal>,
+    watchers: BTreeMap<i64, Watcher>,
+    next_id: i64,
+    /// Messages that go out before anything else.
+    ready: VecDeque<Bytes>,
+    /// Watchers that have something to read.
+    work: VecDeque<i64>,
+    /// The client has asked for progress.
+    asked: bool,
+    tick: Interval,
+}
+
+/// What a create is refused with, in etcd's words.
+const EMPTY_RANGE: &str = "mvcc: watcher range is empty";
+const DUPLICATE_ID: &str = "mvcc: duplicate watch ID provided on the WatchStream";
+const NEGATIVE_START: &str = "mvcc: required revision has been compacted";
+
+impl<S> WatchStream<S>
+where
+    S: Stream<Item = Result<WatchRequest, Status>> + Unpin + Send,
+{
+    /// Serves the watchers that `inbound` creates.
+    pub fn new(store: Store, inbound: S, config: StreamConfig, stop: Stop) -> Self {
+        let interval = config.progress_interval.max(Duration::from_millis(100));
+        let interval = interval + interval.mul_f64(rand::rng().random_range(0.0..0.1));
+        let mut tick = interval_at(Instant::now() + interval, interval);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self {
+            store,
+            inbound: Some(inbound),
+            config,
+            stop,
+            signal: Arc::default(),
+            watchers: BTreeMap::new(),
+            next_id: 0,
+            ready: VecDeque::new(),
+            work: VecDeque::new(),
+            asked: false,
+            tick,
+        }
+    }
+
+    /// The responses, encoded.
+    pub fn into_messages(self) -> impl Stream<Item = Result<Bytes, Status>> + Send
+    where
+        S: 'static,
+    {
+        futures_util::stream::unfold(Some(self), |stream| async {
+            let mut stream = stream?;
+            match stream.next().await {
+                Ok(message) => Some((Ok(message), Some(stream))),
+                Err(status) => Some((Err(status), None)),
+            }
+        })
+    }
+
+    async fn next(&mut self) -> Result<Bytes, Status> {
+        loop {
+            self.work.extend(self.signal.take());
+            if let Some(message) = self.ready.pop_front() {
+                return Ok(message);
+            }
+            let busy = !self.work.is_empty();
+            if !busy && std::mem::take(&mut self.asked) {
+                self.answer_progress();
+                continue;
+            }
+            let stop = self.stop.clone();
+            tokio::select! {
+                biased;
+                () = stop.asked() => return Err(Fault::Stopped.into()),
+                request = next_request(&mut self.inbound) => match request {
+                    Some(request) => self.take(request?),
+                    None => self.inbound = None,
+                },
+                _ = self.tick.tick() => self.send_progress(),
+                () = std::future::ready(()), if busy => self.work().await?,
+                () = self.signal.marked(), if !busy => {}
+            }
+        }
+    }
+
+    fn take(&mut self, request: WatchRequest) {
+        match request.request_union {
+            Some(RequestUnion::CreateRequest(create)) => self.create(create),
+            Some(RequestUnion::CancelRequest(cancel)) => {
+                if self.remove(cancel.watch_id) {
+                    let header = self.store.shared().hub.closed();
+                    self.control(cancel.watch_id, header, |response| put_varint_field(response, 4, 1));
+                }
+            }
+            Some(RequestUnion::ProgressRequest(_)) => self.asked = true,
+            None => {}
+        }
+    }
+
+    fn create(&mut self, create: WatchCreateRequest) {
+        let closed = self.store.shared().hub.closed();
+        let key = if create.key.is_empty() { Bytes::from_static(b"\0") } else { create.key };
+        let keys = KeyRange::from_wire(key, create.range_end);
+        let refusal = if keys.is_empty() {
+            Some(EMPTY_RANGE.to_owned())
+        } else if create.start_revision < 0 {
+            Some(NEGATIVE_START.to_owned())
+        } else if create.watch_id != 0 && self.watchers.contains_key(&create.watch_id) {
+            Some(DUPLICATE_ID.to_owned())
+        } else {
+            let owned = self.store.owns(std::slice::from_ref(&keys), self.config.part);
+            owned.err().map(|what| format!("{NOT_OWNER_REASON}: {what}"))
+        };
+        if let Some(reason) = refusal {
+            self.control(-1, closed, |response| {
+                put_varint_field(response, 3, 1);
+                put_varint_field(response, 4, 1);
+                put_bytes_field(response, 6, reason.as_bytes());
+            });
+            return;
+        }
+        let id = match create.watch_id {
+            0 => self.free_id(),
+            id => id,
+        };
+        self.control(id, closed, |response| put_varint_field(response, 3, 1));
+        if create.start_revision > 0 && create.start_revision < self.store.shared().compacted() {
+            self.cancel_compacted(id);
+            return;
+        }
+        let start = match create.start_revision {
+            0 => closed + 1,
+            start => start.cast_unsigned(),
+        };
+        let has = |filter: FilterType| create.filters.contains(&(filter as i32));
+        let wish = Wish {
+            keys: keys.clone(),
+            start,
+            prev_kv: create.prev_kv,
+            no_put: has(FilterType::Noput),
+            no_delete: has(FilterType::Nodelete),
+            fragment: create.fragment,
+            progress: create.progress_notify,
+        };
+        let registration = Registration::new(id, self.signal.clone(), keys);
+        self.watchers.insert(id, Watcher::new(id, wish, registration));
+        self.work.push_back(id);
+    }
+
+    fn free_id(&mut self) -> i64 {
+        while self.watchers.contains_key(&self.next_id) {
+            self.next_id += 1;
+        }
+        self.next_id += 1;
+        self.next_id - 1
+    }
+
+    fn cancel_compacted(&mut self, id: i64) {
+        let compacted = self.store.shared().compacted();
+        self.control(id, 0, |response| {
+            put_varint_field(response, 4, 1);
+            put_varint_field(response, 5, compacted.cast_unsigned());
+        });
+    }
+
+    /// Queues a response without events.
+    fn control(&mut self, id: i64, header: u64, rest: impl FnOnce(&mut BytesMut)) {
+        let mut response = BytesMut::with_capacity(64);
+        put_header(&mut response, Some(&self.store.shared().identity), header);
+        put_varint_field(&mut response, 2, id.cast_unsigned());
+        rest(&mut response);
+        self.ready.push_back(response.freeze());
+    }
+
+    fn remove(&mut self, id: i64) -> bool {
+        let Some(watcher) = self.watchers.remove(&id) else { return false };
+        self.store.shared().hub.remove(&watcher.registration);
+        true
+    }
+
+    /// Lets one watcher read on.
+    async fn work(&mut self) -> Result<(), Status> {
+        let Some(id) = self.work.pop_front() else { return Ok(()) };
+        let Some(watcher) = self.watchers.get_mut(&id) else { return Ok(()) };
+        let fragment_bytes = self.store.limits().request_bytes_max + (512 << 10);
+        match watcher.step(self.store.shared(), fragment_bytes).await {
+            Ok(Step::Responses(responses)) => {
+                self.ready.extend(responses);
+                self.work.push_back(id);
+            }
+            Ok(Step::Synced(responses)) => self.ready.extend(responses),
+            Ok(Step::Compacted(_)) => {
+                self.remove(id);
+                self.cancel_compacted(id);
+            }
+            Err(error) => {
+                tracing::error!("history for a watcher was not read: {error}");
+                return Err(Fault::Timeout.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// What everybody on this stream has closed, if all are synced and none has anything to read.
+    fn closed(&self) -> Option<u64> {
+        let synced = self.watchers.values().all(Watcher::is_synced);
+        let registrations = self.watchers.values().map(|watcher| &watcher.registration);
+        synced.then(|| self.store.shared().hub.closed_for(registrations)).flatten()
+    }
+
+    fn answer_progress(&mut self) {
+        let Some(closed) = self.closed().filter(|_| !self.watchers.is_empty()) else { return };
+        if self.watchers.values().all(|watcher| watcher.wish.start <= closed) {
+            self.control(-1, closed, |_| {});
+        }
+    }
+
+    fn send_progress(&mut self) {
+        let hub = &self.store.shared().hub;
+        let mut quiet = Vec::new();
+        for (id, watcher) in self.watchers.iter_mut().filter(|(_, watcher)| watcher.wish.progress) {
+            let spoke = std::mem::take(&mut watcher.spoke);
+            let closed = hub.closed_for(std::iter::once(&watcher.registration));
+            if let Some(closed) = closed.filter(|closed| watcher.is_synced() && !spoke && watcher.wish.start <= *closed) {
+                quiet.push((*id, closed));
+            }
+        }
+        for (id, closed) in quiet {
+            self.control(id, closed, |_| {});
+        }
+    }
+}
+
+/// How a refusal of keys that another group owns begins.
+pub const NOT_OWNER_REASON: &str = "kubebrain: not-owner";
+
+impl<S> Drop for WatchStream<S> {
+    fn drop(&mut self) {
+        for watcher in self.watchers.values() {
+            self.store.shared().hub.remove(&watcher.registration);
+        }
+    }
+}
+
+async fn next_request<S>(inbound: &mut Option<S>) -> Option<Result<WatchRequest, Status>>
+where
+    S: Stream<Item = Result<WatchRequest, Status>> + Unpin,
+{
+    match inbound {
+        Some(inbound) => inbound.next().await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,234 @@
+//! [`Watcher`]: a cursor over the events of a range.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use kubebrain_shared::range::KeyRange;
+use kubebrain_shared::wire::{put_bytes_field, put_bytes_header, put_varint_field};
+
+use super::event::{Event, Prior, RevisionEvents};
+use super::history::{History, HistoryError};
+use super::hub::{Read, Registration};
+use crate::mvcc::answer::{Entry, put_header};
+use crate::mvcc::index::Version;
+use crate::mvcc::shared::Shared;
+
+/// Events of one response end with the revision that passes this; a slow client costs about so much at a time.
+const RESPONSE_BYTES: usize = 1 << 20;
+
+/// What a watcher wants.
+#[derive(Clone, Debug)]
+pub struct Wish {
+    /// Which keys.
+    pub keys: KeyRange,
+    /// Events below it are withheld.
+    pub start: u64,
+    /// With the entry before.
+    pub prev_kv: bool,
+    /// Not puts.
+    pub no_put: bool,
+    /// Not deletions.
+    pub no_delete: bool,
+    /// Large responses may come in parts.
+    pub fragment: bool,
+    /// Quiet time is filled with progress.
+    pub progress: bool,
+}
+
+#[derive(Debug)]
+enum Place {
+    /// Behind; reads on from here.
+    CatchingUp { next: u64, history: History },
+    /// The hub marks it when there is something to read.
+    Synced,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Watcher {
+    /// What it wants.
+    pub wish: Wish,
+    /// As the hub knows it.
+    pub registration: Arc<Registration>,
+    /// Something was sent since the last periodic progress.
+    pub spoke: bool,
+    place: Place,
+    id: i64,
+}
+
+/// What one step gave.
+#[derive(Debug)]
+pub enum Step {
+    /// Responses, possibly none.
+    Responses(Vec<Bytes>),
+    /// Nothing more to read for now; the last responses.
+    Synced(Vec<Bytes>),
+    /// What it should read next is compacted up to this revision.
+    Compacted(i64),
+}
+
+impl Wish {
+    /// True if an event is sent.
+    pub fn wants(&self, revision: u64, event: &Event) -> bool {
+        let filtered = if event.deleted { self.no_delete } else { self.no_put };
+        revision >= self.start && !filtered && self.keys.contains(&event.key)
+    }
+}
+
+impl Watcher {
+    /// Begins at `wish.start`.
+    pub fn new(id: i64, wish: Wish, registration: Arc<Registration>) -> Self {
+        let place = Place::CatchingUp { next: wish.start, history: History::default() };
+        Self { wish, registration, spoke: false, place, id }
+    }
+
+    /// True if the hub marks it when there is something to read.
+    pub const fn is_synced(&self) -> bool {
+        matches!(self.place, Place::Synced)
+    }
+
+    /// Reads on. At most about [`RESPONSE_BYTES`] are given.
+    ///
+    /// # Errors
+    /// What history says, but for compaction.
+    ///
+    /// # Cancel safety
+    /// Not safe: what was read would be lost. The stream that owns it polls it to its end.
+    pub async fn step(&mut self, shared: &Shared, fragment_bytes: usize) -> Result<Step, HistoryError> {
+        let (wish, registration) = (&self.wish, &self.registration);
+        let wanted = |revision, event: &Event| wish.wants(revision, event);
+        let (events, header, synced) = match &mut self.place {
+            Place::Synced => {
+                let unread = registration.unread();
+                match shared.hub.read(RESPONSE_BYTES, registration, wanted) {
+                    Read::Events(events, next) => (events, next - 1, false),
+                    Read::Closed(events, closed) => (events, closed, true),
+                    Read::Evicted => {
+                        self.place = Place::CatchingUp { next: unread, history: History::default() };
+                        return Ok(Step::Responses(Vec::new()));
+                    }
+                }
+            }
+            Place::CatchingUp { next, history } => {
+                match shared.hub.catch_up(*next, RESPONSE_BYTES, registration, wanted) {
+                    Read::Events(events, then) => {
+                        *next = then;
+                        (events, then - 1, false)
+                    }
+                    Read::Closed(events, closed) => {
+                        self.place = Place::Synced;
+                        (events, closed, true)
+                    }
+                    Read::Evicted => match history.page(shared, &wish.keys, *next).await {
+                        Ok(page) => {
+                            *next = page.next;
+                            (page.events, page.next - 1, false)
+                        }
+                        Err(HistoryError::Compacted(_)) => return Ok(Step::Compacted(shared.compacted())),
+                        Err(error) => return Err(error),
+                    },
+                }
+            }
+        };
+        let responses = self.responses(shared, events, header, fragment_bytes).await;
+        self.spoke |= !responses.is_empty();
+        Ok(if synced { Step::Synced(responses) } else { Step::Responses(responses) })
+    }
+
+    async fn responses(
+        &self,
+        shared: &Shared,
+        revisions: Vec<RevisionEvents>,
+        header: u64,
+        fragment_bytes: usize,
+    ) -> Vec<Bytes> {
+        let wanted: Vec<(u64, &Event)> = revisions
+            .iter()
+            .flat_map(|revision| revision.events.iter().map(|event| (revision.revision, event)))
+            .filter(|(revision, event)| self.wish.wants(*revision, event))
+            .collect();
+        if wanted.is_empty() {
+            return Vec::new();
+        }
+        let priors = if self.wish.prev_kv { priors(shared, &wanted).await } else { Vec::new() };
+        let mut priors = priors.into_iter();
+        let mut encoded = Vec::with_capacity(wanted.len());
+        for (_, event) in wanted {
+            encoded.push(encode(event, priors.next().flatten().as_ref()));
+        }
+        let parts = match self.wish.fragment {
+            true => split(encoded, fragment_bytes),
+            false => vec![encoded],
+        };
+        let last = parts.len() - 1;
+        let part = |(position, events): (usize, Vec<Bytes>)| {
+            let mut response = BytesMut::with_capacity(events.iter().map(|event| event.len() + 6).sum::<usize>() + 64);
+            put_header(&mut response, Some(&shared.identity), header);
+            put_varint_field(&mut response, 2, self.id.cast_unsigned());
+            if position < last {
+                put_varint_field(&mut response, 7, 1);
+            }
+            for event in events {
+                put_bytes_field(&mut response, 11, &event);
+            }
+            response.freeze()
+        };
+        parts.into_iter().enumerate().map(part).collect()
+    }
+}
+
+fn encode(event: &Event, prior: Option<&Bytes>) -> Bytes {
+    let mut bytes = BytesMut::with_capacity(event.kv.len() + prior.map_or(0, Bytes::len) + 16);
+    if event.deleted {
+        put_varint_field(&mut bytes, 1, 1);
+    }
+    put_bytes_field(&mut bytes, 2, &event.kv);
+    if let Some(prior) = prior {
+        put_bytes_header(&mut bytes, 3, prior.len());
+        bytes.extend_from_slice(prior);
+    }
+    bytes.freeze()
+}
+
+/// Cuts events into parts of about `bytes_max`.
+fn split(events: Vec<Bytes>, bytes_max: usize) -> Vec<Vec<Bytes>> {
+    let mut parts = vec![Vec::new()];
+    let mut bytes = 0;
+    for event in events {
+        if bytes > 0 && bytes + event.len() > bytes_max {
+            parts.push(Vec::new());
+            bytes = 0;
+        }
+        bytes += event.len() + 6;
+        if let Some(part) = parts.last_mut() {
+            part.push(event);
+        }
+    }
+    parts
+}
+
+/// The entries before, in order. One that was compacted meanwhile is missing, as in etcd.
+async fn priors(shared: &Shared, events: &[(u64, &Event)]) -> Vec<Option<Bytes>> {
+    let mut wanted = Vec::new();
+    for (_, event) in events {
+        if let Prior::At(revision) = event.prior {
+            let version = Version { revision, create: 0, count: 1, lease: 0 };
+            wanted.push(Entry { key: event.key.clone(), version, kv: None });
+        }
+    }
+    if shared.values.fill(&mut wanted).await.is_err() {
+        for entry in &mut wanted {
+            let one = std::slice::from_mut(entry);
+            if let Err(error) = shared.values.fill(one).await {
+                tracing::debug!(group = %shared.group, "an event goes out without the entry before it: {error}");
+            }
+        }
+    }
+    let mut read = wanted.into_iter().map(|entry| entry.kv);
+    let prior = |(_, event): &(u64, &Event)| match &event.prior {
+        Prior::None => None,
+        Prior::Known(kv) => Some(kv.clone()),
+        Prior::At(_) => read.next().flatten(),
+    };
+    events.iter().map(prior).collect()
+}

@@ -1,0 +1,51 @@
+# Every recipe is one line that also runs by hand. `just` alone lists them.
+default:
+    @just --list
+
+# what a change must pass before it is offered
+check: fmt clippy deny test docs
+
+fmt:
+    cargo fmt --all --check
+
+clippy:
+    cargo clippy --workspace --all-targets -- -D warnings
+
+deny:
+    cargo deny check licenses bans sources
+
+# needs the advisory database
+advisories:
+    cargo deny check advisories
+
+test *ARGS:
+    cargo test --workspace {{ARGS}}
+
+docs:
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+
+build:
+    cargo build --release
+
+# etcd, etcdctl, kube-apiserver and friends from Go modules; about 11 minutes the first time
+kit:
+    nice -n 10 tests/kubernetes/build
+
+# outside judges: the storage tests of k8s.io/apiserver on one brain, on standalone
+storage-brain: build
+    tests/storage/compare brain all
+
+storage-standalone: build
+    tests/storage/compare standalone all
+
+# a real kube-apiserver on one process: smoke, consistency checks, log lines
+kubernetes: build
+    tests/kubernetes/run smoke standalone
+
+# what a machine runs on every change, from nothing, in at most 45 minutes
+ci:
+    .ci/run
+
+# everything there is; writes docs/results
+full:
+    tests/full

@@ -1,0 +1,138 @@
+//! [`Config`]: what a proxy is told once; immutable afterwards.
+
+use std::time::Duration;
+
+use kubebrain_shared::dial::DialConfig;
+
+/// What `Status` and `/version` say. Kubernetes switches features on by it.
+pub const ETCD_VERSION: &str = "3.6.11";
+
+/// What gRPC may add to a request of `request_bytes_max`, as in etcd.
+pub(crate) const GRPC_OVERHEAD_BYTES: usize = 512 * 1024;
+
+/// Settings of one proxy.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Name of the one member that `MemberList` shows. Default `kubebrain`.
+    pub name: String,
+    /// Where clients reach this proxy: the member's client URL. Default `http://127.0.0.1:2379`.
+    pub advertised_url: String,
+    /// What `Status` and `/version` claim to be. Default [`ETCD_VERSION`].
+    pub etcd_version: String,
+    /// Largest request, without gRPC's overhead of 512 KiB; default 1.5 MiB as in etcd. Larger costs memory per
+    /// request in flight; the brain's own bound answers before this one.
+    pub request_bytes_max: usize,
+    /// Largest answer that is put together from several groups in memory; default 128 MiB. Above it a Range is refused
+    /// with a sentence that names RangeStream.
+    pub merged_bytes_max: usize,
+    /// Requests at work at once; default 16 384. Above it they are answered "too many requests" at once.
+    pub in_flight_max: usize,
+    /// How long a request that was surely not carried out is tried again; default 5 s.
+    pub retry_for: Duration,
+    /// How often every group is asked for its revision, which keeps the start of "watch from now" fresh; default 1 s.
+    pub refresh_every: Duration,
+    /// Watchers on one client stream; default 65 536.
+    pub watchers_max: usize,
+    /// Events of one group that wait for the other groups, per watcher over several groups; default 256 KiB. Then that
+    /// group's stream is not read until the others catch up.
+    pub merge_buffer_bytes_max: usize,
+    /// How long streams may take to hear that the proxy stops; default 7 s, as etcd.
+    pub drain: Duration,
+    /// Connections to brains for requests.
+    pub dial: DialConfig,
+    /// Receive window of one watch stream from a brain; default 64 KiB. A client that does not read costs this much per
+    /// group; the connection's window is so large that it never stalls the others.
+    pub watch_window_bytes: u32,
+    /// Planted faults.
+    #[cfg(any(test, feature = "seams"))]
+    pub seams: Seams,
+}
+
+/// Planted faults: each breaks one promise, so that a model test can show that it would notice.
+#[cfg(any(test, feature = "seams"))]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Seams {
+    /// Forwarded requests carry floor 0.
+    pub ignore_floor: bool,
+    /// A manual progress request is answered with the floor at once.
+    pub progress_early: bool,
+    /// A watcher over several groups sends events as they arrive.
+    pub merge_without_watermark: bool,
+    /// A lost upstream watch is resumed at the closed revision instead of the next one.
+    pub resume_at_closed: bool,
+    /// The compaction transaction is answered before the other groups are advanced.
+    pub skip_sync_point: bool,
+    /// Each group's part of a range is read at its own "now".
+    pub read_parts_at_now: bool,
+}
+
+/// Which planted fault; see [`Config::planted`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Seam {
+    IgnoreFloor,
+    ProgressEarly,
+    MergeWithoutWatermark,
+    ResumeAtClosed,
+    SkipSyncPoint,
+    ReadPartsAtNow,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            name: "kubebrain".into(),
+            advertised_url: "http://127.0.0.1:2379".into(),
+            etcd_version: ETCD_VERSION.into(),
+            request_bytes_max: 1536 * 1024,
+            merged_bytes_max: 128 * 1024 * 1024,
+            in_flight_max: 16_384,
+            retry_for: Duration::from_secs(5),
+            refresh_every: Duration::from_secs(1),
+            watchers_max: 65_536,
+            merge_buffer_bytes_max: 256 * 1024,
+            drain: Duration::from_secs(7),
+            dial: DialConfig::default(),
+            watch_window_bytes: 64 * 1024,
+            #[cfg(any(test, feature = "seams"))]
+            seams: Seams::default(),
+        }
+    }
+}
+
+impl Config {
+    /// True if this fault is planted; constant `false` in a product build.
+    pub(crate) fn planted(&self, seam: Seam) -> bool {
+        #[cfg(any(test, feature = "seams"))]
+        {
+            let seams = self.seams;
+            match seam {
+                Seam::IgnoreFloor => seams.ignore_floor,
+                Seam::ProgressEarly => seams.progress_early,
+                Seam::MergeWithoutWatermark => seams.merge_without_watermark,
+                Seam::ResumeAtClosed => seams.resume_at_closed,
+                Seam::SkipSyncPoint => seams.skip_sync_point,
+                Seam::ReadPartsAtNow => seams.read_parts_at_now,
+            }
+        }
+        #[cfg(not(any(test, feature = "seams")))]
+        {
+            let _never = seam;
+            false
+        }
+    }
+
+    /// Connections to brains for watch streams.
+    pub(crate) fn watch_dial(&self) -> DialConfig {
+        DialConfig {
+            stream_window_bytes: self.watch_window_bytes,
+            // HTTP/2's largest window: streams that nobody reads must not use up what all of them share
+            connection_window_bytes: (1 << 31) - 1,
+            ..self.dial.clone()
+        }
+    }
+
+    /// Largest gRPC message that a client may send.
+    pub(crate) fn message_bytes_max(&self) -> usize {
+        self.request_bytes_max + GRPC_OVERHEAD_BYTES
+    }
+}

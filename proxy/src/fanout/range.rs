@@ -1,0 +1,186 @@
+//! A Range over several groups: fence them, take the highest of their revisions, read each *at* it.
+//!
+//! Exact without a coordinator: every write acknowledged before the request is at or below R in its group, and a group
+//! that was raised to R never again writes at or below it. Two round trips.
+
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use futures_util::future::try_join_all;
+use http::{HeaderMap, Response};
+use kubebrain_proto::etcdserverpb::RangeRequest;
+use kubebrain_proto::etcdserverpb::range_request::SortTarget;
+use kubebrain_shared::fault::Fault;
+use kubebrain_shared::revision::Revision;
+use kubebrain_shared::wire;
+use tonic::Status;
+use tonic::body::Body;
+
+use super::Setback;
+use super::merge::{Order, Part, Row, merge, put_rows};
+use crate::call::Ask;
+use crate::config::Seam;
+use crate::core::Core;
+use crate::grpc::{self, Framed};
+use crate::group::Group;
+use crate::identity::Identity;
+
+/// What is asked of all parts.
+pub(crate) struct Plan {
+    pub(crate) request: RangeRequest,
+    /// What each group is sent.
+    message: Framed,
+    /// Of the header: what the client may count on from now.
+    pub(crate) revision: Revision,
+    /// The client did not name a revision.
+    at_now: bool,
+}
+
+impl Core {
+    /// Fences the groups and decides at which revision all of them are read.
+    ///
+    /// # Errors
+    /// For the client: not protobuf, or a group that does not answer.
+    pub(crate) async fn plan(&self, message: &Framed, groups: &[Arc<Group>]) -> Result<Plan, Status> {
+        let request: RangeRequest = grpc::decode(message.message())?;
+        self.fence(groups).await?;
+        // the floor is at or above what each of them answered
+        let revision = self.floor.get();
+        let at_now = request.revision <= 0;
+        let message = message.with_fields(|fields| {
+            if at_now && !self.config.planted(Seam::ReadPartsAtNow) {
+                wire::put_varint_field(fields, 4, revision.get());
+            }
+            if request.keys_only && request.sort_target() == SortTarget::Value {
+                wire::put_varint_field(fields, 8, 0); // sorted by what is blanked only afterwards
+            }
+        });
+        Ok(Plan { request, message, revision, at_now })
+    }
+
+    /// The whole answer, in memory.
+    ///
+    /// # Errors
+    /// [`Setback::Again`] where nothing was learned; otherwise what the client is told.
+    pub(crate) async fn merged_range(
+        &self,
+        headers: &HeaderMap,
+        message: &Framed,
+        groups: &[Arc<Group>],
+        version: u64,
+    ) -> Result<Response<Body>, Setback> {
+        let plan = self.plan(message, groups).await?;
+        let ask = plan.ask("/etcdserverpb.KV/Range", headers, version);
+        let bytes_max = self.config.merged_bytes_max;
+        let parts = try_join_all(groups.iter().map(|group| async {
+            let answer = self.send(group, &ask).await.map_err(Setback::of_read)?;
+            answer.message(bytes_max).await.map_err(|status| plan.refusal(status, bytes_max))
+        }))
+        .await?;
+        if parts.iter().map(bytes::Bytes::len).sum::<usize>() > bytes_max {
+            return Err(too_large(bytes_max).into());
+        }
+        let parts = parts.iter().map(Part::read).collect::<Result<Vec<_>, _>>()?;
+        Ok(grpc::answer_framed(plan.merge(parts, self.identity())?.frame()))
+    }
+}
+
+fn too_large(bytes_max: usize) -> Status {
+    Status::resource_exhausted(format!(
+        "kubebrain: the answer from several groups exceeds {bytes_max} bytes: use RangeStream or a limit"
+    ))
+}
+
+impl Plan {
+    /// Of every part.
+    pub(crate) fn ask(&self, path: &'static str, headers: &HeaderMap, version: u64) -> Ask {
+        Ask { path, headers: headers.clone(), message: self.message.clone(), part: Some(version), floor: true }
+    }
+
+    /// A part's error. A revision that was compacted while it was read "at now" is looked up again.
+    pub(crate) fn refusal(&self, status: Status, bytes_max: usize) -> Setback {
+        match (Fault::of(&status), status.code()) {
+            (Some(Fault::Compacted), _) if self.at_now => Setback::Again,
+            (Some(Fault::Timeout), _) => Setback::Again,
+            (None, tonic::Code::ResourceExhausted) => too_large(bytes_max).into(),
+            _ => status.into(),
+        }
+    }
+
+    fn merge(&self, parts: Vec<Part>, identity: Identity) -> Result<Framed, Status> {
+        let count: i64 = parts.iter().map(|part| part.count).sum();
+        let total: usize = parts.iter().map(|part| part.rows.len()).sum();
+        let cut = parts.iter().any(|part| part.more);
+        let limit = usize::try_from(self.request.limit).unwrap_or(0);
+        let mut rows = merge(parts.into_iter().map(|part| part.rows).collect(), Order::of(&self.request), limit)?;
+        let more = cut || rows.len() < total;
+        if self.request.keys_only && self.request.sort_target() == SortTarget::Value {
+            rows = rows.into_iter().map(blank).collect();
+        }
+        let mut answer = BytesMut::with_capacity(64 + rows.iter().map(|row| row.raw.len() + 6).sum::<usize>());
+        identity.put_header(&mut answer, self.revision);
+        put_rows(&mut answer, 2, &rows);
+        put_end(&mut answer, more, count);
+        Ok(Framed::new(&answer))
+    }
+}
+
+/// `more` and `count`, as protobuf writes them: not at all where they are zero.
+pub(crate) fn put_end(answer: &mut BytesMut, more: bool, count: i64) {
+    if more {
+        wire::put_varint_field(answer, 3, 1);
+    }
+    if count != 0 {
+        wire::put_varint_field(answer, 4, count.cast_unsigned());
+    }
+}
+
+/// The row without its value.
+fn blank(row: Row) -> Row {
+    let raw = Framed::new(&row.raw).with_fields(|fields| wire::put_bytes_field(fields, 5, b"")).message();
+    Row { key: row.key, raw }
+}
+
+#[cfg(test)]
+mod tests {
+    use kubebrain_proto::etcdserverpb::RangeResponse;
+    use kubebrain_proto::mvccpb::KeyValue;
+    use prost::Message as _;
+
+    use super::*;
+
+    fn part(keys: &[&str], more: bool, count: i64) -> Part {
+        let kvs = keys.iter().map(|key| KeyValue { key: key.to_string().into(), ..KeyValue::default() }).collect();
+        let message = RangeResponse { header: None, kvs, more, count }.encode_to_vec();
+        Part::read(&message.into()).expect("readable")
+    }
+
+    fn merged(limit: i64, parts: Vec<Part>) -> (Vec<String>, bool, i64) {
+        let request = RangeRequest { limit, ..RangeRequest::default() };
+        let plan = Plan { request, message: Framed::new(b""), revision: Revision::new(7), at_now: true };
+        let answer = plan.merge(parts, Identity::default()).expect("merges").message();
+        let answer = RangeResponse::decode(answer).expect("decodes");
+        assert_eq!(answer.header.expect("has one").revision, 7);
+        let keys = answer.kvs.iter().map(|kv| String::from_utf8_lossy(&kv.key).into_owned()).collect();
+        (keys, answer.more, answer.count)
+    }
+
+    #[test]
+    fn limit_more_and_count_are_of_the_whole() {
+        let keys = |keys: &[&str]| keys.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let two = || vec![part(&["a", "c"], false, 2), part(&["b"], false, 1)];
+        assert_eq!(merged(0, two()), (keys(&["a", "b", "c"]), false, 3));
+        assert_eq!(merged(3, two()), (keys(&["a", "b", "c"]), false, 3));
+        assert_eq!(merged(2, two()), (keys(&["a", "b"]), true, 3));
+        assert_eq!(merged(1, vec![part(&["a"], true, 9), part(&[], false, 0)]), (keys(&["a"]), true, 9));
+        assert_eq!(merged(0, vec![part(&[], false, 4), part(&[], false, 3)]), (keys(&[]), false, 7), "count only");
+    }
+
+    #[test]
+    fn a_value_can_be_blanked_without_decoding() {
+        let kv = KeyValue { key: "k".into(), value: "v".into(), mod_revision: 5, ..KeyValue::default() };
+        let row = super::super::merge::row(kv.encode_to_vec().into()).expect("readable");
+        let blanked = KeyValue::decode(blank(row).raw).expect("decodes");
+        assert_eq!(blanked, KeyValue { value: bytes::Bytes::new(), ..kv });
+    }
+}

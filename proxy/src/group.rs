@@ -1,0 +1,95 @@
+//! [`Group`]: one brain group as this proxy reaches it.
+//!
+//! For now a group is its master: the first of its addresses that answers. Election and slaves come here later; nothing
+//! outside knows how many nodes there are.
+
+use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use kubebrain_shared::dial::{Channel, Connector, DialError};
+use kubebrain_shared::group::GroupName;
+use kubebrain_shared::revision::Revision;
+use tonic::body::Body;
+use tower::Service as _;
+
+use crate::config::Config;
+use crate::floor::Floor;
+
+/// Which connection: watch streams do not wait behind big answers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Lane {
+    Bulk,
+    Watch,
+}
+
+/// A group: its nodes, and the highest revision that it is known to have committed.
+pub(crate) struct Group {
+    name: GroupName,
+    nodes: Vec<Node>,
+    current: AtomicUsize,
+    known: Floor,
+}
+
+struct Node {
+    bulk: Channel,
+    watch: Channel,
+}
+
+impl Group {
+    pub(crate) fn new(name: GroupName, connectors: Vec<Connector>, config: &Config) -> Self {
+        let node = |connector: Connector| Node {
+            bulk: Channel::new(connector.clone(), config.dial.clone()),
+            watch: Channel::new(connector, config.watch_dial()),
+        };
+        let nodes = connectors.into_iter().map(node).collect();
+        Self { name, nodes, current: AtomicUsize::new(0), known: Floor::default() }
+    }
+
+    pub(crate) fn name(&self) -> &GroupName {
+        &self.name
+    }
+
+    /// A revision that this group's committed revision has reached. It never falls, also not over a change of master.
+    pub(crate) fn known(&self) -> Revision {
+        self.known.get()
+    }
+
+    /// An answer of this group showed that it has committed `revision`.
+    pub(crate) fn reached(&self, revision: Revision) {
+        self.known.raise(revision);
+    }
+
+    /// Sends to the current node. One that surely did not take it makes the next try go to the next node.
+    ///
+    /// # Errors
+    /// [`DialError`]; `None` where the placement names no node for the group.
+    ///
+    /// # Cancel safety
+    /// A dropped call resets the request's stream; a write may have been carried out.
+    pub(crate) async fn send(
+        &self,
+        lane: Lane,
+        request: Request<Body>,
+    ) -> Result<Response<Incoming>, Option<DialError>> {
+        let at = self.current.load(Ordering::Relaxed);
+        let node = self.nodes.get(at).ok_or(None)?;
+        let mut channel = match lane {
+            Lane::Bulk => node.bulk.clone(),
+            Lane::Watch => node.watch.clone(),
+        };
+        let sent = channel.call(request).await;
+        if sent.as_ref().is_err_and(DialError::surely_not_sent) {
+            let next = (at + 1) % self.nodes.len();
+            let _raced = self.current.compare_exchange(at, next, Ordering::Relaxed, Ordering::Relaxed);
+        }
+        sent.map_err(Some)
+    }
+}
+
+impl fmt::Debug for Group {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Group").field("name", &self.name).field("nodes", &self.nodes.len()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,72 @@
+//! [`Limit`]: so many requests at work, and no more: the next one is answered at once.
+//!
+//! A request counts until its answer begins; streams therefore do not count while they last.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use http::{Request, Response};
+use kubebrain_shared::fault::Fault;
+use tokio::sync::Semaphore;
+use tonic::Status;
+use tonic::body::Body;
+use tower::Service;
+
+/// Around a service.
+#[derive(Clone, Debug)]
+pub(crate) struct Limit<S> {
+    inner: S,
+    free: Arc<Semaphore>,
+}
+
+impl<S> Limit<S> {
+    pub(crate) fn new(inner: S, free: Arc<Semaphore>) -> Self {
+        Self { inner, free }
+    }
+}
+
+impl<S, B> Service<Request<B>> for Limit<S>
+where
+    S: Service<Request<B>, Response = Response<Body>, Error = Infallible, Future: Send + 'static>,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let Ok(permit) = Arc::clone(&self.free).try_acquire_owned() else {
+            return Box::pin(async { Ok(Status::from(Fault::TooManyRequests).into_http()) });
+        };
+        let answer = self.inner.call(request);
+        Box::pin(async move {
+            let answer = answer.await;
+            drop(permit);
+            answer
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn above_the_limit_the_answer_is_immediate() {
+        let never = tower::service_fn(|_: Request<()>| pending::<Result<Response<Body>, Infallible>>());
+        let mut limit = Limit::new(never, Arc::new(Semaphore::new(1)));
+        let first = limit.call(Request::new(()));
+        let Ok(refused) = limit.call(Request::new(())).await;
+        let status = Status::from_header_map(refused.headers()).expect("a status");
+        assert_eq!(Fault::of(&status), Some(Fault::TooManyRequests));
+        drop(first);
+        assert_eq!(limit.free.available_permits(), 1, "a dropped request gives its place back");
+    }
+}

@@ -1,0 +1,4 @@
+//! One tower layer each.
+
+pub(crate) mod limit;
+pub(crate) mod trace;

@@ -1,0 +1,48 @@
+//! The proxy: one etcd endpoint over many brain groups.
+//!
+//! A request is classified from its bytes, placed by the table, and forwarded as it came; an answer goes back byte for
+//! byte. Only where several groups answer together, or an id must be rewritten, is anything built here.
+//!
+//! ```text
+//! serve → layer/{trace, limit} → service (by path) ─┬─ classify → table → call → group → brain
+//!                                                   ├─ fanout: one range or delete over several groups
+//!                                                   └─ watch: one client stream over many groups' streams
+//! ```
+//!
+//! Invariants:
+//! * The floor is raised before an answer can be seen; every forwarded request carries it. A revision that a client
+//!   merely names never becomes one.
+//! * A write is sent again only where it surely was not applied. What is not known is `Unavailable`.
+//! * Streams end with `Unavailable` when the proxy stops, never with OK.
+//! * Every queue has a bound; watch streams are pulled by their client.
+//!
+//! The index, in reading order.
+
+pub mod config;
+pub mod proxy;
+
+mod floor;
+mod identity;
+mod grpc;
+mod retry;
+mod classify;
+mod group;
+mod table;
+mod core;
+mod call;
+mod fanout;
+mod watch;
+mod layer;
+mod service;
+
+pub use config::{Config, ETCD_VERSION};
+pub use proxy::{Proxy, Service};
+
+/// What only proxies and brains tell each other never comes from or goes to a client.
+fn strip_own(headers: &mut http::HeaderMap) {
+    let own: Vec<http::HeaderName> =
+        headers.keys().filter(|name| name.as_str().starts_with("kubebrain-")).cloned().collect();
+    for name in own {
+        headers.remove(name);
+    }
+}

@@ -1,0 +1,146 @@
+//! [`Proxy`]: built, started, reloaded and stopped.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+use kubebrain_shared::dial::Connector;
+use kubebrain_shared::group::GroupName;
+use kubebrain_shared::placement::Placement;
+use kubebrain_shared::revision::Revision;
+use kubebrain_shared::stop::Stop;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use crate::config::Config;
+use crate::core::Core;
+use crate::retry::Retry;
+use crate::table::Table;
+
+pub use crate::service::Service;
+
+/// How many refreshes pass between two looks at who the home group is.
+const IDENTITY_EVERY: u32 = 10;
+
+/// One proxy. Dropping it does not end its streams; [`Proxy::stop`] does.
+pub struct Proxy {
+    core: Arc<Core>,
+}
+
+impl Proxy {
+    /// A proxy that has not talked to anybody. `connectors` are the brains of each group of the placement.
+    pub fn new(
+        config: Config,
+        placement: Arc<Placement>,
+        connectors: HashMap<GroupName, Vec<Connector>>,
+    ) -> Self {
+        let table = Table::new(placement, connectors, None, &config);
+        Self { core: Arc::new(Core::new(config, table)) }
+    }
+
+    /// Fences every group, so that this proxy's floor is at or above all that any of them has acknowledged; ready
+    /// then. Returns when ready or stopped; a group that does not answer is waited for.
+    ///
+    /// # Cancel safety
+    /// A dropped call leaves a proxy that is not ready; it may be called again.
+    pub async fn start(&self) {
+        let Some(stop) = self.core.stop_handle() else { return };
+        tokio::select! {
+            () = stop.asked() => return,
+            () = fence_all(&self.core) => {}
+        }
+        if !self.core.ready().send_replace(true) {
+            tokio::spawn(refresh(Arc::clone(&self.core), stop));
+        }
+    }
+
+    /// The service for `shared::serve`.
+    pub fn service(&self) -> Service {
+        Service::new(Arc::clone(&self.core))
+    }
+
+    /// True once every group was fenced, until the stop.
+    pub fn is_ready(&self) -> bool {
+        *self.core.ready().borrow()
+    }
+
+    /// The highest revision that any answer through this proxy has shown.
+    pub fn floor(&self) -> Revision {
+        self.core.floor.get()
+    }
+
+    /// Replaces the table. Requests in flight end by the old one; watchers move over without a gap. A group that stays
+    /// keeps its connections unless `connectors` names it again.
+    pub fn replace_placement(
+        &self,
+        placement: Arc<Placement>,
+        connectors: HashMap<GroupName, Vec<Connector>>,
+    ) {
+        let table = Table::new(placement, connectors, Some(&self.core.table()), &self.core.config);
+        tracing::info!(version = format!("{:x}", table.version()), "the placement was replaced");
+        self.core.replace_table(table);
+    }
+
+    /// Ends every stream with `Unavailable` "server stopped" and waits for them, up to the configured drain time. New
+    /// requests are refused in the same way.
+    ///
+    /// # Cancel safety
+    /// A dropped call has asked; what is inside ends by itself.
+    pub async fn stop(&self) {
+        self.core.ready().send_replace(false);
+        if let Some(stopper) = self.core.take_stopper() {
+            stopper.ask();
+            if timeout(self.core.config.drain, stopper.stop()).await.is_err() {
+                tracing::warn!("some streams did not end in time: their clients do not read");
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Proxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Proxy").field("ready", &self.is_ready()).field("floor", &self.floor()).finish_non_exhaustive()
+    }
+}
+
+/// Until every group of the newest table has answered, and home has said who it is.
+async fn fence_all(core: &Core) {
+    loop {
+        let fenced = core.fence(core.table().groups()).await;
+        let learned = core.learn_identity().await;
+        match fenced.map(|_| ()).and(learned) {
+            Ok(()) => return,
+            Err(status) => tracing::warn!(%status, "not every group answers: not ready"),
+        }
+        let _never_over = Retry::new(core.config.retry_for).pause().await;
+    }
+}
+
+/// Keeps the floor near the groups' revisions, so that "watch from now" means now. Groups are asked, not raised.
+/// Ends when asked to.
+async fn refresh(core: Arc<Core>, stop: Stop) {
+    let mut ticks = interval(core.config.refresh_every);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut round = 0_u32;
+    loop {
+        tokio::select! {
+            () = stop.asked() => return,
+            _ = ticks.tick() => {}
+        }
+        round = round.wrapping_add(1);
+        let table = core.table();
+        let asked = join_all(table.groups().map(|group| core.advance_once(group, Revision::ZERO)));
+        let work = async {
+            for status in asked.await.into_iter().filter_map(Result::err) {
+                tracing::debug!(%status, "a group does not answer");
+            }
+            if round.is_multiple_of(IDENTITY_EVERY) {
+                let _kept = core.learn_identity().await;
+            }
+        };
+        tokio::select! {
+            () = stop.asked() => return,
+            _late = timeout(core.config.retry_for, work) => {}
+        }
+    }
+}

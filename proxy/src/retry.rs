@@ -1,0 +1,101 @@
+//! [`Retry`]: when a request that was surely not carried out is tried again, and until when.
+
+use std::time::Duration;
+
+use http::HeaderMap;
+use kubebrain_shared::fault::Fault;
+use tokio::time::{Instant, sleep_until};
+use tonic::Status;
+
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const PAUSE_MAX: Duration = Duration::from_millis(500);
+
+/// Growing pauses up to a bound, which is the smaller of our own and the client's.
+#[derive(Debug)]
+pub(crate) struct Retry {
+    until: Instant,
+    pause: Duration,
+}
+
+impl Retry {
+    pub(crate) fn new(time: Duration) -> Self {
+        Self { until: Instant::now() + time, pause: FIRST_PAUSE }
+    }
+
+    /// Bounded by the client's `grpc-timeout` too.
+    pub(crate) fn of_request(time: Duration, headers: &HeaderMap) -> Self {
+        Self::new(timeout(headers).map_or(time, |asked| asked.min(time)))
+    }
+
+    /// Waits before the next try.
+    ///
+    /// # Errors
+    /// `Unavailable` "request timed out" when the time is over: never a code that makes a client apply it again.
+    pub(crate) async fn pause(&mut self) -> Result<(), Status> {
+        let next = Instant::now() + self.pause;
+        if next >= self.until {
+            return Err(Fault::Timeout.into());
+        }
+        self.pause = (self.pause * 2).min(PAUSE_MAX);
+        sleep_until(next).await;
+        Ok(())
+    }
+
+    pub(crate) fn until(&self) -> Instant {
+        self.until
+    }
+}
+
+/// The client's `grpc-timeout`: at most eight digits and a unit.
+fn timeout(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let number: u64 = digits.parse().ok().filter(|_| digits.len() <= 8)?;
+    Some(match unit {
+        "H" => Duration::from_secs(number * 3600),
+        "M" => Duration::from_secs(number * 60),
+        "S" => Duration::from_secs(number),
+        "m" => Duration::from_millis(number),
+        "u" => Duration::from_micros(number),
+        "n" => Duration::from_nanos(number),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timeouts_are_read_as_grpc_writes_them() {
+        for (text, expected) in [
+            ("5S", Some(Duration::from_secs(5))),
+            ("250m", Some(Duration::from_millis(250))),
+            ("1H", Some(Duration::from_secs(3600))),
+            ("99999999n", Some(Duration::from_nanos(99_999_999))),
+            ("123456789S", None),
+            ("S", None),
+            ("", None),
+            ("5x", None),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert("grpc-timeout", text.parse().expect("ascii"));
+            assert_eq!(timeout(&headers), expected, "{text}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn retrying_ends_with_the_time() {
+        let began = Instant::now();
+        let mut retry = Retry::new(Duration::from_secs(5));
+        let mut tries = 0;
+        let end = loop {
+            match retry.pause().await {
+                Ok(()) => tries += 1,
+                Err(status) => break status,
+            }
+        };
+        assert_eq!(Fault::of(&end), Some(Fault::Timeout));
+        assert!(began.elapsed() <= Duration::from_secs(5) && tries > 10, "{tries}");
+    }
+}

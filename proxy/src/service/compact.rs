@@ -1,0 +1,74 @@
+//! Compact: for all groups, or for none that is above every one of them.
+
+use std::sync::Arc;
+
+use futures_util::future::{join_all, try_join_all};
+use http::Response;
+use kubebrain_proto::etcdserverpb::{CompactionRequest, CompactionResponse};
+use kubebrain_shared::fault::Fault;
+use kubebrain_shared::revision::Revision;
+use tonic::Status;
+use tonic::body::Body;
+
+use super::Call;
+use crate::call::Failure;
+use crate::grpc;
+use crate::group::Group;
+use crate::retry::Retry;
+
+const PATH: &str = "/etcdserverpb.KV/Compact";
+
+impl Call<'_> {
+    /// After it, reads below the revision are refused by every group.
+    ///
+    /// # Errors
+    /// `ErrFutureRev` above every group's revision; `ErrCompacted` if all of them were compacted there already;
+    /// `Unavailable` where one may not have been.
+    pub(crate) async fn compact(&self) -> Result<Response<Body>, Status> {
+        let request: CompactionRequest = grpc::decode(self.message.message())?;
+        let table = self.core.table();
+        let groups: Vec<Arc<Group>> = table.groups().map(Arc::clone).collect();
+        if groups.len() == 1 {
+            return self.at_home(PATH, false).await;
+        }
+        let committed = self.core.fence(&groups).await?;
+        let newest = committed.iter().copied().max().unwrap_or_default();
+        if request.revision > newest.to_wire() {
+            return Err(Fault::FutureRevision.into());
+        }
+        if let Some(revision) = Revision::checked_from(request.revision) {
+            let behind = groups.iter().zip(&committed).filter(|(_, committed)| **committed < revision);
+            try_join_all(behind.map(|(group, _)| self.core.advance(group, revision))).await?;
+        }
+        let outcomes = join_all(groups.iter().map(|group| self.compact_one(group))).await;
+        self.conclude(outcomes)
+    }
+
+    async fn compact_one(&self, group: &Group) -> Result<(), Status> {
+        let ask = self.ask(PATH);
+        let mut retry = Retry::new(self.core.config.retry_for);
+        loop {
+            match self.core.send(group, &ask).await {
+                Ok(answer) => return answer.message(4096).await.map(|_| ()),
+                Err(Failure::Unknown) => return Err(Fault::Timeout.into()),
+                Err(Failure::NotSent | Failure::NotOwner) => retry.pause().await?,
+            }
+        }
+    }
+
+    fn conclude(&self, outcomes: Vec<Result<(), Status>>) -> Result<Response<Body>, Status> {
+        let mut compacted = false;
+        for outcome in outcomes {
+            match outcome {
+                Ok(()) => compacted = true,
+                Err(status) if Fault::of(&status) == Some(Fault::Compacted) => {}
+                Err(status) => return Err(status),
+            }
+        }
+        if !compacted {
+            return Err(Fault::Compacted.into());
+        }
+        let header = self.core.identity().header(self.core.floor.get());
+        Ok(grpc::answer(&CompactionResponse { header: Some(header) }))
+    }
+}

@@ -1,0 +1,43 @@
+//! grpc.health.v1: serving once every group was fenced.
+
+use futures_util::stream;
+use http::Response;
+use http_body::Frame;
+use http_body_util::StreamBody;
+use kubebrain_proto::health::HealthCheckResponse;
+use kubebrain_proto::health::health_check_response::ServingStatus;
+use kubebrain_shared::fault::Fault;
+use tonic::Status;
+use tonic::body::Body;
+
+use crate::core::Core;
+use crate::grpc::{self, Framed};
+
+/// Check, and Watch, which says it again whenever it changes.
+pub(super) async fn answer(core: &Core, path: &str, body: Body) -> Result<Response<Body>, Status> {
+    let _any_service = grpc::one_message(body, 64 * 1024).await?;
+    match path {
+        "/grpc.health.v1.Health/Check" => Ok(grpc::answer(&status(*core.ready().borrow()))),
+        "/grpc.health.v1.Health/Watch" => Ok(watch(core)),
+        other => Err(Status::unimplemented(format!("kubebrain: a proxy does not serve {other}"))),
+    }
+}
+
+fn status(ready: bool) -> HealthCheckResponse {
+    let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
+    HealthCheckResponse { status: status.into() }
+}
+
+fn watch(core: &Core) -> Response<Body> {
+    let mut ready = core.ready().subscribe();
+    ready.mark_changed();
+    let frames = stream::unfold(Some(ready), |ready| async {
+        let mut ready = ready?;
+        if ready.changed().await.is_err() {
+            return Some((Ok::<_, Status>(Frame::trailers(grpc::trailers(Err(Fault::Stopped.into())))), None));
+        }
+        let now = *ready.borrow_and_update();
+        Some((Ok(Frame::data(Framed::of(&status(now)).frame())), Some(ready)))
+    });
+    grpc::response(Body::new(StreamBody::new(frames)))
+}

@@ -1,0 +1,181 @@
+//! The local etcd endpoint: one method per request, by path.
+
+mod cluster;
+mod compact;
+mod health;
+mod kv;
+mod lease;
+mod maintenance;
+mod txn;
+mod web;
+
+use std::convert::Infallible;
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use http::{HeaderMap, Method, Request, Response, header};
+use hyper::body::Incoming;
+use kubebrain_shared::fault::Fault;
+use tonic::Status;
+use tonic::body::Body;
+
+use crate::call::Ask;
+use crate::core::Core;
+use crate::grpc::{self, Framed};
+use crate::group::Group;
+use crate::layer::limit::Limit;
+use crate::layer::trace::Trace;
+use crate::strip_own;
+
+type Answering = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+/// What [`crate::Proxy::service`] gives: cheap to clone, one call per request.
+#[derive(Clone)]
+pub struct Service {
+    stack: Trace<Limit<Route>>,
+}
+
+/// By path.
+#[derive(Clone)]
+struct Route {
+    core: Arc<Core>,
+}
+
+impl Service {
+    pub(crate) fn new(core: Arc<Core>) -> Self {
+        let free = Arc::clone(&core.in_flight);
+        let route = Route { core };
+        let limit = Limit::new(route, free); // below the trace: a refusal is worth a line
+        Self { stack: Trace::new(limit) }
+    }
+
+    /// As [`tower::Service::call`], from any body.
+    pub fn answer(&self, request: Request<Body>) -> Answering {
+        tower::Service::call(&mut self.stack.clone(), request)
+    }
+}
+
+impl tower::Service<Request<Incoming>> for Service {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Answering;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+        tower::Service::call(&mut self.stack, request.map(Body::new))
+    }
+}
+
+impl fmt::Debug for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Service")
+    }
+}
+
+impl tower::Service<Request<Body>> for Route {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Answering;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let core = Arc::clone(&self.core);
+        Box::pin(async move {
+            if !is_grpc(&request) {
+                return Ok(web::answer(&core, &request));
+            }
+            Ok(grpc_call(core, request).await.unwrap_or_else(Status::into_http))
+        })
+    }
+}
+
+fn is_grpc(request: &Request<Body>) -> bool {
+    let content = request.headers().get(header::CONTENT_TYPE).map_or(&b""[..], |value| value.as_bytes());
+    request.method() == Method::POST && content.starts_with(b"application/grpc")
+}
+
+async fn grpc_call(core: Arc<Core>, request: Request<Body>) -> Result<Response<Body>, Status> {
+    let (parts, body) = request.into_parts();
+    let path = parts.uri.path();
+    if path.starts_with("/grpc.health.v1.Health/") {
+        return health::answer(&core, path, body).await;
+    }
+    if core.stop_handle().is_none() {
+        return Err(Fault::Stopped.into());
+    }
+    if !*core.ready().borrow() {
+        return Err(Fault::Unhealthy.into());
+    }
+    let headers = forwarded(parts.headers);
+    match path {
+        "/etcdserverpb.Watch/Watch" => crate::watch::answer(core, body),
+        "/etcdserverpb.Lease/LeaseKeepAlive" => lease::keep_alive(core, body),
+        _ => {
+            let message = grpc::one_message(body, core.config.message_bytes_max()).await?;
+            let call = Call { core: &core, headers, message };
+            unary(call, path).await
+        }
+    }
+}
+
+/// One unary request.
+pub(crate) struct Call<'a> {
+    pub(crate) core: &'a Core,
+    pub(crate) headers: HeaderMap,
+    pub(crate) message: Framed,
+}
+
+async fn unary(call: Call<'_>, path: &str) -> Result<Response<Body>, Status> {
+    match path {
+        "/etcdserverpb.KV/Range" => call.range().await,
+        "/etcdserverpb.KV/RangeStream" => call.range_stream().await,
+        "/etcdserverpb.KV/Put" => call.put().await,
+        "/etcdserverpb.KV/DeleteRange" => call.delete_range().await,
+        "/etcdserverpb.KV/Txn" => call.txn().await,
+        "/etcdserverpb.KV/Compact" => call.compact().await,
+        "/etcdserverpb.Lease/LeaseGrant" => call.at_home("/etcdserverpb.Lease/LeaseGrant", false).await,
+        "/etcdserverpb.Lease/LeaseLeases" => call.at_home("/etcdserverpb.Lease/LeaseLeases", true).await,
+        "/etcdserverpb.Lease/LeaseRevoke" => call.lease_revoke().await,
+        "/etcdserverpb.Lease/LeaseTimeToLive" => call.lease_time_to_live().await,
+        "/etcdserverpb.Cluster/MemberList" => Ok(call.member_list()),
+        "/etcdserverpb.Maintenance/Status" => call.status().await,
+        "/etcdserverpb.Maintenance/Alarm" => call.alarm(),
+        other => Err(Status::unimplemented(format!("kubebrain: a proxy does not serve {other}"))),
+    }
+}
+
+impl Call<'_> {
+    /// What one group is sent: the bytes that arrived.
+    fn ask(&self, path: &'static str) -> Ask {
+        Ask { path, headers: self.headers.clone(), message: self.message.clone(), part: None, floor: true }
+    }
+
+    /// Passed on to the home group.
+    async fn at_home(&self, path: &'static str, reads: bool) -> Result<Response<Body>, Status> {
+        let home = |core: &Core| vec![Arc::clone(core.table().home())];
+        let answer = self.forward(path, reads, |core, _| Ok(home(core))).await?;
+        Ok(answer.relay())
+    }
+}
+
+/// The client's headers that a brain may see.
+fn forwarded(mut headers: HeaderMap) -> HeaderMap {
+    strip_own(&mut headers);
+    for name in [header::HOST, header::CONNECTION, header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::UPGRADE] {
+        headers.remove(name);
+    }
+    headers
+}
+
+/// True if the two are the same group.
+fn same(a: &Group, b: &Group) -> bool {
+    a.name() == b.name()
+}

@@ -1,0 +1,85 @@
+//! Writes to one group: Put, Txn, and a DeleteRange that one group owns.
+
+use std::sync::Arc;
+
+use futures_util::future::try_join_all;
+use http::Response;
+use kubebrain_proto::peer::{AdoptLeaseRequest, AdoptLeaseResponse, ShareLeaseRequest, ShareLeaseResponse};
+use kubebrain_shared::fault::Fault;
+use kubebrain_shared::revision::Revision;
+use tonic::Status;
+use tonic::body::Body;
+
+use super::Call;
+use super::kv::only_owner;
+use crate::classify::{Footprint, Shape, footprint};
+use crate::config::Seam;
+use crate::group::Group;
+
+impl Call<'_> {
+    pub(crate) async fn txn(&self) -> Result<Response<Body>, Status> {
+        let found = footprint(Shape::Txn, &self.message.message())?;
+        self.core.look_for(found.revision).await?;
+        self.write("/etcdserverpb.KV/Txn", &found).await
+    }
+
+    /// Sends a write to its one group. A lease that the group does not know is brought there from home, once.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for keys of two groups; `Unavailable` where the outcome is not known.
+    pub(crate) async fn write(&self, path: &'static str, found: &Footprint) -> Result<Response<Body>, Status> {
+        let send = || self.forward_with_group(path, false, |_, table| only_owner(table, &found.spans));
+        let (mut answer, group) = send().await?;
+        let lease_unknown = answer.error.as_ref().and_then(Fault::of) == Some(Fault::LeaseNotFound);
+        if lease_unknown && self.bring_leases(&group, &found.leases).await? {
+            (answer, _) = send().await?;
+        }
+        if found.touches_compact_key()
+            && let Some(revision) = answer.revision
+            && !self.core.config.planted(Seam::SkipSyncPoint)
+        {
+            self.sync(&group, revision).await?;
+        }
+        Ok(answer.relay())
+    }
+
+    /// Makes the group hold these leases of the home group. False if it cannot: home itself does not know one.
+    async fn bring_leases(&self, group: &Group, leases: &[i64]) -> Result<bool, Status> {
+        let core = self.core;
+        let table = core.table();
+        if super::same(table.home(), group) {
+            return Ok(false);
+        }
+        for &id in leases {
+            let share = ShareLeaseRequest { id, group: group.name().to_string() };
+            let shared: Result<ShareLeaseResponse, Status> =
+                core.ask(table.home(), "/kubebrain.peer.v1.Peer/ShareLease", &share).await;
+            let lease = match shared {
+                Ok(lease) => lease,
+                Err(status) if status.code() == tonic::Code::NotFound => return Ok(false),
+                Err(status) => return Err(unavailable(status)),
+            };
+            let adopt = AdoptLeaseRequest { id, ttl: lease.ttl, remaining_ms: lease.remaining_ms };
+            let adopted: Result<AdoptLeaseResponse, Status> =
+                core.ask(group, "/kubebrain.peer.v1.Peer/AdoptLease", &adopt).await;
+            adopted.map_err(unavailable)?;
+        }
+        Ok(!leases.is_empty())
+    }
+
+    /// The answer to a compactor, also of a failed compare, means "before this moment" in every group: none may write
+    /// at or below its revision afterwards.
+    async fn sync(&self, answered: &Group, revision: Revision) -> Result<(), Status> {
+        let table = self.core.table();
+        let others: Vec<Arc<Group>> =
+            table.groups().filter(|group| !super::same(group, answered)).map(Arc::clone).collect();
+        try_join_all(others.iter().map(|group| self.core.advance(group, revision))).await?;
+        Ok(())
+    }
+}
+
+/// Nothing was applied, but not for a reason that a client can use.
+fn unavailable(status: Status) -> Status {
+    tracing::debug!(%status, "a lease could not be brought to a group");
+    Fault::Timeout.into()
+}

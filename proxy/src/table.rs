@@ -1,0 +1,72 @@
+//! [`Table`]: the placement as a lookup, with the groups it names; replaced whole.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use kubebrain_shared::dial::Connector;
+use kubebrain_shared::group::GroupName;
+use kubebrain_shared::placement::Placement;
+
+use crate::classify::Span;
+use crate::config::Config;
+use crate::group::Group;
+
+/// Where every key goes, at one moment.
+#[derive(Debug)]
+pub(crate) struct Table {
+    placement: Arc<Placement>,
+    groups: HashMap<GroupName, Arc<Group>>,
+    home: Arc<Group>,
+}
+
+impl Table {
+    /// Groups that `before` had keep their connections; a group without a connector is a group that never answers.
+    pub(crate) fn new(
+        placement: Arc<Placement>,
+        mut connectors: HashMap<GroupName, Vec<Connector>>,
+        before: Option<&Self>,
+        config: &Config,
+    ) -> Self {
+        let mut group = |name: &GroupName| match (connectors.remove(name), before.and_then(|b| b.groups.get(name))) {
+            (Some(connectors), _) => Arc::new(Group::new(name.clone(), connectors, config)),
+            (None, Some(group)) => Arc::clone(group),
+            (None, None) => {
+                tracing::error!(group = %name, "the placement names a group without a brain");
+                Arc::new(Group::new(name.clone(), Vec::new(), config))
+            }
+        };
+        let mut groups: HashMap<_, _> = placement.groups().map(|(name, _)| (name.clone(), group(name))).collect();
+        let home = Arc::clone(groups.entry(placement.home().clone()).or_insert_with(|| group(placement.home())));
+        Self { placement, groups, home }
+    }
+
+    pub(crate) fn version(&self) -> u64 {
+        self.placement.version()
+    }
+
+    pub(crate) fn home(&self) -> &Arc<Group> {
+        &self.home
+    }
+
+    pub(crate) fn groups(&self) -> impl Iterator<Item = &Arc<Group>> {
+        self.groups.values()
+    }
+
+    pub(crate) fn group(&self, name: &GroupName) -> Option<&Arc<Group>> {
+        self.groups.get(name)
+    }
+
+    /// The groups that own part of the span, in order of names; home for a span that is empty or nobody's.
+    pub(crate) fn owners(&self, span: &Span) -> Vec<Arc<Group>> {
+        let found = |name: &GroupName| self.groups.get(name).map(Arc::clone);
+        if span.end.is_empty() {
+            return vec![found(self.placement.owner(&span.key)).unwrap_or_else(|| Arc::clone(&self.home))];
+        }
+        let range = span.range();
+        let owners: Vec<_> = match range.is_empty() {
+            true => found(self.placement.owner(&span.key)).into_iter().collect(),
+            false => self.placement.owners(&range).iter().filter_map(found).collect(),
+        };
+        if owners.is_empty() { vec![Arc::clone(&self.home)] } else { owners }
+    }
+}

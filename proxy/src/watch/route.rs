@@ -1,0 +1,350 @@
+//! How a [`WatchStream`]'s watchers are served: which upstreams they have, and what comes of their signals.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use kubebrain_proto::etcdserverpb::{WatchCreateRequest, WatchResponse};
+use kubebrain_shared::group::GroupName;
+use kubebrain_shared::revision::Revision;
+
+use super::answer::{self, Answer, NO_WATCHER};
+use super::merge::Merge;
+use super::progress::{Manual, Standing, Verdict, judge};
+use super::stream::WatchStream;
+use super::upstream::{Signal, Upstream};
+use super::watcher::{Merged, MergedLane, ONLY_PART, Route, Watcher};
+use crate::config::Seam;
+use crate::group::Group;
+
+/// Events of one merged response, about.
+const BATCH_BYTES: usize = 256 * 1024;
+
+impl WatchStream {
+    /// A new watcher, which the client knows of already.
+    pub(super) fn admit(&mut self, id: i64, create: Arc<WatchCreateRequest>, start: Revision, from_now: bool) {
+        let route = Route::Direct { group: self.core.table().home().name().clone(), part: 0 };
+        let watcher = Watcher { create, start, from_now, told: Revision::ZERO, route };
+        self.place(id, watcher, start.previous());
+    }
+
+    /// Opens what serves a watcher from above `delivered`, by the newest table.
+    fn place(&mut self, id: i64, mut watcher: Watcher, delivered: Revision) {
+        let table = self.core.table();
+        let owners = table.owners(&watcher.span());
+        let fresh = watcher.is_fresh(delivered);
+        watcher.route = match &owners[..] {
+            [group] => self.direct(id, group, &watcher, delivered, fresh),
+            groups => self.merged(groups, table.version(), &watcher, delivered, fresh),
+        };
+        self.watchers.insert(id, watcher);
+    }
+
+    fn direct(&mut self, id: i64, group: &Arc<Group>, watcher: &Watcher, delivered: Revision, fresh: bool) -> Route {
+        let part = self.next_part();
+        self.clients.insert(part, id);
+        let name = group.name().clone();
+        let new = || Upstream::new(Arc::clone(&self.core), Arc::clone(group), None);
+        let upstream = self.shared.entry(name.clone()).or_insert_with(new);
+        upstream.add(part, Arc::clone(&watcher.create), delivered, fresh);
+        Route::Direct { group: name, part }
+    }
+
+    fn merged(&self, groups: &[Arc<Group>], version: u64, watcher: &Watcher, delivered: Revision, fresh: bool) -> Route {
+        let lane = |group: &Arc<Group>| {
+            let mut upstream = Upstream::new(Arc::clone(&self.core), Arc::clone(group), Some(version));
+            upstream.add(ONLY_PART, Arc::clone(&watcher.create), delivered, fresh);
+            MergedLane { upstream, notified: false }
+        };
+        let unordered = self.core.config.planted(Seam::MergeWithoutWatermark);
+        let merge = Merge::new(groups.len(), delivered, unordered);
+        Route::Merged(Box::new(Merged { version, merge, lanes: groups.iter().map(lane).collect() }))
+    }
+
+    /// Ends a watcher; false if there is none.
+    pub(super) fn remove(&mut self, id: i64) -> bool {
+        let Some(watcher) = self.watchers.remove(&id) else { return false };
+        self.detach(&watcher.route);
+        self.judge_progress();
+        true
+    }
+
+    fn detach(&mut self, route: &Route) {
+        let Route::Direct { group, part } = route else { return };
+        self.clients.remove(part);
+        if let Some(upstream) = self.shared.get_mut(group) {
+            upstream.remove(*part);
+            if upstream.is_empty() {
+                self.shared.remove(group);
+            }
+        }
+    }
+
+    /// Another table: watchers whose groups are others now go on there, from what they were sent.
+    pub(super) fn reroute(&mut self) {
+        let table = self.core.table();
+        let stays = |watcher: &Watcher| match &watcher.route {
+            Route::Merged(merged) => merged.version == table.version(),
+            Route::Direct { group, .. } => match &table.owners(&watcher.span())[..] {
+                [owner] => {
+                    owner.name() == group
+                        && self.shared.get(group).is_some_and(|upstream| Arc::ptr_eq(upstream.group(), owner))
+                }
+                _ => false,
+            },
+        };
+        let moving: Vec<i64> =
+            self.watchers.iter().filter(|(_, watcher)| !stays(watcher)).map(|(id, _)| *id).collect();
+        let mut moved = Vec::new();
+        for id in moving {
+            let delivered = self.watchers.get(&id).map(|watcher| self.delivered(watcher));
+            if let (Some(watcher), Some(delivered)) = (self.watchers.remove(&id), delivered) {
+                self.detach(&watcher.route);
+                moved.push((id, watcher, delivered));
+            }
+        }
+        // after all of them left: a group with new brains gets a new upstream
+        for (id, watcher, delivered) in moved {
+            self.place(id, watcher, delivered);
+        }
+        self.judge_progress();
+    }
+
+    /// Everything at or below it was sent to the client, or is on its way out.
+    fn delivered(&self, watcher: &Watcher) -> Revision {
+        match &watcher.route {
+            Route::Direct { group, part } => {
+                self.shared.get(group).and_then(|upstream| upstream.closed(*part)).unwrap_or_default()
+            }
+            Route::Merged(merged) => merged.merge.delivered(),
+        }
+    }
+
+    /// One step of one upstream; true if something was done. Everybody's turn comes.
+    pub(super) fn poll_upstreams(&mut self, cx: &mut Context<'_>) -> bool {
+        self.turn = self.turn.wrapping_add(1);
+        if self.turn.is_multiple_of(2) {
+            self.poll_shared(cx) || self.poll_merged(cx)
+        } else {
+            self.poll_merged(cx) || self.poll_shared(cx)
+        }
+    }
+
+    /// While a question for progress waits, what has answered it is held back a moment.
+    fn held(&self) -> Option<Revision> {
+        self.manual.as_ref().filter(|manual| manual.is_holding()).map(|manual| manual.target)
+    }
+
+    fn poll_shared(&mut self, cx: &mut Context<'_>) -> bool {
+        let held = self.held();
+        let count = self.shared.len();
+        let first = self.turn % count.max(1);
+        let mut found: Option<(GroupName, Signal)> = None;
+        for step in 0..count {
+            let Some((name, upstream)) = self.shared.iter_mut().nth((first + step) % count) else { break };
+            let read = held.is_none_or(|target| !upstream.has_closed(target));
+            if let Poll::Ready(signal) = upstream.poll(cx, read) {
+                found = Some((name.clone(), signal));
+                break;
+            }
+        }
+        let Some((_, signal)) = found else { return false };
+        self.act(signal);
+        self.judge_progress();
+        true
+    }
+
+    fn act(&mut self, signal: Signal) {
+        match signal {
+            Signal::Events { part, answer, last } => self.pass_on(part, &answer, last),
+            Signal::Progress { part, revision } => {
+                if let Some(id) = self.clients.get(&part).copied() {
+                    self.notify(id, revision);
+                }
+            }
+            Signal::Closed => {}
+            Signal::Compacted { part, at } => {
+                if let Some(id) = self.clients.get(&part).copied() {
+                    self.compacted(id, at);
+                }
+            }
+            Signal::Cancelled { part, reason } => {
+                if let Some(id) = self.clients.get(&part).copied() {
+                    self.cancelled(id, reason);
+                }
+            }
+        }
+    }
+
+    fn pass_on(&mut self, part: i64, answer: &Answer, last: Revision) {
+        let Some(id) = self.clients.get(&part).copied() else { return };
+        let Some(watcher) = self.watchers.get_mut(&id) else { return };
+        watcher.told = watcher.told.max(last);
+        let bytes_max = self.core.config.message_bytes_max();
+        let frames = match watcher.create.fragment {
+            true => answer.fragments(id, bytes_max),
+            false => vec![answer.readdressed(id)],
+        };
+        frames.into_iter().for_each(|frame| self.push(frame));
+    }
+
+    /// Periodic progress, to who asked for it.
+    fn notify(&mut self, id: i64, revision: Revision) {
+        let Some(watcher) = self.watchers.get_mut(&id) else { return };
+        if watcher.create.progress_notify && revision >= watcher.start && revision >= watcher.told {
+            watcher.told = revision;
+            self.say(revision, WatchResponse { watch_id: id, ..<_>::default() });
+        }
+    }
+
+    /// As etcd: no reason, and no revision in the header.
+    fn compacted(&mut self, id: i64, at: Revision) {
+        self.remove(id);
+        let response = WatchResponse { watch_id: id, canceled: true, compact_revision: at.to_wire(), ..<_>::default() };
+        self.say(Revision::ZERO, response);
+    }
+
+    fn cancelled(&mut self, id: i64, cancel_reason: String) {
+        self.remove(id);
+        let floor = self.core.floor.get();
+        self.say(floor, WatchResponse { watch_id: id, canceled: true, cancel_reason, ..<_>::default() });
+    }
+
+    fn poll_merged(&mut self, cx: &mut Context<'_>) -> bool {
+        let held = self.held();
+        let room = self.core.config.merge_buffer_bytes_max;
+        let count = self.watchers.len();
+        let first = self.turn % count.max(1);
+        let mut found = None;
+        for (id, watcher) in self.watchers.iter_mut().skip(first) {
+            found = poll_one(cx, watcher, held, room).map(|step| (*id, step));
+            if found.is_some() {
+                break;
+            }
+        }
+        if found.is_none() {
+            for (id, watcher) in self.watchers.iter_mut().take(first) {
+                found = poll_one(cx, watcher, held, room).map(|step| (*id, step));
+                if found.is_some() {
+                    break;
+                }
+            }
+        }
+        match found {
+            None => return false,
+            Some((id, Step::Send)) => self.send_batch(id),
+            Some((id, Step::Notify(revision))) => self.notify(id, revision),
+            Some((_, Step::Moved)) => {}
+            Some((id, Step::Compacted(at))) => self.compacted(id, at),
+            Some((id, Step::Cancelled(reason))) => self.cancelled(id, reason),
+        }
+        self.judge_progress();
+        true
+    }
+
+    fn send_batch(&mut self, id: i64) {
+        let identity = self.core.identity();
+        let bytes_max = self.core.config.message_bytes_max();
+        let Some(watcher) = self.watchers.get_mut(&id) else { return };
+        let Route::Merged(merged) = &mut watcher.route else { return };
+        let Some(batch) = merged.merge.take(BATCH_BYTES) else { return };
+        merged.reset_notified();
+        watcher.told = watcher.told.max(batch.revision);
+        let head = answer::head(identity, batch.revision);
+        let frames = match watcher.create.fragment {
+            true => answer::fragments(&head, id, &batch.events, bytes_max),
+            false => vec![answer::events_frame(&head, id, &batch.events, false)],
+        };
+        frames.into_iter().for_each(|frame| self.push(frame));
+    }
+
+    /// Looks whether a question for progress can be answered now, and makes those who are behind hurry.
+    pub(super) fn judge_progress(&mut self) {
+        let Some(target) = self.manual.as_ref().map(|manual| manual.target) else { return };
+        let standing = |watcher: &Watcher| Standing {
+            start: watcher.start,
+            delivered: self.delivered(watcher),
+            told: watcher.told,
+        };
+        match judge(target, self.watchers.values().map(standing)) {
+            Verdict::Wait(needed) => {
+                if let Some(manual) = &mut self.manual {
+                    manual.target = needed;
+                }
+                self.shared.values_mut().for_each(|upstream| upstream.ask(needed));
+                for watcher in self.watchers.values_mut() {
+                    if let Route::Merged(merged) = &mut watcher.route {
+                        merged.lanes.iter_mut().for_each(|lane| lane.upstream.ask(needed));
+                    }
+                }
+            }
+            Verdict::Drop => self.manual = None,
+            Verdict::Answer(revision) => {
+                let again = self.manual.take().is_some_and(|manual| manual.again);
+                for watcher in self.watchers.values_mut() {
+                    watcher.told = watcher.told.max(revision);
+                }
+                self.say(revision, WatchResponse { watch_id: NO_WATCHER, ..<_>::default() });
+                if again {
+                    self.manual = Some(Manual::new(self.core.floor.get()));
+                    self.judge_again();
+                }
+            }
+        }
+    }
+
+    /// The question that came meanwhile: often answered by the same.
+    fn judge_again(&mut self) {
+        let floor = self.core.floor.get();
+        let least = self.watchers.values().map(|watcher| self.delivered(watcher)).min();
+        match least {
+            Some(least) if least >= floor => self.manual = None,
+            _ => self.judge_progress(),
+        }
+    }
+}
+
+/// What a merged watcher's step asks of the stream.
+enum Step {
+    Send,
+    Notify(Revision),
+    /// Something changed inside.
+    Moved,
+    Compacted(Revision),
+    Cancelled(String),
+}
+
+fn poll_one(cx: &mut Context<'_>, watcher: &mut Watcher, held: Option<Revision>, room: usize) -> Option<Step> {
+    let Route::Merged(merged) = &mut watcher.route else { return None };
+    if merged.merge.has_batch() {
+        return Some(Step::Send);
+    }
+    merged.hurry();
+    if merged.take_notified() {
+        return Some(Step::Notify(merged.merge.delivered()));
+    }
+    let free = held.is_none_or(|target| merged.merge.delivered() < target);
+    let Merged { merge, lanes, .. } = &mut **merged;
+    for (index, lane) in lanes.iter_mut().enumerate() {
+        let read = free && merge.has_room(index, room);
+        let Poll::Ready(signal) = lane.upstream.poll(cx, read) else { continue };
+        let step = match signal {
+            Signal::Events { answer, .. } => match answer.events() {
+                Ok(events) => {
+                    merge.push(index, events);
+                    Step::Moved
+                }
+                Err(error) => Step::Cancelled(format!("kubebrain: events cannot be read: {error}")),
+            },
+            Signal::Progress { .. } => {
+                lane.notified = true;
+                Step::Moved
+            }
+            Signal::Closed => Step::Moved,
+            Signal::Compacted { at, .. } => Step::Compacted(at),
+            Signal::Cancelled { reason, .. } => Step::Cancelled(reason),
+        };
+        merged.settle();
+        return Some(step);
+    }
+    None
+}

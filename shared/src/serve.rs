@@ -1,0 +1,276 @@
+//! Serving gRPC and plain HTTP: one listener speaks HTTP/2 (with prior knowledge, as gRPC does) and HTTP/1.
+//!
+//! The same code serves TCP sockets and connections inside the process ([`memory`]): there is no second way in.
+//! Every connection is one task; it is corked ([`Cork`]) and stops gracefully: GOAWAY, the requests that are
+//! in flight end or run into [`ServeConfig::drain`], then the connection is dropped.
+//!
+//! Invariants: an accept loop ends only when asked to; every connection holds a [`Stop`], so whoever stops the
+//! server waits for the last of them, which is at most the drain time and a moment.
+
+use std::convert::Infallible;
+use std::io;
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tonic::codegen::Service;
+use tracing::{debug, warn};
+
+use crate::cork::Cork;
+use crate::stop::Stop;
+
+/// How connections are served.
+#[derive(Clone, Debug)]
+pub struct ServeConfig {
+    /// What a client may send on one stream before we read it, bytes; 1 MiB. Higher: faster large requests over a
+    /// long way, more memory per slow handler.
+    pub stream_window_bytes: u32,
+    /// The same for all streams of a connection together; 4 MiB. h2 gives a connection up (`ENHANCE_YOUR_CALM`,
+    /// "too_many_data_frames") whose unread DATA frames below 256 bytes lack more than half of this to 256 bytes each.
+    pub connection_window_bytes: u32,
+    /// Requests in flight on one connection; unlimited unless said, as in etcd. Lower protects memory and makes the
+    /// watches of one API server queue behind each other.
+    pub concurrent_streams_max: u32,
+    /// Metadata of one request, bytes; 64 KiB.
+    pub header_list_bytes_max: u32,
+    /// Streams of one connection that their client reset before we looked at them, above which the connection is
+    /// given up; 10 000. A proxy whose client vanishes resets all its streams at once: with h2's own 20 that would
+    /// take everybody's connection down. Lower ends a flood of resets (CVE-2023-44487) earlier.
+    pub pending_resets_max: usize,
+    /// Pings of ours on a connection that is silent for so long, and so we find dead clients; 30 s. `None`: never.
+    /// Pings of clients are answered however often they come.
+    pub keepalive_interval: Option<Duration>,
+    /// A ping without answer for so long ends the connection; 10 s.
+    pub keepalive_timeout: Duration,
+    /// A head of an HTTP/1 request must be there within this time; 10 s.
+    pub header_timeout: Duration,
+    /// What requests in flight get to end when the server stops; 7 s. Watches never end by themselves and always
+    /// take this long unless their handler hears the stop too.
+    pub drain: Duration,
+}
+
+impl Default for ServeConfig {
+    fn default() -> Self {
+        Self {
+            stream_window_bytes: 1 << 20,
+            connection_window_bytes: 4 << 20,
+            concurrent_streams_max: u32::MAX,
+            header_list_bytes_max: 64 << 10,
+            pending_resets_max: 10_000,
+            keepalive_interval: Some(Duration::from_secs(30)),
+            keepalive_timeout: Duration::from_secs(10),
+            header_timeout: Duration::from_secs(10),
+            drain: Duration::from_secs(7),
+        }
+    }
+}
+
+/// What is served: a tower service that never fails, such as tonic's.
+pub trait Serve:
+    Service<
+        http::Request<Incoming>,
+        Response = http::Response<tonic::body::Body>,
+        Error = Infallible,
+        Future: Send + 'static,
+    > + Clone
+    + Send
+    + 'static
+{
+}
+
+impl<S> Serve for S where
+    S: Service<
+            http::Request<Incoming>,
+            Response = http::Response<tonic::body::Body>,
+            Error = Infallible,
+            Future: Send + 'static,
+        > + Clone
+        + Send
+        + 'static
+{
+}
+
+/// How often a failing accept is tried again: not sooner, since a process out of descriptors must not spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Connections inside the process that wait to be accepted.
+const MEMORY_BACKLOG: usize = 64;
+
+/// What one side of a connection inside the process may write before the other reads, bytes.
+const MEMORY_BUFFER_BYTES: usize = 256 * 1024;
+
+/// Serves one connection until the client closes it or `stop` is asked and the drain time is over.
+///
+/// # Cancel safety
+/// Dropping it closes the connection at once.
+pub async fn serve_connection<I, S>(io: I, service: S, config: &ServeConfig, stop: Stop)
+where
+    I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    S: Serve,
+{
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(config.header_timeout);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(config.stream_window_bytes)
+        .initial_connection_window_size(config.connection_window_bytes)
+        .max_concurrent_streams(config.concurrent_streams_max)
+        .max_header_list_size(config.header_list_bytes_max)
+        .max_pending_accept_reset_streams(config.pending_resets_max)
+        .max_local_error_reset_streams(config.pending_resets_max)
+        .keep_alive_interval(config.keepalive_interval)
+        .keep_alive_timeout(config.keepalive_timeout);
+    let io = TokioIo::new(Cork::new(io));
+    let connection = builder.serve_connection(io, TowerToHyperService::new(service));
+    let mut connection = std::pin::pin!(connection);
+
+    let ended = tokio::select! {
+        biased;
+        () = stop.asked() => {
+            connection.as_mut().graceful_shutdown();
+            tokio::time::timeout(config.drain, connection).await.unwrap_or(Ok(()))
+        }
+        ended = connection.as_mut() => ended,
+    };
+    if let Err(error) = ended {
+        debug!(%error, "a connection ended with an error");
+    }
+}
+
+/// Accepts and serves until asked to stop, then lets go of the port at once. Connections go on in tasks of their own
+/// and end as [`serve_connection`] says.
+///
+/// # Cancel safety
+/// Dropping it ends accepting; connections go on.
+pub async fn serve_tcp<S: Serve>(listener: TcpListener, service: S, config: ServeConfig, stop: Stop) {
+    accept_all(listener, service, config, stop).await;
+}
+
+/// As [`serve_tcp`], for connections inside the process. Also ends when every [`MemoryConnector`] is gone.
+///
+/// # Cancel safety
+/// As [`serve_tcp`].
+pub async fn serve_memory<S: Serve>(listener: MemoryListener, service: S, config: ServeConfig, stop: Stop) {
+    accept_all(listener, service, config, stop).await;
+}
+
+/// Where connections come from.
+trait Accept {
+    type Io: AsyncRead + AsyncWrite + Send + Unpin + 'static;
+
+    /// The next connection; `None` if there will be none. Cancel safe.
+    fn next(&mut self) -> impl Future<Output = Option<io::Result<Self::Io>>> + Send;
+}
+
+impl Accept for TcpListener {
+    type Io = TcpStream;
+
+    async fn next(&mut self) -> Option<io::Result<TcpStream>> {
+        Some(self.accept().await.map(|(socket, _)| {
+            // Without it each exchange waits 44 ms for a delayed acknowledgement. It fails only for a socket that is
+            // gone, which is noticed soon enough.
+            let _gone = socket.set_nodelay(true);
+            socket
+        }))
+    }
+}
+
+impl Accept for MemoryListener {
+    type Io = DuplexStream;
+
+    async fn next(&mut self) -> Option<io::Result<DuplexStream>> {
+        self.accepted.recv().await.map(Ok)
+    }
+}
+
+async fn accept_all<A: Accept, S: Serve>(mut listener: A, service: S, config: ServeConfig, stop: Stop) {
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = stop.asked() => return,
+            accepted = listener.next() => accepted,
+        };
+        match accepted {
+            Some(Ok(socket)) => start(socket, &service, &config, &stop),
+            Some(Err(error)) if is_of_the_connection(&error) => debug!(%error, "a connection was gone at once"),
+            Some(Err(error)) => {
+                warn!(%error, "cannot accept connections, trying again");
+                tokio::select! {
+                    () = stop.asked() => return,
+                    () = tokio::time::sleep(ACCEPT_PAUSE) => {}
+                }
+            }
+            None => return,
+        }
+    }
+}
+
+fn start<I, S>(io: I, service: &S, config: &ServeConfig, stop: &Stop)
+where
+    I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    S: Serve,
+{
+    let (service, config, stop) = (service.clone(), config.clone(), stop.clone());
+    tokio::spawn(async move { serve_connection(io, service, &config, stop).await });
+}
+
+/// Errors of `accept` that say something about one connection and nothing about the next.
+fn is_of_the_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+}
+
+/// Accepts what its [`MemoryConnector`]s connect.
+#[derive(Debug)]
+pub struct MemoryListener {
+    accepted: mpsc::Receiver<DuplexStream>,
+}
+
+/// Connects to a [`MemoryListener`] in the same process.
+#[derive(Clone, Debug)]
+pub struct MemoryConnector {
+    offered: mpsc::Sender<DuplexStream>,
+}
+
+/// A listener inside the process and what connects to it.
+pub fn memory() -> (MemoryConnector, MemoryListener) {
+    let (offered, accepted) = mpsc::channel(MEMORY_BACKLOG);
+    (MemoryConnector { offered }, MemoryListener { accepted })
+}
+
+#[cfg(test)]
+impl MemoryListener {
+    pub(crate) async fn next_connection(&mut self) -> DuplexStream {
+        self.accepted.recv().await.expect("a connector is left")
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.accepted.is_empty()
+    }
+}
+
+impl MemoryConnector {
+    /// A new connection.
+    ///
+    /// # Errors
+    /// `ConnectionRefused` when the listener is gone.
+    ///
+    /// # Cancel safety
+    /// A dropped call has connected or not.
+    pub async fn connect(&self) -> io::Result<DuplexStream> {
+        let (ours, theirs) = tokio::io::duplex(MEMORY_BUFFER_BYTES);
+        match self.offered.send(theirs).await {
+            Ok(()) => Ok(ours),
+            Err(_gone) => Err(io::ErrorKind::ConnectionRefused.into()),
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,103 @@
+//! `kubebrain brain`: one brain of one group, for clients and for proxies.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use kubebrain_brain::mvcc::Store;
+use kubebrain_brain::service::{Audience, Endpoint, EndpointConfig};
+use kubebrain_shared::placement::Placement;
+use kubebrain_shared::serve::ServeConfig;
+use kubebrain_shared::stop::Stopper;
+
+use crate::cli::Brain;
+use crate::listen::Listeners;
+use crate::shutdown::{self, Heard, Signals};
+use crate::{banner, placement, storage};
+
+/// Proxies resume watches from the last progress: it must be younger than what compaction keeps.
+const PEER_PROGRESS_MAX: Duration = Duration::from_secs(30);
+
+pub(crate) async fn run(flags: Brain) -> Result<()> {
+    let mut signals = Signals::new()?;
+    let clients = Listeners::bind("listen-client-urls", &flags.clients.listen_client_urls).await?;
+    let peers = Listeners::bind("listen-peer-urls", &flags.listen_peer_urls).await?;
+    if !peers.are_loopback() {
+        bail!("--listen-peer-urls: peers are trusted and there are no certificates yet, so only loopback is served");
+    }
+    let table = match &flags.placement {
+        Some(path) => placement::read(path)?,
+        None => Arc::new(Placement::single(flags.group.clone())),
+    };
+    if !table.groups().any(|(group, _)| *group == flags.group) {
+        bail!("--group {}: the placement has no such group", flags.group);
+    }
+    let storage = storage::open(&flags.store).await?;
+    let config = storage::config(flags.group.clone(), 1, &flags.store, &flags.clients);
+    let opened = Store::open(config, storage.engine.clone(), table.clone()).await;
+    let store = opened.with_context(|| format!("group {} cannot be opened", flags.group))?;
+
+    let (accepting, streams) = (Stopper::default(), Stopper::default());
+    let advertised = match flags.clients.advertise_client_urls.is_empty() {
+        true => clients.urls.clone(),
+        false => flags.clients.advertise_client_urls.clone(),
+    };
+    let endpoint = |audience, progress_interval| {
+        let config = EndpointConfig {
+            audience,
+            progress_interval,
+            name: flags.clients.name.clone(),
+            client_urls: advertised.clone(),
+            peer_urls: peers.urls.clone(),
+        };
+        Endpoint::new(store.clone(), config, streams.handle())
+    };
+    let interval = flags.clients.watch_progress_notify_interval;
+    let for_clients = endpoint(Audience::Clients, interval);
+    let for_peers = endpoint(Audience::Peers, interval.min(PEER_PROGRESS_MAX));
+    let serve = ServeConfig { concurrent_streams_max: flags.clients.max_concurrent_streams, ..ServeConfig::default() };
+    banner::print(
+        &format!("kubebrain brain of group {} at {}", flags.group, store.shared().committed()),
+        &[
+            ("clients", clients.urls.join(" ")),
+            ("peers", peers.urls.join(" ")),
+            ("data", flags.store.data_dir.display().to_string()),
+            ("try", banner::try_it(&clients.urls)),
+        ],
+    );
+    clients.serve(&for_clients, &serve, &accepting);
+    peers.serve(&for_peers, &ServeConfig::default(), &accepting);
+    drop((for_clients, for_peers));
+
+    let mut table = table;
+    let mut watched = placement::Watched::new(flags.placement.clone());
+    let outcome = loop {
+        let reload = tokio::select! {
+            heard = signals.next() => match heard {
+                Heard::Stop => break Ok(()),
+                Heard::Reload => true,
+            },
+            () = watched.changed() => true,
+            error = shutdown::ended(std::slice::from_ref(&store)) => break Err(error),
+            error = shutdown::poisoned(storage.embedded.as_deref()) => break Err(error),
+        };
+        if let Some(next) = reload.then(|| watched.reload(&table)).flatten() {
+            match store.prepare(next.clone()).await {
+                Ok(()) => match store.commit_placement().await {
+                    Ok(()) => {
+                        tracing::info!(version = format!("{:x}", next.version()), "a new placement is in use");
+                        table = next;
+                    }
+                    Err(error) => tracing::error!("the old placement stays: {error}"),
+                },
+                Err(error) => tracing::error!("the old placement stays: {error}"),
+            }
+        }
+    };
+    tracing::info!("stopping");
+    streams.ask();
+    accepting.stop().await;
+    drop(streams);
+    store.close().await;
+    outcome
+}

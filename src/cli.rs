@@ -1,0 +1,158 @@
+//! Flags and environment variables. etcd's names where the meaning is the same.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use kubebrain_shared::group::GroupName;
+use tracing_subscriber::EnvFilter;
+
+use crate::duration;
+
+/// Kubernetes' state on a storage that scales out: etcd v3 over groups of brains.
+#[derive(Debug, Parser)]
+#[command(version, about, max_term_width = 110)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub log: Log,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Proxy and all groups of a placement in one process, over one embedded store.
+    Standalone(Standalone),
+    /// One brain of one group.
+    Brain(Brain),
+    /// One etcd endpoint over the groups of a placement.
+    Proxy(Proxy),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Standalone {
+    #[command(flatten)]
+    pub store: Store,
+    #[command(flatten)]
+    pub clients: Clients,
+    /// Which group owns which keys. Without it: core, pods and events.
+    #[arg(long, env = "KUBEBRAIN_PLACEMENT", value_name = "FILE")]
+    pub placement: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Brain {
+    /// The group to serve.
+    #[arg(long, env = "KUBEBRAIN_GROUP", default_value = "default", value_parser = group)]
+    pub group: GroupName,
+    #[command(flatten)]
+    pub store: Store,
+    #[command(flatten)]
+    pub clients: Clients,
+    /// Where proxies reach this brain. Loopback only: there are no certificates here yet.
+    #[arg(long, env = "ETCD_LISTEN_PEER_URLS", value_name = "URL,...", value_delimiter = ',',
+          default_value = "http://127.0.0.1:2380")]
+    pub listen_peer_urls: Vec<String>,
+    /// Which group owns which keys. Without it this group owns all.
+    #[arg(long, env = "KUBEBRAIN_PLACEMENT", value_name = "FILE")]
+    pub placement: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Proxy {
+    #[command(flatten)]
+    pub clients: Clients,
+    /// Which group owns which keys, and where its brains are.
+    #[arg(long, env = "KUBEBRAIN_PLACEMENT", value_name = "FILE")]
+    pub placement: PathBuf,
+}
+
+/// What stores.
+#[derive(Debug, Args)]
+pub(crate) struct Store {
+    /// Where the data is.
+    #[arg(long, env = "KUBEBRAIN_ENGINE", value_enum, default_value_t = Engine::Embedded)]
+    pub engine: Engine,
+    /// The embedded engine's directory; one process at a time has it.
+    #[arg(long, env = "ETCD_DATA_DIR", value_name = "DIR", default_value = "default.kubebrain")]
+    pub data_dir: PathBuf,
+    /// Goes before every stored key: several clusters can share one engine.
+    #[arg(long, env = "KUBEBRAIN_STORE_PREFIX", default_value = "")]
+    pub store_prefix: String,
+    /// Bytes of values kept in memory, for all groups of the process together.
+    #[arg(long, env = "KUBEBRAIN_VALUE_CACHE_BYTES", default_value_t = 256 << 20)]
+    pub value_cache_bytes: u64,
+    /// Bytes of recent events kept for watchers, for each group.
+    #[arg(long, env = "KUBEBRAIN_WATCH_WINDOW_BYTES", default_value_t = 64 << 20)]
+    pub watch_window_bytes: usize,
+    /// Operations in each list of a transaction.
+    #[arg(long, env = "ETCD_MAX_TXN_OPS", default_value_t = 128)]
+    pub max_txn_ops: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Engine {
+    /// On this machine's disk.
+    Embedded,
+    /// In this process: everything is gone when it ends.
+    Memory,
+}
+
+/// What clients see.
+#[derive(Debug, Args)]
+pub(crate) struct Clients {
+    /// This member's name.
+    #[arg(long, env = "ETCD_NAME", default_value = "default")]
+    pub name: String,
+    /// Where clients reach this process.
+    #[arg(long, env = "ETCD_LISTEN_CLIENT_URLS", value_name = "URL,...", value_delimiter = ',',
+          default_value = "http://127.0.0.1:2379")]
+    pub listen_client_urls: Vec<String>,
+    /// Where clients are told to reach it. Without it: where it listens.
+    #[arg(long, env = "ETCD_ADVERTISE_CLIENT_URLS", value_name = "URL,...", value_delimiter = ',')]
+    pub advertise_client_urls: Vec<String>,
+    /// Between two progress notifications of a quiet watcher.
+    #[arg(long, env = "ETCD_WATCH_PROGRESS_NOTIFY_INTERVAL", value_name = "DURATION", default_value = "10m",
+          value_parser = duration::parse)]
+    pub watch_progress_notify_interval: Duration,
+    /// Bytes of the largest request.
+    #[arg(long, env = "ETCD_MAX_REQUEST_BYTES", default_value_t = 3 << 19)]
+    pub max_request_bytes: usize,
+    /// Streams that one connection may have open.
+    #[arg(long, env = "ETCD_MAX_CONCURRENT_STREAMS", default_value_t = u32::MAX)]
+    pub max_concurrent_streams: u32,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Log {
+    /// error, warn, info, debug, or a filter such as info,kubebrain_proxy=debug.
+    #[arg(long, global = true, env = "ETCD_LOG_LEVEL", default_value = "info")]
+    log_level: String,
+    /// For people or for machines.
+    #[arg(long, global = true, env = "ETCD_LOG_FORMAT", value_enum, default_value_t = Format::Console)]
+    log_format: Format,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Format {
+    Console,
+    Json,
+}
+
+impl Log {
+    pub(crate) fn install(&self) {
+        let filter = EnvFilter::try_new(&self.log_level).unwrap_or_else(|error| {
+            eprintln!("kubebrain: --log-level {}: {error}; using info", self.log_level);
+            EnvFilter::new("info")
+        });
+        let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+        match self.log_format {
+            Format::Console => lines.with_target(false).init(),
+            Format::Json => lines.json().init(),
+        }
+    }
+}
+
+fn group(text: &str) -> Result<GroupName, String> {
+    GroupName::parse(text).ok_or_else(|| "a group's name has 1 to 63 of a-z, 0-9 and -".to_owned())
+}

@@ -1,0 +1,90 @@
+//! `kubebrain proxy`: one etcd endpoint over the groups of a placement.
+
+use std::collections::HashMap;
+
+use anyhow::{Context, Result, bail};
+use kubebrain_proxy::{Config, Proxy};
+use kubebrain_shared::dial::Connector;
+use kubebrain_shared::group::GroupName;
+use kubebrain_shared::placement::Placement;
+use kubebrain_shared::serve::ServeConfig;
+use kubebrain_shared::stop::Stopper;
+
+use crate::cli::{self, Clients};
+use crate::listen::{self, Listeners};
+use crate::shutdown::{Heard, Signals};
+use crate::{banner, placement};
+
+/// The proxy's settings from the flags that clients care for.
+pub(crate) fn config(clients: &Clients, urls: &[String]) -> Config {
+    let advertised = clients.advertise_client_urls.first().or(urls.first());
+    let mut config = Config { name: clients.name.clone(), request_bytes_max: clients.max_request_bytes, ..Config::default() };
+    config.etcd_version = kubebrain_brain::service::ETCD_VERSION.to_owned();
+    if let Some(url) = advertised {
+        config.advertised_url = url.clone();
+    }
+    config
+}
+
+fn connectors(placement: &Placement) -> Result<HashMap<GroupName, Vec<Connector>>> {
+    let mut connectors = HashMap::new();
+    for (group, urls) in placement.groups() {
+        if urls.is_empty() {
+            bail!("group {group} has no brains: name their peer URLs in the placement");
+        }
+        let brains = urls.iter().map(|url| Ok(Connector::Tcp(listen::authority(url)?)));
+        connectors.insert(group.clone(), brains.collect::<Result<_>>()?);
+    }
+    Ok(connectors)
+}
+
+pub(crate) async fn run(flags: cli::Proxy) -> Result<()> {
+    let mut signals = Signals::new()?;
+    let mut table = placement::read(&flags.placement)?;
+    let brains = connectors(&table).with_context(|| format!("placement {}", flags.placement.display()))?;
+    let clients = Listeners::bind("listen-client-urls", &flags.clients.listen_client_urls).await?;
+    let proxy = Proxy::new(config(&flags.clients, &clients.urls), table.clone(), brains);
+    banner::print(
+        "kubebrain proxy",
+        &[
+            ("clients", clients.urls.join(" ")),
+            ("groups", table.groups().map(|(group, _)| group.as_str()).collect::<Vec<_>>().join(" ")),
+            ("try", banner::try_it(&clients.urls)),
+        ],
+    );
+    let accepting = Stopper::default();
+    let serve = ServeConfig { concurrent_streams_max: flags.clients.max_concurrent_streams, ..ServeConfig::default() };
+    clients.serve(&proxy.service(), &serve, &accepting);
+    let mut watched = placement::Watched::new(Some(flags.placement.clone()));
+    let mut started = false;
+    loop {
+        tokio::select! {
+            () = proxy.start(), if !started => {
+                started = true;
+                tracing::info!("ready");
+            }
+            heard = signals.next() => match heard {
+                Heard::Stop => break,
+                Heard::Reload => reload(&proxy, &watched, &mut table),
+            },
+            () = watched.changed() => reload(&proxy, &watched, &mut table),
+        }
+    }
+    tracing::info!("stopping");
+    accepting.ask();
+    proxy.stop().await;
+    accepting.stop().await;
+    Ok(())
+}
+
+fn reload(proxy: &Proxy, watched: &placement::Watched, table: &mut std::sync::Arc<Placement>) {
+    let Some(next) = watched.reload(table) else { return };
+    match connectors(&next) {
+        Ok(brains) => {
+            proxy.replace_placement(next.clone(), brains);
+            tracing::info!(version = format!("{:x}", next.version()), "a new placement is in use");
+            *table = next;
+        }
+        Err(error) => tracing::error!("the old placement stays: {error:#}"),
+    }
+}

@@ -1,0 +1,188 @@
+//! `kubebrain standalone`: a proxy and every group of the placement in one process. Between them is the same protocol
+//! as between processes, over streams in memory: there is no second way in.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use kubebrain_brain::mvcc::Store;
+use kubebrain_brain::service::{Audience, Endpoint, EndpointConfig};
+use kubebrain_proxy::Proxy;
+use kubebrain_shared::dial::Connector;
+use kubebrain_shared::group::GroupName;
+use kubebrain_shared::placement::Placement;
+use kubebrain_shared::revision::Revision;
+use kubebrain_shared::serve::{MemoryConnector, ServeConfig, memory, serve_memory};
+use kubebrain_shared::stop::Stopper;
+
+use crate::cli::Standalone;
+use crate::listen::Listeners;
+use crate::shutdown::{self, Heard, Signals};
+use crate::storage::{self, Storage};
+use crate::{banner, placement, proxy};
+
+/// The groups of this process.
+struct Groups {
+    flags: Standalone,
+    storage: Storage,
+    running: BTreeMap<GroupName, Running>,
+    /// Connections from the proxy.
+    accepting: Stopper,
+    /// Streams that end when the process does.
+    streams: Stopper,
+}
+
+struct Running {
+    store: Store,
+    connector: MemoryConnector,
+}
+
+impl Groups {
+    /// Opens a group and serves it in memory.
+    async fn open(&self, group: &GroupName, placement: &Arc<Placement>) -> Result<Running> {
+        let count = placement.groups().count();
+        let config = storage::config(group.clone(), count, &self.flags.store, &self.flags.clients);
+        let opened = Store::open(config, self.storage.engine.clone(), placement.clone()).await;
+        let store = opened.with_context(|| format!("group {group} cannot be opened"))?;
+        let config = EndpointConfig {
+            audience: Audience::Peers,
+            progress_interval: self.flags.clients.watch_progress_notify_interval,
+            name: self.flags.clients.name.clone(),
+            client_urls: Vec::new(),
+            peer_urls: Vec::new(),
+        };
+        let endpoint = Endpoint::new(store.clone(), config, self.streams.handle());
+        let (connector, listener) = memory();
+        tokio::spawn(serve_memory(listener, endpoint, ServeConfig::default(), self.accepting.handle()));
+        Ok(Running { store, connector })
+    }
+
+    fn connectors(&self) -> HashMap<GroupName, Vec<Connector>> {
+        let connector = |running: &Running| vec![Connector::Memory(running.connector.clone())];
+        self.running.iter().map(|(group, running)| (group.clone(), connector(running))).collect()
+    }
+
+    fn stores(&self) -> Vec<Store> {
+        self.running.values().map(|running| running.store.clone()).collect()
+    }
+
+    /// Takes a new placement into use in all groups, or in none: all prepare, new groups open, all are advanced past
+    /// whatever any of them has shown, all commit.
+    async fn replace(&mut self, next: &Arc<Placement>) -> Result<()> {
+        let names: Vec<GroupName> = next.groups().map(|(group, _)| group.clone()).collect();
+        let old = self.stores();
+        let prepared = self.prepare(&old, next, &names).await;
+        let opened = match prepared {
+            Ok(opened) => opened,
+            Err(error) => {
+                for store in &old {
+                    store.abort_placement().await;
+                }
+                return Err(error);
+            }
+        };
+        for store in &old {
+            store.commit_placement().await?;
+        }
+        self.running.extend(opened);
+        let gone: Vec<_> = self.running.keys().filter(|group| !names.contains(group)).cloned().collect();
+        for group in gone {
+            if let Some(running) = self.running.remove(&group) {
+                running.store.close().await;
+            }
+        }
+        Ok(())
+    }
+
+    async fn prepare(&self, old: &[Store], next: &Arc<Placement>, names: &[GroupName]) -> Result<Vec<(GroupName, Running)>> {
+        for store in old {
+            store.prepare(next.clone()).await?;
+        }
+        let mut opened = Vec::new();
+        for group in names.iter().filter(|group| !self.running.contains_key(group)) {
+            opened.push((group.clone(), self.open(group, next).await?));
+        }
+        let new = opened.iter().map(|(_, running)| &running.store);
+        let stores: Vec<&Store> = old.iter().chain(new).collect();
+        let shown = stores.iter().map(|store| store.shared().committed()).max().unwrap_or(Revision::INITIAL);
+        for store in stores {
+            store.advance(shown).await.map_err(|fault| anyhow::anyhow!("{}", fault.wire().1))?;
+        }
+        Ok(opened)
+    }
+}
+
+pub(crate) async fn run(flags: Standalone) -> Result<()> {
+    let mut signals = Signals::new()?;
+    let clients = Listeners::bind("listen-client-urls", &flags.clients.listen_client_urls).await?;
+    let mut table = match &flags.placement {
+        Some(path) => placement::read(path)?,
+        None => Arc::new(Placement::builtin()),
+    };
+    if let Some((group, _)) = table.groups().find(|(_, brains)| !brains.is_empty()) {
+        bail!("the placement names brains of group {group}: in standalone all groups run in this process");
+    }
+    let storage = storage::open(&flags.store).await?;
+    let mut watched = placement::Watched::new(flags.placement.clone());
+    let proxy_config = proxy::config(&flags.clients, &clients.urls);
+    let serve = ServeConfig { concurrent_streams_max: flags.clients.max_concurrent_streams, ..ServeConfig::default() };
+    let mut groups = Groups {
+        flags,
+        storage,
+        running: BTreeMap::new(),
+        accepting: Stopper::default(),
+        streams: Stopper::default(),
+    };
+    for (group, _) in table.groups() {
+        let running = groups.open(group, &table).await?;
+        groups.running.insert(group.clone(), running);
+    }
+    let proxy = Proxy::new(proxy_config, table.clone(), groups.connectors());
+    let accepting = Stopper::default();
+    let urls = clients.urls.clone();
+    proxy.start().await;
+    clients.serve(&proxy.service(), &serve, &accepting);
+    banner::print(
+        &format!("kubebrain standalone at {}", proxy.floor()),
+        &[
+            ("clients", urls.join(" ")),
+            ("groups", groups.running.keys().map(GroupName::as_str).collect::<Vec<_>>().join(" ")),
+            ("data", groups.flags.store.data_dir.display().to_string()),
+            ("try", banner::try_it(&urls)),
+            ("", format!("kube-apiserver --etcd-servers={} ...", urls.join(","))),
+        ],
+    );
+    let outcome = loop {
+        let stores = groups.stores();
+        tokio::select! {
+            heard = signals.next() => match heard {
+                Heard::Stop => break Ok(()),
+                Heard::Reload => {}
+            },
+            () = watched.changed() => {}
+            error = shutdown::ended(&stores) => break Err(error),
+            error = shutdown::poisoned(groups.storage.embedded.as_deref()) => break Err(error),
+        }
+        if let Some(next) = watched.reload(&table) {
+            match groups.replace(&next).await {
+                Ok(()) => {
+                    proxy.replace_placement(next.clone(), groups.connectors());
+                    tracing::info!(version = format!("{:x}", next.version()), "a new placement is in use");
+                    table = next;
+                }
+                Err(error) => tracing::error!("the old placement stays: {error:#}"),
+            }
+        }
+    };
+    tracing::info!("stopping");
+    accepting.ask();
+    proxy.stop().await;
+    accepting.stop().await;
+    let Groups { running, accepting, streams, .. } = groups;
+    streams.ask();
+    accepting.stop().await;
+    for running in running.into_values() {
+        running.store.close().await;
+    }
+    outcome
+}

@@ -1,0 +1,46 @@
+//! The engine under the groups of this process.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use bytes::Bytes;
+use kubebrain_brain::engine::embedded::{self, Embedded};
+use kubebrain_brain::engine::memory::Memory;
+use kubebrain_brain::engine::Engine;
+use kubebrain_brain::mvcc;
+use kubebrain_brain::request::Limits;
+use kubebrain_shared::group::GroupName;
+
+use crate::cli::{self, Clients};
+
+/// An open engine.
+pub(crate) struct Storage {
+    /// As groups use it.
+    pub engine: Arc<dyn Engine>,
+    /// The same, if it is on disk.
+    pub embedded: Option<Arc<Embedded>>,
+}
+
+pub(crate) async fn open(flags: &cli::Store) -> Result<Storage> {
+    match flags.engine {
+        cli::Engine::Memory => Ok(Storage { engine: Arc::new(Memory::new()), embedded: None }),
+        cli::Engine::Embedded => {
+            let config = embedded::Config::new(&flags.data_dir);
+            let opened = tokio::task::spawn_blocking(move || Embedded::open(&config)).await?;
+            let embedded = Arc::new(opened.context("the store cannot be opened")?);
+            tracing::debug!(bytes = embedded.size(), "store opened");
+            Ok(Storage { engine: embedded.clone(), embedded: Some(embedded) })
+        }
+    }
+}
+
+/// The store of one of `groups` groups in this process.
+pub(crate) fn config(group: GroupName, groups: usize, store: &cli::Store, clients: &Clients) -> mvcc::Config {
+    mvcc::Config {
+        store_prefix: Bytes::copy_from_slice(store.store_prefix.as_bytes()),
+        limits: Limits { txn_ops_max: store.max_txn_ops, request_bytes_max: clients.max_request_bytes },
+        value_cache_bytes: store.value_cache_bytes / groups.max(1) as u64,
+        window_bytes: store.watch_window_bytes,
+        ..mvcc::Config::new(group, clients.name.clone())
+    }
+}

@@ -1,0 +1,126 @@
+# Sourced by run, crd-placement and two-proxies: servers on free loopback ports in a scratch
+# directory; everything started is ended, by pid, and everything written is removed at exit.
+set -euo pipefail
+kit=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+root=$(cd "$kit/../.." && pwd)
+KUBEBRAIN=${KUBEBRAIN:-$root/target/release/kubebrain}
+scratch=$(mktemp -d /tmp/kubebrain-kit.XXXXXX)
+servers=() planes=()
+export CHECK_PERIOD=${CHECK_PERIOD:-10s}
+
+say() { printf '%s  %s\n' "$(date +%T)" "$*"; }
+exec 3>&1
+fail() { say "FAILED: $*" >&3; exit 1; }
+port() { "$kit/freeport" "$@"; }
+
+spawn() { # NAME COMMAND...: in the background, log in scratch/NAME.log
+	local name=$1
+	shift
+	setsid "$@" > "$scratch/$name.log" 2>&1 < /dev/null &
+	servers+=($!)
+	echo $! > "$scratch/$name.server"
+	disown # no word from bash when it is killed
+}
+pid_of() { cat "$scratch/$1.server"; }
+
+finish() {
+	local rc=$? pid plane
+	trap - EXIT
+	for plane in "${planes[@]}"; do GRACE=${GRACE:-1} "$kit/down" "$plane" > /dev/null 2>&1 || true; done
+	for pid in "${servers[@]}"; do kill -TERM "$pid" 2> /dev/null || true; done
+	for pid in "${servers[@]}"; do
+		for _ in $(seq 50); do kill -0 "$pid" 2> /dev/null || break; sleep 0.1; done
+		kill -KILL -- "-$pid" 2> /dev/null || true
+	done
+	if [ $rc != 0 ] && [ -n "${KEEP:-}" ]; then say "kept $scratch"; else rm -rf "$scratch"; fi
+	exit $rc
+}
+trap finish EXIT
+trap 'exit 130' INT TERM
+
+ctl() { "$kit/bin/etcdctl" --endpoints "$endpoint" "$@"; }
+await() { # SECONDS WHAT COMMAND...
+	local end=$((SECONDS + $1)) what=$2
+	shift 2
+	until "$@" > /dev/null 2>&1; do
+		[ $SECONDS -lt $end ] || fail "no $what in time"
+		sleep 0.2
+	done
+}
+serving() { # NAME: the server NAME lives and $endpoint answers
+	kill -0 "$(pid_of "$1")" 2> /dev/null || { tail -20 "$scratch/$1.log" >&3; fail "$1 ended"; }
+	ctl --command-timeout=2s get health
+}
+
+# The first table of the project's own runs: three groups, in use from the start.
+placement() { # [URL of core, of pods, of events]
+	local -a brains=("" "" "")
+	[ $# = 0 ] || brains=("brains: [$1]" "brains: [$2]" "brains: [$3]")
+	cat <<-END
+	prefix: /registry
+	home: core
+	default: core
+	groups:
+	  core: { ${brains[0]} }
+	  pods: { ${brains[1]} }
+	  events: { ${brains[2]} }
+	kinds:
+	  - { kind: pods, group: pods }
+	  - { kind: events, group: events }
+	END
+}
+
+# serve SERVER: starts it, sets endpoint and pids (those whose CPU and memory count).
+serve() {
+	local server=$1 client peer
+	client=$(port 2) peer=$((client + 1))
+	endpoint=http://127.0.0.1:$client
+	[ "$server" = etcd ] || [ -x "$KUBEBRAIN" ] || fail "$KUBEBRAIN is missing"
+	case $server in
+		etcd)
+			spawn etcd "${ETCD:-$kit/bin/etcd}" --name one --data-dir "$scratch/data" --log-level warn \
+				--listen-client-urls "$endpoint" --advertise-client-urls "$endpoint" \
+				--listen-peer-urls http://127.0.0.1:$peer --initial-advertise-peer-urls http://127.0.0.1:$peer \
+				--initial-cluster one=http://127.0.0.1:$peer ${SERVER_FLAGS:-} ;;
+		brain)
+			spawn brain "$KUBEBRAIN" brain --group default --data-dir "$scratch/data" \
+				--listen-client-urls "$endpoint" --listen-peer-urls http://127.0.0.1:$peer ${SERVER_FLAGS:-} ;;
+		standalone) # one group, no placement
+			spawn standalone "$KUBEBRAIN" standalone --data-dir "$scratch/data" --listen-client-urls "$endpoint" ${SERVER_FLAGS:-} ;;
+		groups) # standalone over the groups of a placement
+			[ -n "${PLACEMENT:-}" ] && cp "$PLACEMENT" "$scratch/placement.yaml" || placement > "$scratch/placement.yaml"
+			spawn groups "$KUBEBRAIN" standalone --data-dir "$scratch/data" --listen-client-urls "$endpoint" \
+				--placement "$scratch/placement.yaml" ${SERVER_FLAGS:-} ;;
+		proxy) # a process per brain, and a proxy before them
+			brains
+			proxy proxy ;;
+		*) fail "unknown server $server" ;;
+	esac
+	await 60 "answer of $server" serving "$server"
+	pids=("${servers[@]}")
+}
+
+brains() { # a brain for each of three groups, found through scratch/placement.yaml
+	local first group i=0 core pods events
+	first=$(port 6) core=$((first + 1)) pods=$((first + 3)) events=$((first + 5))
+	placement http://127.0.0.1:$core http://127.0.0.1:$pods http://127.0.0.1:$events > "$scratch/placement.yaml"
+	for group in core pods events; do
+		spawn "brain-$group" "$KUBEBRAIN" brain --group $group --name $group-0 --placement "$scratch/placement.yaml" \
+			--data-dir "$scratch/$group" --listen-client-urls http://127.0.0.1:$((first + i)) \
+			--listen-peer-urls http://127.0.0.1:$((first + i + 1)) ${SERVER_FLAGS:-}
+		i=$((i + 2))
+	done
+}
+
+proxy() { # NAME: sets endpoint
+	endpoint=http://127.0.0.1:$(port)
+	spawn "$1" "$KUBEBRAIN" proxy --placement "$scratch/placement.yaml" --listen-client-urls "$endpoint" ${PROXY_FLAGS:-}
+}
+
+plane() { # NAME: kube-apiserver and friends (RUN) on $endpoint; sets KUBECONFIG
+	planes+=("$scratch/$1")
+	PORT=$(port 3) "$kit/up" "$endpoint" "$scratch/$1" > "$scratch/$1.up" 2>&1 || { tail -20 "$scratch/$1.up"; fail "no control plane"; }
+	export KUBECONFIG=$scratch/$1/kubeconfig
+	say "$1: $(grep '^ready' "$scratch/$1.up")"
+}
+k() { "$kit/bin/kubectl" --cache-dir "$scratch/cache" "$@"; }
