@@ -35,6 +35,11 @@ mod watch;
 mod layer;
 mod service;
 
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
 pub use config::{Config, ETCD_VERSION};
 pub use proxy::{Proxy, Service};
 

@@ -10,7 +10,7 @@ use kubebrain_shared::group::GroupName;
 use kubebrain_shared::placement::Placement;
 use kubebrain_shared::revision::Revision;
 use kubebrain_shared::stop::Stop;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
 use crate::config::Config;
 use crate::core::Core;
@@ -119,7 +119,8 @@ async fn fence_all(core: &Core) {
 /// Keeps the floor near the groups' revisions, so that "watch from now" means now. Groups are asked, not raised.
 /// Ends when asked to.
 async fn refresh(core: Arc<Core>, stop: Stop) {
-    let mut ticks = interval(core.config.refresh_every);
+    let every = core.config.refresh_every;
+    let mut ticks = interval_at(Instant::now() + every, every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut round = 0_u32;
     loop {

@@ -99,8 +99,8 @@ impl<T: AsyncWrite + Unpin> Cork<T> {
         }
         if self.kept.is_empty() {
             self.fresh = false;
-            self.kept.clear();
-            if self.kept.capacity() > IDLE_BYTES_MAX {
+            // `capacity` does not see what lies behind the cursor.
+            if self.kept.try_reclaim(IDLE_BYTES_MAX + 1) {
                 self.kept = BytesMut::new();
             }
         }
@@ -138,7 +138,11 @@ impl<T: AsyncWrite + Unpin> Cork<T> {
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Cork<T> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         // A failed write is told when there is nothing more to read: the peer may have said why.
         if self.failed.is_none()
             && let Poll::Ready(Err(error)) = self.drain(cx)

@@ -135,7 +135,11 @@ enum Link {
     /// The sender is dropped when the dial has ended.
     Dialing(watch::Receiver<()>),
     Open(Sender),
-    Resting { until: Instant, kind: io::ErrorKind, reason: Arc<str> },
+    Resting {
+        until: Instant,
+        kind: io::ErrorKind,
+        reason: Arc<str>,
+    },
 }
 
 /// How often a request that connections give back is handed to the next one.
@@ -304,7 +308,8 @@ impl DialError {
         // A GOAWAY fails only requests above its last stream, and those that are not sent yet; the others go on and
         // fail, if they do, with the end of the connection (RFC 9113, 6.8 and 8.7).
         let untouched = h2.is_some_and(|h2| {
-            h2.is_remote() && (h2.is_go_away() || (h2.is_reset() && h2.reason() == Some(h2::Reason::REFUSED_STREAM)))
+            h2.is_remote()
+                && (h2.is_go_away() || (h2.is_reset() && h2.reason() == Some(h2::Reason::REFUSED_STREAM)))
         });
         let error = ConnectError(error.into());
         if untouched { Self::Refused(error) } else { Self::Broken(error) }

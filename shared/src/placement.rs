@@ -110,7 +110,8 @@ impl Placement {
 
     /// What `standalone` uses where no file is given: pods and events apart, everything else in `core`.
     pub fn builtin() -> Self {
-        let [core, pods, events] = ["core", "pods", "events"].map(|name| GroupName::parse(name).expect("a legal name"));
+        let [core, pods, events] =
+            ["core", "pods", "events"].map(|name| GroupName::parse(name).expect("a legal name"));
         Self::new(Draft {
             prefix: Bytes::from_static(b"/registry"),
             home: core.clone(),
@@ -210,8 +211,9 @@ impl Placement {
     }
 
     /// The range of keys whose ownership is recorded together with that of `key`, which it contains: everything
-    /// under the most specific rule, or under the key's natural kind, or else the key alone. A narrower rule inside
-    /// takes nothing away from it.
+    /// under the most specific rule, or under the key's natural kind, or the key alone where a kind could be but is
+    /// not; for a key outside the table's prefix everything, since whatever is not recorded more narrowly is home's.
+    /// A narrower rule inside takes nothing away from it.
     pub fn unit(&self, key: &[u8]) -> KeyRange {
         let draft = &self.0.draft;
         if let Some(prefix) = draft.rule(key) {
@@ -219,7 +221,8 @@ impl Placement {
         }
         match draft.natural(key) {
             Some(natural) if natural.inside => KeyRange::prefix(Bytes::copy_from_slice(natural.prefix)),
-            _ => KeyRange::ALL,
+            Some(_) => KeyRange::one(Bytes::copy_from_slice(key)),
+            None => KeyRange::ALL,
         }
     }
 
@@ -259,7 +262,10 @@ impl Draft {
         loop {
             // The greatest rule up to `bound`: if it is not a prefix of the key, what is one is also one of what
             // both have in common.
-            let (prefix, _) = self.rules.range::<[u8], _>((std::ops::Bound::Unbounded, std::ops::Bound::Included(bound))).next_back()?;
+            let (prefix, _) = self
+                .rules
+                .range::<[u8], _>((std::ops::Bound::Unbounded, std::ops::Bound::Included(bound)))
+                .next_back()?;
             if key.starts_with(prefix) {
                 return Some(prefix);
             }

@@ -198,7 +198,9 @@ async fn accept_all<A: Accept, S: Serve>(mut listener: A, service: S, config: Se
         };
         match accepted {
             Some(Ok(socket)) => start(socket, &service, &config, &stop),
-            Some(Err(error)) if is_of_the_connection(&error) => debug!(%error, "a connection was gone at once"),
+            Some(Err(error)) if is_of_the_connection(&error) => {
+                debug!(%error, "a connection was gone at once")
+            }
             Some(Err(error)) => {
                 warn!(%error, "cannot accept connections, trying again");
                 tokio::select! {

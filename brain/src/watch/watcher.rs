@@ -97,6 +97,12 @@ impl Watcher {
     pub async fn step(&mut self, shared: &Shared, fragment_bytes: usize) -> Result<Step, HistoryError> {
         let (wish, registration) = (&self.wish, &self.registration);
         let wanted = |revision, event: &Event| wish.wants(revision, event);
+        // Whoever begins at the compacted revision is not told what was before it: kube-apiserver takes the missing
+        // entry for its sign to list again. Whoever was there already keeps what the window keeps.
+        let horizon = match self.place {
+            Place::CatchingUp { .. } => u64::try_from(shared.compacted()).unwrap_or(0),
+            Place::Synced => 0,
+        };
         let (events, header, synced) = match &mut self.place {
             Place::Synced => {
                 let unread = registration.unread();
@@ -130,7 +136,7 @@ impl Watcher {
                 }
             }
         };
-        let responses = self.responses(shared, events, header, fragment_bytes).await;
+        let responses = self.responses(shared, events, header, horizon, fragment_bytes).await;
         self.spoke |= !responses.is_empty();
         Ok(if synced { Step::Synced(responses) } else { Step::Responses(responses) })
     }
@@ -140,6 +146,7 @@ impl Watcher {
         shared: &Shared,
         revisions: Vec<RevisionEvents>,
         header: u64,
+        horizon: u64,
         fragment_bytes: usize,
     ) -> Vec<Bytes> {
         let wanted: Vec<(u64, &Event)> = revisions
@@ -150,7 +157,7 @@ impl Watcher {
         if wanted.is_empty() {
             return Vec::new();
         }
-        let priors = if self.wish.prev_kv { priors(shared, &wanted).await } else { Vec::new() };
+        let priors = if self.wish.prev_kv { priors(shared, &wanted, horizon).await } else { Vec::new() };
         let mut priors = priors.into_iter();
         let mut encoded = Vec::with_capacity(wanted.len());
         for (_, event) in wanted {
@@ -208,9 +215,9 @@ fn split(events: Vec<Bytes>, bytes_max: usize) -> Vec<Vec<Bytes>> {
 }
 
 /// The entries before, in order. One that was compacted meanwhile is missing, as in etcd.
-async fn priors(shared: &Shared, events: &[(u64, &Event)]) -> Vec<Option<Bytes>> {
+async fn priors(shared: &Shared, events: &[(u64, &Event)], horizon: u64) -> Vec<Option<Bytes>> {
     let mut wanted = Vec::new();
-    for (_, event) in events {
+    for (_, event) in events.iter().filter(|(revision, _)| *revision > horizon) {
         if let Prior::At(revision) = event.prior {
             let version = Version { revision, create: 0, count: 1, lease: 0 };
             wanted.push(Entry { key: event.key.clone(), version, kv: None });
@@ -225,7 +232,8 @@ async fn priors(shared: &Shared, events: &[(u64, &Event)]) -> Vec<Option<Bytes>>
         }
     }
     let mut read = wanted.into_iter().map(|entry| entry.kv);
-    let prior = |(_, event): &(u64, &Event)| match &event.prior {
+    let prior = |(revision, event): &(u64, &Event)| match &event.prior {
+        _ if *revision <= horizon => None,
         Prior::None => None,
         Prior::Known(kv) => Some(kv.clone()),
         Prior::At(_) => read.next().flatten(),

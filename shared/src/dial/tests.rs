@@ -8,7 +8,7 @@ use tonic::codegen::tokio_stream;
 use tonic::{Code, Request, Response};
 
 use super::*;
-use crate::serve::tests::{call, echo, listen, within};
+use crate::serve::tests::{call, echo, within};
 use crate::serve::{ServeConfig, memory, serve_memory, serve_tcp};
 use crate::stop::Stopper;
 
@@ -18,7 +18,10 @@ type Updates = Pin<Box<dyn tokio_stream::Stream<Item = Result<HealthCheckRespons
 
 #[tonic::async_trait]
 impl Health for Always {
-    async fn check(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
+    async fn check(
+        &self,
+        request: Request<HealthCheckRequest>,
+    ) -> Result<Response<HealthCheckResponse>, Status> {
         match &request.get_ref().service[..] {
             "" => Ok(Response::new(HealthCheckResponse { status: ServingStatus::Serving.into() })),
             other => Err(Status::not_found(other)),
@@ -68,7 +71,8 @@ async fn a_refused_connection_is_surely_not_sent_and_unavailable() {
     let channel = tcp(free_address().await);
     let error = call(channel.clone(), "/a").await.expect_err("nobody listens");
     assert!(matches!(error, DialError::Unreachable(_)) && error.surely_not_sent());
-    let status = HealthClient::new(channel).check(HealthCheckRequest::default()).await.expect_err("nobody listens");
+    let status =
+        HealthClient::new(channel).check(HealthCheckRequest::default()).await.expect_err("nobody listens");
     assert_eq!(status.code(), Code::Unavailable, "{status:?}");
     assert!(DialError::of(&status).is_some_and(DialError::surely_not_sent));
 }
@@ -107,20 +111,33 @@ async fn while_resting_calls_fail_at_once_and_nobody_dials() {
 
 #[tokio::test]
 async fn many_calls_share_one_dial() {
-    let (address, stopper) = listen(ServeConfig::default()).await;
     let (connector, mut listener) = memory();
     let channel = Channel::new(Connector::Memory(connector), DialConfig::default());
     let calls: Vec<_> = (0..100).map(|_| tokio::spawn(call(channel.clone(), "/a"))).collect();
     let first = within(5, listener.next_connection()).await;
     let serving = Stopper::default();
     let stop = serving.handle();
-    tokio::spawn(async move { crate::serve::serve_connection(first, echo(), &ServeConfig::default(), stop).await });
+    tokio::spawn(async move {
+        crate::serve::serve_connection(first, echo(), &ServeConfig::default(), stop).await
+    });
     for call in calls {
         assert_eq!(within(5, call).await.expect("no panic").expect("it answers"), "/a");
     }
     assert!(listener.is_empty(), "one connection");
-    assert_eq!(address.port(), address.port());
-    within(10, stopper.stop()).await;
+    within(10, serving.stop()).await;
+}
+
+#[tokio::test]
+async fn a_request_that_a_dead_connection_gives_back_goes_to_the_next_one() {
+    let (connector, mut listener) = memory();
+    let channel = Channel::new(Connector::Memory(connector), DialConfig::default());
+    channel.connect().await.expect("it is connected");
+    // Nobody has told the channel yet.
+    drop(listener.next_connection().await);
+    let serving = Stopper::default();
+    tokio::spawn(serve_memory(listener, echo(), ServeConfig::default(), serving.handle()));
+    assert_eq!(within(5, call(channel.clone(), "/a")).await.expect("the next one answers"), "/a");
+    within(10, serving.stop()).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -150,7 +167,9 @@ async fn a_dropped_call_does_not_stop_the_dial() {
 }
 
 /// What a server does with the one request that it takes.
-async fn error_after(treat: impl FnOnce(h2::server::SendResponse<Bytes>) -> Option<h2::Reason> + Send + 'static) -> DialError {
+async fn error_after(
+    treat: impl FnOnce(h2::server::SendResponse<Bytes>) -> Option<h2::Reason> + Send + 'static,
+) -> DialError {
     let (connector, mut listener) = memory();
     let channel = Channel::new(Connector::Memory(connector), DialConfig::default());
     let server = tokio::spawn(async move {
@@ -212,6 +231,9 @@ async fn a_peer_that_is_silent_is_given_up() {
 fn pauses_double_up_to_their_bound_and_differ_by_chance() {
     let config = DialConfig::default();
     let ms = |failures, chance| pause(&config, failures, chance).as_millis();
-    assert_eq!([0, 1, 2, 3, 4, 5, 99].map(|failures| ms(failures, u64::MAX)), [50, 100, 200, 400, 800, 1000, 1000]);
+    assert_eq!(
+        [0, 1, 2, 3, 4, 5, 99].map(|failures| ms(failures, u64::MAX)),
+        [50, 100, 200, 400, 800, 1000, 1000]
+    );
     assert_eq!([0, 1, 99].map(|failures| ms(failures, 0)), [25, 50, 500]);
 }

@@ -101,7 +101,10 @@ impl Report {
                     continue;
                 }
                 None => {
-                    self.add(key.line, format!("`{text}` is not the name of a group: 1 to 63 of a-z, 0-9 and -"));
+                    self.add(
+                        key.line,
+                        format!("`{text}` is not the name of a group: 1 to 63 of a-z, 0-9 and -"),
+                    );
                     continue;
                 }
             };
@@ -205,10 +208,15 @@ impl Report {
         let mut lines = BTreeMap::new();
         let Some(node) = node.filter(|node| !matches!(node.kind, Kind::Null)) else { return rules };
         for item in self.items(node, "kinds") {
-            let Some(fields) = self.fields(item, "a rule", ["kind", "prefix", "group", "split"]) else { continue };
+            let Some(fields) = self.fields(item, "a rule", ["kind", "prefix", "group", "split"]) else {
+                continue;
+            };
             let [kind, raw, group, split] = fields.values;
             if let Some(split) = split {
-                self.add(split.line, "split: kinds that are split over groups are not built yet; name one group");
+                self.add(
+                    split.line,
+                    "split: kinds that are split over groups are not built yet; name one group",
+                );
             }
             let group = match group {
                 Some(group) => self.group(group, groups),
@@ -262,7 +270,10 @@ impl Report {
                     return None;
                 }
                 if !under.is_empty() && !text.strip_prefix(under).is_some_and(|rest| rest.starts_with('/')) {
-                    self.add(node.line, format!("prefix: {text} does not begin with {under}/, the table's prefix"));
+                    self.add(
+                        node.line,
+                        format!("prefix: {text} does not begin with {under}/, the table's prefix"),
+                    );
                     return None;
                 }
                 Some((node.line, text.into()))
@@ -301,9 +312,13 @@ impl Report {
         for (key, value) in written {
             let Some(text) = self.text(key, "the name of a field") else { continue };
             match names.iter().position(|name| *name == text) {
-                Some(index) if values[index].is_some() => self.add(key.line, format!("{text}: is here twice")),
+                Some(index) if values[index].is_some() => {
+                    self.add(key.line, format!("{text}: is here twice"))
+                }
                 Some(index) => values[index] = Some(value),
-                None => self.add(key.line, format!("`{text}` is not a field of {what}: {}", names.join(", "))),
+                None => {
+                    self.add(key.line, format!("`{text}` is not a field of {what}: {}", names.join(", ")))
+                }
             }
         }
         Some(Fields { line: node.line, values })
@@ -344,7 +359,9 @@ fn check_kind(text: &str) -> Result<(), &'static str> {
         return Err("is not a resource such as `pods` or `example.com/widgets`");
     }
     match segments[..] {
-        [resource] if resource.contains('.') => Err("is a custom resource, which is written `group/resource`"),
+        [resource] if resource.contains('.') => {
+            Err("is a custom resource, which is written `group/resource`")
+        }
         [_] => Ok(()),
         [group, _] if group.contains('.') => Ok(()),
         _ => Err("has a slash, but no group with a dot before it; for other keys write `prefix:`"),

@@ -28,7 +28,9 @@ pub(super) fn hash(bytes: &[u8]) -> u64 {
 }
 
 fn fnv1a(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+    bytes
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 const fn spread(mut hash: u64) -> u64 {
@@ -135,8 +137,11 @@ mod tests {
 
     #[test]
     fn the_hash_is_the_published_one() {
-        let vectors =
-            [("", 0xcbf2_9ce4_8422_2325), ("a", 0xaf63_dc4c_8601_ec8c), ("foobar", 0x8594_4171_f739_67e8_u64)];
+        let vectors = [
+            ("", 0xcbf2_9ce4_8422_2325),
+            ("a", 0xaf63_dc4c_8601_ec8c),
+            ("foobar", 0x8594_4171_f739_67e8_u64),
+        ];
         for (text, expected) in vectors {
             assert_eq!(fnv1a(text.as_bytes()), expected, "{text:?}");
         }
@@ -146,7 +151,8 @@ mod tests {
     #[test]
     fn kinds_stay_where_they_have_always_been() {
         let ring = ring(&["crd-0", "crd-1", "crd-2"]);
-        let kinds = ["pods", "leases", "configmaps", "secrets", "example.com/widgets", "cert-manager.io/orders", ""];
+        let kinds =
+            ["pods", "leases", "configmaps", "secrets", "example.com/widgets", "cert-manager.io/orders", ""];
         let groups = kinds.map(|kind| ring.group(kind.as_bytes()).as_str());
         assert_eq!(groups, ["crd-1", "crd-0", "crd-1", "crd-2", "crd-0", "crd-1", "crd-0"]);
     }
@@ -154,7 +160,8 @@ mod tests {
     #[test]
     fn a_further_group_takes_kinds_and_moves_none_between_the_others() {
         let (before, after) = (ring(&["a", "b", "c"]), ring(&["c", "d", "b", "a"]));
-        let kinds: Vec<String> = (0..4000).map(|index| format!("group{index}.example.com/kind{index}")).collect();
+        let kinds: Vec<String> =
+            (0..4000).map(|index| format!("group{index}.example.com/kind{index}")).collect();
         let mut shares = std::collections::BTreeMap::new();
         for kind in &kinds {
             let (old, new) = (before.group(kind.as_bytes()), after.group(kind.as_bytes()));

@@ -34,7 +34,9 @@ pub(super) fn read(text: &str) -> Result<Node, PlacementError> {
         match event {
             Event::StreamEnd => break,
             Event::StreamStart | Event::DocumentStart(_) | Event::DocumentEnd | Event::Nothing => {}
-            _ if document.is_some() => return Err(PlacementError { line, reason: "a second document begins".into() }),
+            _ if document.is_some() => {
+                return Err(PlacementError { line, reason: "a second document begins".into() });
+            }
             event => document = Some(reader.node(event, line)?),
         }
     }
@@ -49,9 +51,10 @@ impl<'a> Reader<'a> {
     fn next(&mut self) -> Result<(Event<'a>, usize), PlacementError> {
         match self.parser.next_event() {
             Some(Ok((event, Span { start, .. }))) => Ok((event, start.line().max(1))),
-            Some(Err(error)) => {
-                Err(PlacementError { line: error.marker().line().max(1), reason: format!("not YAML: {}", error.info()) })
-            }
+            Some(Err(error)) => Err(PlacementError {
+                line: error.marker().line().max(1),
+                reason: format!("not YAML: {}", error.info()),
+            }),
             None => Ok((Event::StreamEnd, 1)),
         }
     }
@@ -87,7 +90,9 @@ impl<'a> Reader<'a> {
             Event::Alias(_) => {
                 return Err(PlacementError { line, reason: "references (*name) are not read here".into() });
             }
-            other => return Err(PlacementError { line, reason: format!("not YAML: {other:?} inside a value") }),
+            other => {
+                return Err(PlacementError { line, reason: format!("not YAML: {other:?} inside a value") });
+            }
         };
         Ok(Node { line, kind })
     }

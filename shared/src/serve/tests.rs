@@ -198,7 +198,8 @@ async fn one_port_speaks_http1_with_a_connection_kept_alive() {
 #[tokio::test]
 async fn requests_in_flight_end_before_the_server_does() {
     let (address, stopper) = listen(ServeConfig::default()).await;
-    let channel = crate::dial::Channel::new(crate::dial::Connector::Tcp(address.to_string()), Default::default());
+    let channel =
+        crate::dial::Channel::new(crate::dial::Connector::Tcp(address.to_string()), Default::default());
     let slow = tokio::spawn(call(channel.clone(), "/slow"));
     tokio::time::sleep(Duration::from_millis(100)).await;
     let begun = Instant::now();
@@ -211,8 +212,10 @@ async fn requests_in_flight_end_before_the_server_does() {
 
 #[tokio::test]
 async fn requests_that_do_not_end_are_dropped_after_the_drain_time() {
-    let (address, stopper) = listen(ServeConfig { drain: Duration::from_millis(300), ..ServeConfig::default() }).await;
-    let channel = crate::dial::Channel::new(crate::dial::Connector::Tcp(address.to_string()), Default::default());
+    let (address, stopper) =
+        listen(ServeConfig { drain: Duration::from_millis(300), ..ServeConfig::default() }).await;
+    let channel =
+        crate::dial::Channel::new(crate::dial::Connector::Tcp(address.to_string()), Default::default());
     let hanging = tokio::spawn(call(channel, "/hang"));
     tokio::time::sleep(Duration::from_millis(100)).await;
     within(5, stopper.stop()).await;
@@ -220,7 +223,10 @@ async fn requests_that_do_not_end_are_dropped_after_the_drain_time() {
     assert!(!error.surely_not_sent(), "{error:?}");
 }
 
-pub(crate) async fn call(mut channel: crate::dial::Channel, path: &str) -> Result<Bytes, crate::dial::DialError> {
+pub(crate) async fn call(
+    mut channel: crate::dial::Channel,
+    path: &str,
+) -> Result<Bytes, crate::dial::DialError> {
     let request = http::Request::post(path).body(Body::empty()).expect("a request");
     let response = channel.call(request).await?;
     Ok(response.into_body().collect().await.expect("a whole body").to_bytes())

@@ -1,6 +1,7 @@
 use kubebrain_proto::etcdserverpb::{
-    Compare, DeleteRangeRequest, LeaseGrantRequest, PutRequest, RangeRequest, RangeResponse, RequestOp, ResponseHeader,
-    TxnRequest, WatchCreateRequest, WatchRequest, WatchResponse, compare, request_op, watch_request,
+    Compare, DeleteRangeRequest, LeaseGrantRequest, PutRequest, RangeRequest, RangeResponse, RequestOp,
+    ResponseHeader, TxnRequest, WatchCreateRequest, WatchRequest, WatchResponse, compare, request_op,
+    watch_request,
 };
 use kubebrain_proto::mvccpb::{Event, KeyValue};
 use kubebrain_proto::peer::AdoptLeaseResponse;

@@ -1,0 +1,251 @@
+//! The stand-in's state.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use http::HeaderMap;
+use kubebrain_proto::etcdserverpb as pb;
+use kubebrain_proto::mvccpb::{Event, KeyValue};
+use kubebrain_shared::fault::Fault;
+use kubebrain_shared::group::GroupName;
+use kubebrain_shared::metadata;
+use kubebrain_shared::placement::Placement;
+use kubebrain_shared::range::KeyRange;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tonic::Status;
+
+pub(crate) struct Brain {
+    pub(crate) name: GroupName,
+    pub(crate) state: Mutex<State>,
+    /// Rises with every change, also of what is stuck.
+    pub(crate) changed: watch::Sender<u64>,
+    /// While true: no fence answers, no watch stream says anything.
+    stuck: AtomicBool,
+}
+
+pub(crate) struct State {
+    pub(crate) placement: Arc<Placement>,
+    pub(crate) revision: i64,
+    pub(crate) compacted: i64,
+    /// All events, in order.
+    pub(crate) history: Vec<Event>,
+    pub(crate) leases: BTreeMap<i64, i64>,
+    pub(crate) holders: BTreeMap<i64, BTreeSet<String>>,
+    /// What arrived: path, floor, part.
+    pub(crate) seen: Vec<(String, Option<String>, Option<String>)>,
+    /// The next answers to this path: refusals and raw bodies.
+    pub(crate) planned: Vec<(&'static str, Planned)>,
+    /// Watch streams opened before this number are cut.
+    pub(crate) generation: u64,
+    /// Responses with events, by watch stream.
+    pub(crate) sent: BTreeMap<u64, usize>,
+    /// How long a watch stream sleeps before it says something.
+    pub(crate) watch_delay: Option<tokio::time::Duration>,
+}
+
+pub(crate) enum Planned {
+    NotOwner,
+    /// Applied, then the answer is lost.
+    Lost,
+    /// This frame and good trailers.
+    Raw(bytes::Bytes),
+    Fail(Fault),
+    /// Somebody writes this key after the request has arrived and before it is carried out.
+    WriteFirst(&'static str),
+}
+
+impl Brain {
+    pub(crate) fn new(name: GroupName, placement: Arc<Placement>) -> Self {
+        let state = State {
+            placement,
+            revision: 1,
+            compacted: -1,
+            history: Vec::new(),
+            leases: BTreeMap::new(),
+            holders: BTreeMap::new(),
+            seen: Vec::new(),
+            planned: Vec::new(),
+            generation: 0,
+            sent: BTreeMap::new(),
+            watch_delay: None,
+        };
+        Self { name, state: Mutex::new(state), changed: watch::Sender::new(0), stuck: AtomicBool::new(false) }
+    }
+
+    pub(crate) fn touch(&self) {
+        self.changed.send_modify(|changes| *changes += 1);
+    }
+
+    pub(crate) fn is_stuck(&self) -> bool {
+        self.stuck.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn stick(&self, stuck: bool) {
+        self.stuck.store(stuck, Ordering::Relaxed);
+        self.touch();
+    }
+
+    /// Cuts every watch stream.
+    pub(crate) fn cut_watches(&self) {
+        self.state.lock().generation += 1;
+        self.touch();
+    }
+
+    pub(crate) fn plan(&self, path: &'static str, planned: Planned) {
+        self.state.lock().planned.push((path, planned));
+    }
+
+    pub(crate) fn replace_placement(&self, placement: Arc<Placement>) {
+        self.state.lock().placement = placement;
+        self.cut_watches();
+    }
+
+    /// Behind the proxy's back.
+    pub(crate) fn write(&self, key: &str, value: &str) -> i64 {
+        let revision = self.state.lock().put(&pb::PutRequest {
+            key: key.to_owned().into(),
+            value: value.to_owned().into(),
+            ..Default::default()
+        });
+        self.touch();
+        revision.expect("a legal put")
+    }
+
+    pub(crate) fn revision(&self) -> i64 {
+        self.state.lock().revision
+    }
+
+    pub(crate) fn count(&self, path: &str) -> usize {
+        self.state.lock().seen.iter().filter(|(seen, ..)| seen == path).count()
+    }
+
+    pub(crate) fn header(&self, revision: i64) -> Option<pb::ResponseHeader> {
+        let member_id = self.name.as_str().bytes().map(u64::from).sum();
+        Some(pb::ResponseHeader { cluster_id: 77, member_id, revision, raft_term: 3 })
+    }
+}
+
+impl State {
+    pub(crate) fn advance(&mut self, floor: i64) {
+        self.revision = self.revision.max(floor);
+    }
+
+    /// Refuses keys that are not this group's; of a part, says which are.
+    pub(crate) fn check_owner(&self, name: &GroupName, range: &KeyRange, part: Option<&str>) -> Result<(), Status> {
+        match part {
+            Some(version) if version == format!("{:x}", self.placement.version()) => Ok(()),
+            Some(_) => Err(metadata::not_owner("another table")),
+            None if self.placement.owners(range).iter().all(|owner| owner == name) => Ok(()),
+            None => Err(metadata::not_owner(format!("{range:?} is not {name}'s"))),
+        }
+    }
+
+    pub(crate) fn owns(&self, name: &GroupName, key: &[u8], part: bool) -> bool {
+        !part || self.placement.owner(key) == name
+    }
+
+    pub(crate) fn get(&self, key: &[u8], revision: i64) -> Option<KeyValue> {
+        let matches = |event: &&Event| {
+            event.kv.as_ref().is_some_and(|kv| kv.key == *key && kv.mod_revision <= revision)
+        };
+        let last = self.history.iter().rev().find(matches)?;
+        if last.r#type == 0 { last.kv.clone() } else { None }
+    }
+
+    pub(crate) fn keys(&self, range: &KeyRange, revision: i64) -> Vec<KeyValue> {
+        let keys: BTreeSet<_> = self
+            .history
+            .iter()
+            .filter_map(|event| event.kv.as_ref())
+            .filter(|kv| range.contains(&kv.key))
+            .map(|kv| kv.key.clone())
+            .collect();
+        keys.iter().filter_map(|key| self.get(key, revision)).collect()
+    }
+
+    pub(crate) fn put(&mut self, put: &pb::PutRequest) -> Result<i64, Status> {
+        if put.key.is_empty() {
+            return Err(Fault::EmptyKey.into());
+        }
+        if put.lease != 0 && !self.leases.contains_key(&put.lease) {
+            return Err(Fault::LeaseNotFound.into());
+        }
+        let before = self.get(&put.key, self.revision);
+        self.revision += 1;
+        let (create_revision, version) =
+            before.as_ref().map_or((self.revision, 1), |kv| (kv.create_revision, kv.version + 1));
+        let kv = KeyValue {
+            key: put.key.clone(),
+            value: put.value.clone(),
+            lease: put.lease,
+            mod_revision: self.revision,
+            create_revision,
+            version,
+        };
+        self.history.push(Event { r#type: 0, kv: Some(kv), prev_kv: before });
+        Ok(self.revision)
+    }
+
+    pub(crate) fn delete(&mut self, name: &GroupName, range: &KeyRange, part: bool) -> Vec<KeyValue> {
+        let mut gone = self.keys(range, self.revision);
+        gone.retain(|kv| self.owns(name, &kv.key, part));
+        self.revision += i64::from(!gone.is_empty());
+        for kv in &gone {
+            let deleted = KeyValue { key: kv.key.clone(), mod_revision: self.revision, ..KeyValue::default() };
+            self.history.push(Event { r#type: 1, kv: Some(deleted), prev_kv: Some(kv.clone()) });
+        }
+        gone
+    }
+
+    pub(crate) fn range(
+        &self,
+        name: &GroupName,
+        request: &pb::RangeRequest,
+        part: bool,
+    ) -> Result<(Vec<KeyValue>, bool, i64), Status> {
+        if request.key.is_empty() {
+            return Err(Fault::EmptyKey.into());
+        }
+        let at = if request.revision <= 0 { self.revision } else { request.revision };
+        if at > self.revision {
+            return Err(Fault::FutureRevision.into());
+        }
+        if at < self.compacted {
+            return Err(Fault::Compacted.into());
+        }
+        let range = KeyRange::from_wire(request.key.clone(), request.range_end.clone());
+        let mut kvs = self.keys(&range, at);
+        kvs.retain(|kv| self.owns(name, &kv.key, part));
+        let count = kvs.len() as i64;
+        let limit = usize::try_from(request.limit).unwrap_or(0);
+        let more = limit != 0 && kvs.len() > limit && !request.count_only;
+        if request.sort_order() == pb::range_request::SortOrder::Descend {
+            kvs.reverse();
+        }
+        if limit != 0 {
+            kvs.truncate(limit);
+        }
+        if request.count_only {
+            kvs.clear();
+        }
+        Ok((kvs, more, count))
+    }
+
+    /// One compare of an integer.
+    pub(crate) fn compare(&self, compare: &pb::Compare) -> bool {
+        use pb::compare::TargetUnion;
+        let kv = self.get(&compare.key, self.revision).unwrap_or_default();
+        match compare.target_union {
+            Some(TargetUnion::Version(version)) => kv.version == version,
+            Some(TargetUnion::ModRevision(revision)) => kv.mod_revision == revision,
+            Some(TargetUnion::CreateRevision(revision)) => kv.create_revision == revision,
+            _ => false,
+        }
+    }
+}
+
+pub(crate) fn text(headers: &HeaderMap, name: &http::HeaderName) -> Option<String> {
+    headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned)
+}

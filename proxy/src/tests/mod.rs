@@ -1,0 +1,7 @@
+//! The whole proxy over stand-in brains, in one process.
+
+mod kv;
+mod lease;
+mod model;
+mod watch;
+mod web;

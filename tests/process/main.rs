@@ -1,0 +1,16 @@
+//! Tests of whole processes: the real binary, sockets on loopback, and a disk.
+//!
+//! `cargo test --test process`; with `KUBEBRAIN_FULL=1` the long tier, which moves more data. A test that fails keeps
+//! its directory with data and logs, and names it.
+
+mod support;
+
+mod bad_input;
+mod bytes;
+mod directories;
+mod flood;
+mod placement;
+mod proxies;
+mod sequence;
+mod shutdown;
+mod slow_watch;

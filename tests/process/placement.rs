@@ -1,0 +1,205 @@
+//! Placement files: mistakes are named, mistakes while running change nothing, and what is right needs no restart.
+
+use std::path::Path;
+
+use crate::support::client::{Client, keys};
+use crate::support::process::{Place, Process, Start};
+use crate::support::until;
+use crate::support::watch::{key, mod_revision};
+
+const KEPT: &str = "the old placement stays";
+const TAKEN: &str = "a new placement is in use";
+
+/// A table with pods in a group of their own.
+const PODS_APART: &str = "\
+home: core
+default: core
+groups: { core: {}, pods: {} }
+kinds:
+  - { kind: pods, group: pods }
+";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mistakes_in_a_placement_are_named_by_line_and_reason() {
+    let cases: [(&str, &str, &[&str]); 14] = [
+        (
+            "a kind twice",
+            "home: core\ndefault: core\ngroups: { core: {}, b: {} }\nkinds:\n  - { kind: pods, group: core }\n  - { kind: pods, group: b }\n",
+            &["line 6: /registry/pods/ has a rule already on line 5"],
+        ),
+        (
+            "a group twice",
+            "home: core\ndefault: core\ngroups:\n  core: {}\n  core: {}\n",
+            &["line 5: group core stands already on line 4"],
+        ),
+        (
+            "an unknown group",
+            "home: core\ndefault: core\ngroups: { core: {} }\nkinds:\n  - { kind: pods, group: nobody }\n",
+            &["line 5: there is no group `nobody`"],
+        ),
+        (
+            "an unknown field",
+            "home: core\ndefault: core\ngroups: { core: {} }\nreplicas: 3\n",
+            &["line 4: `replicas` is not a field"],
+        ),
+        (
+            "an unknown field of a rule",
+            "home: core\ndefault: core\ngroups: { core: {} }\nkinds:\n  - { kind: pods, group: core, weight: 2 }\n",
+            &["line 5: `weight` is not a field"],
+        ),
+        (
+            "a prefix outside",
+            "home: core\ndefault: core\ngroups: { core: {} }\nkinds:\n  - { prefix: /elsewhere/, group: core }\n",
+            &["line 5: prefix: /elsewhere/ does not begin with /registry/"],
+        ),
+        ("a prefix without its slash", "prefix: registry\nhome: core\ndefault: core\ngroups: { core: {} }\n", &["line 1: prefix: `registry`"]),
+        (
+            "a split",
+            "home: core\ndefault: core\ngroups: { core: {}, b: {} }\nkinds:\n  - { kind: pods, split: { groups: [core, b] } }\n",
+            &["line 5: split: kinds that are split over groups are not built yet"],
+        ),
+        ("no home", "default: core\ngroups: { core: {} }\n", &["line 1: home: is missing"]),
+        ("no groups", "home: core\ndefault: core\n", &["groups: is missing"]),
+        ("no YAML", "home: core\n  default: [core\n", &["line 2"]),
+        ("nothing", "", &["a placement"]),
+        (
+            "two mistakes",
+            "home: nobody\ndefault: core\ngroups: { core: {} }\nkinds: [{ kind: Pods, group: core }]\n",
+            &["line 1: there is no group `nobody`", "line 4: kind: `Pods`"],
+        ),
+        (
+            "brains in standalone",
+            "home: core\ndefault: core\ngroups: { core: { brains: [\"http://127.0.0.1:1\"] } }\n",
+            &["the placement names brains of group core"],
+        ),
+    ];
+    let place = Place::new();
+    for (what, text, words) in cases {
+        let path = place.file("bad.yaml", text);
+        let failure = Start::standalone(&place).placement(&path).fails().await;
+        assert_eq!(failure.code, Some(1), "{what}: {failure:?}");
+        for word in words {
+            assert!(failure.message.contains(word), "{what}: {word:?} is not in {:?}", failure.message);
+        }
+        let named = what == "brains in standalone" || failure.message.contains("bad.yaml");
+        assert!(named, "{what}: the file is not named: {failure:?}");
+    }
+    let failure = Start::standalone(&place).placement(Path::new("/nowhere.yaml")).fails().await;
+    assert!(failure.message.contains("placement /nowhere.yaml"), "{failure:?}");
+    let path = place.file("bad.yaml", PODS_APART);
+    let failure = Start::brain(&place, "nobody").placement(&path).fails().await;
+    assert!(failure.message.contains("--group nobody: the placement has no such group"), "{failure:?}");
+    let failure = Start::proxy(&place, "proxy", &path).fails().await;
+    assert!(failure.message.contains("group core has no brains"), "{failure:?}");
+}
+
+/// Writes another table and asks for it; returns when the log has an answer, with what was logged since.
+async fn reload(server: &mut Process, path: &Path, text: &str, answer: &str) -> String {
+    let before = server.log().len();
+    std::fs::write(path, text).expect("a file");
+    server.signal("HUP");
+    until(answer, async || {
+        server.must_run();
+        let log = server.log().split_off(before);
+        log.contains(answer).then_some(log)
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reload_that_is_wrong_changes_nothing() {
+    let place = Place::new();
+    let path = place.file("placement.yaml", PODS_APART);
+    let mut server = Start::standalone(&place).placement(&path).run().await;
+    let client = Client::new(server.address());
+    let mut watch = client.watch("/", 0).await;
+    let mut revision = client.put("/registry/pods/a", "1").await.expect("a put");
+    watch.events_to(revision).await;
+
+    let cases = [
+        ("no YAML", "home: core\n  default: [", "line 2"),
+        ("a mistake", "home: core\ndefault: core\ngroups: { core: {} }\nkinds: [{ kind: pods, group: pods }]\n", "line 4"),
+        (
+            "pods would be stranded",
+            "home: core\ndefault: core\ngroups: { core: {}, pods: {}, new: {} }\nkinds: [{ kind: pods, group: new }]\n",
+            "/registry/pods/",
+        ),
+        ("pods would be stranded, their group too", "home: core\ndefault: core\ngroups: { core: {} }\n", "/registry/pods/"),
+    ];
+    for (what, text, reason) in cases {
+        let log = reload(&mut server, &path, text, KEPT).await;
+        assert!(log.contains(reason), "{what}: the log does not say {reason:?}:\n{log}");
+        assert!(!log.contains(TAKEN), "{what}: {log}");
+        // As before, in order, and what was there is there.
+        for key in ["/registry/pods/a", "/registry/nodes/a"] {
+            let next = client.put(key, what).await.unwrap_or_else(|status| panic!("{what}: {key}: {status:?}"));
+            assert_eq!(next, revision + 1, "{what}");
+            revision = next;
+            assert_eq!(watch.events_to(revision).await.len(), 1, "{what}");
+        }
+        assert_eq!(client.list("/registry/pods/").await.expect("a list").kvs[0].value, what.as_bytes());
+    }
+    // And the old one still is the one that counts after a restart.
+    std::fs::write(&path, PODS_APART).expect("a file");
+    let server = server.restart().await;
+    let client = Client::new(server.address());
+    assert_eq!(client.put("/registry/pods/a", "again").await.expect("a put"), revision + 1);
+
+    // A start is refused as a reload is.
+    let start = server.start();
+    drop(server);
+    std::fs::write(&path, cases[2].1).expect("a file");
+    let failure = start.fails().await;
+    assert!(failure.message.contains("/registry/pods/"), "{failure:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_empty_kind_moves_to_a_new_group_without_a_restart() {
+    let place = Place::new();
+    let path = place.file("placement.yaml", PODS_APART);
+    let mut server = Start::standalone(&place).placement(&path).run().await;
+    let client = Client::new(server.address());
+    let widget = "/registry/example.com/widgets/ns/a";
+    let mut watches = Vec::new();
+    for prefix in ["/", "/registry/", "/registry/example.com/widgets/", "/registry/pods/"] {
+        watches.push((prefix, client.watch(prefix, 0).await));
+    }
+    let mut written = Vec::new();
+    for key in ["/registry/pods/a", "/registry/nodes/a"] {
+        written.push((client.put(key, "before").await.expect("a put"), key));
+    }
+
+    let mut table = PODS_APART.replace("pods: {} }", "pods: {}, widgets: {} }");
+    table.push_str("  - { kind: example.com/widgets, group: widgets }\n");
+    reload(&mut server, &path, &table, TAKEN).await;
+    for number in 0..30 {
+        let key = [widget, "/registry/pods/a", "/registry/nodes/a"][number % 3];
+        // The proxy has said so after its own table is replaced: nothing fails, and the clock goes on.
+        written.push((client.put(key, "after").await.expect("a put"), key));
+    }
+    let revisions: Vec<_> = written.iter().map(|(revision, _)| *revision).collect();
+    let first = revisions[0];
+    assert!(revisions.iter().copied().eq(first..first + written.len() as i64), "dense: {revisions:?}");
+
+    for (prefix, watch) in &mut watches {
+        let wanted: Vec<_> = written.iter().filter(|(_, key)| key.starts_with(*prefix)).cloned().collect();
+        let last = wanted.last().expect("some").0;
+        let events = watch.events_to(last).await;
+        let seen: Vec<_> = events.iter().map(|event| (mod_revision(event), key(event))).collect();
+        let wanted: Vec<_> = wanted.into_iter().map(|(revision, key)| (revision, key.to_owned())).collect();
+        assert_eq!(seen, wanted, "on {prefix}");
+    }
+    let all = ["/registry/example.com/widgets/ns/a", "/registry/nodes/a", "/registry/pods/a"];
+    assert_eq!(keys(&client.list("/").await.expect("a list")), all);
+
+    // A restart by the new table has it all; by the old one it is refused.
+    let server = server.restart().await;
+    let client = Client::new(server.address());
+    assert_eq!(keys(&client.list("/").await.expect("a list")), all);
+    assert_eq!(client.put(widget, "again").await.expect("a put"), first + written.len() as i64);
+    let start = server.start();
+    drop(server);
+    std::fs::write(&path, PODS_APART).expect("a file");
+    let failure = start.fails().await;
+    assert!(failure.message.contains("/registry/example.com/widgets/"), "{failure:?}");
+}

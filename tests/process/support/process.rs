@@ -1,0 +1,263 @@
+//! [`Process`]: a `kubebrain` that this test started, and ends.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tokio::time::Instant;
+
+use super::{PATIENCE, until};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_kubebrain");
+
+/// A directory for a test's data and logs; kept, and named, if the test fails.
+pub(crate) struct Place {
+    directory: Option<TempDir>,
+}
+
+impl Place {
+    pub(crate) fn new() -> Self {
+        let directory = tempfile::Builder::new().prefix("kubebrain-process-").tempdir();
+        Self { directory: Some(directory.expect("a temporary directory")) }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.directory.as_ref().expect("until it is dropped").path()
+    }
+
+    pub(crate) fn join(&self, name: &str) -> PathBuf {
+        self.path().join(name)
+    }
+
+    /// Writes a file and gives its path.
+    pub(crate) fn file(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.join(name);
+        std::fs::write(&path, text).expect("a temporary file");
+        path
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if std::thread::panicking()
+            && let Some(directory) = self.directory.take()
+        {
+            eprintln!("kept: {}", directory.keep().display());
+        }
+    }
+}
+
+/// How a process is started.
+#[derive(Clone)]
+pub(crate) struct Start {
+    program: &'static str,
+    arguments: Vec<String>,
+    clients: String,
+    peers: Option<String>,
+    logs: PathBuf,
+}
+
+impl Start {
+    pub(crate) fn standalone(place: &Place) -> Self {
+        Self::new("standalone", place, "standalone").data(place, "data")
+    }
+
+    /// One brain of a group, with a directory of the group's name.
+    pub(crate) fn brain(place: &Place, group: &str) -> Self {
+        let mut start = Self::new("brain", place, &format!("brain-{group}")).data(place, group).flag("group", group);
+        start.peers = Some("127.0.0.1:0".to_owned());
+        start
+    }
+
+    pub(crate) fn proxy(place: &Place, name: &str, placement: &Path) -> Self {
+        Self::new("proxy", place, name).placement(placement)
+    }
+
+    fn new(program: &'static str, place: &Place, logs: &str) -> Self {
+        let clients = "127.0.0.1:0".to_owned();
+        Self { program, arguments: Vec::new(), clients, peers: None, logs: place.join(logs) }
+    }
+
+    fn data(self, place: &Place, name: &str) -> Self {
+        let path = place.join(name);
+        self.data_dir(&path)
+    }
+
+    pub(crate) fn data_dir(self, path: &Path) -> Self {
+        let path = path.to_str().expect("UTF-8").to_owned();
+        self.flag("data-dir", &path)
+    }
+
+    pub(crate) fn placement(self, path: &Path) -> Self {
+        let path = path.to_str().expect("UTF-8").to_owned();
+        self.flag("placement", &path)
+    }
+
+    /// Replaces one that is there.
+    pub(crate) fn flag(mut self, name: &str, value: &str) -> Self {
+        let begin = format!("--{name}=");
+        self.arguments.retain(|argument| !argument.starts_with(&begin));
+        self.arguments.push(begin + value);
+        self
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(BINARY);
+        // Nothing of the caller's own settings; a default of the machine's is not a default of ours.
+        for (name, _) in std::env::vars_os() {
+            if name.to_str().is_some_and(|name| name.starts_with("ETCD_") || name.starts_with("KUBEBRAIN_")) {
+                command.env_remove(name);
+            }
+        }
+        command.arg(self.program).args(&self.arguments).stdin(Stdio::null());
+        command.arg(format!("--listen-client-urls=http://{}", self.clients));
+        if let Some(peers) = &self.peers {
+            command.arg(format!("--listen-peer-urls=http://{peers}"));
+        }
+        command
+    }
+
+    fn log(&self, end: &str) -> PathBuf {
+        self.logs.with_extension(end)
+    }
+
+    /// Starts it and waits until it serves.
+    pub(crate) async fn run(mut self) -> Process {
+        let append = |end: &str| {
+            File::options().create(true).append(true).open(self.log(end)).expect("a log file")
+        };
+        let before = read(&self.log("out")).len();
+        let child = self.command().stdout(append("out")).stderr(append("err")).spawn().expect("the binary runs");
+        let mut process = Process { child, start: self.clone() };
+        let banner = until("a banner", async || {
+            process.must_run();
+            let banner = read(&self.log("out")).split_off(before);
+            banner.contains("\n  try ").then_some(banner)
+        })
+        .await;
+        // A restart takes the same ports.
+        self.clients = url(&banner, "clients").expect("it says where it listens");
+        if self.peers.is_some() {
+            self.peers = url(&banner, "peers");
+        }
+        process.start = self;
+        let ready = super::client::ready(process.address());
+        super::in_time("ready", ready).await;
+        process
+    }
+
+    /// Starts it and waits for its end, which must be a failure.
+    pub(crate) async fn fails(self) -> Failure {
+        let mut child = self.command().stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs");
+        let end = Instant::now() + PATIENCE;
+        while child.try_wait().expect("a child").is_none() {
+            if Instant::now() > end {
+                child.kill().expect("a child");
+                let output = child.wait_with_output().expect("a child");
+                panic!("it goes on instead of failing: {}", String::from_utf8_lossy(&output.stderr));
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let output = child.wait_with_output().expect("a child");
+        let message = String::from_utf8(output.stderr).expect("UTF-8");
+        let failure = Failure { code: output.status.code(), message };
+        assert!(!output.status.success(), "it succeeds instead of failing: {failure:?}");
+        assert!(!failure.message.contains("panicked"), "{failure:?}");
+        failure
+    }
+}
+
+/// What a process that could not start has said.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) code: Option<i32>,
+    pub(crate) message: String,
+}
+
+/// A running process. Dropping it kills it.
+pub(crate) struct Process {
+    child: Child,
+    start: Start,
+}
+
+impl Process {
+    /// `host:port` for clients.
+    pub(crate) fn address(&self) -> &str {
+        &self.start.clients
+    }
+
+    /// `host:port` for proxies.
+    pub(crate) fn peer_address(&self) -> &str {
+        self.start.peers.as_deref().expect("a brain")
+    }
+
+    /// How it was started, with the ports that it has.
+    pub(crate) fn start(&self) -> Start {
+        self.start.clone()
+    }
+
+    /// Everything it and those before it in this place have logged.
+    pub(crate) fn log(&self) -> String {
+        read(&self.start.log("err"))
+    }
+
+    /// Resident memory, bytes.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        let status = read(Path::new(&format!("/proc/{}/status", self.child.id())));
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a process has memory");
+        line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") << 10
+    }
+
+    pub(crate) fn must_run(&mut self) {
+        if let Some(status) = self.child.try_wait().expect("a child") {
+            panic!("{} has ended, {status}:\n{}", self.start.program, self.log());
+        }
+    }
+
+    /// Sends a signal by name.
+    pub(crate) fn signal(&self, name: &str) {
+        let status = Command::new("kill").arg(format!("-{name}")).arg(self.child.id().to_string()).status();
+        assert!(status.expect("there is a kill command").success(), "no signal was sent");
+    }
+
+    /// Waits for its end.
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
+        let child = &mut self.child;
+        until("the end of the process", async || child.try_wait().expect("a child")).await
+    }
+
+    /// Ends it as an operator does, and starts it again.
+    pub(crate) async fn restart(mut self) -> Self {
+        self.signal("TERM");
+        let status = self.ended().await;
+        assert!(status.success(), "{status}:\n{}", self.log());
+        self.start().run().await
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ended = self.child.kill();
+        let _reaped = self.child.wait();
+        let log = self.log();
+        if std::thread::panicking() {
+            let lines: Vec<_> = log.lines().collect();
+            let tail = lines[lines.len().saturating_sub(20)..].join("\n");
+            eprintln!("{} {:?} said last:\n{tail}", self.start.program, self.start.arguments);
+        } else {
+            assert!(!log.contains("panicked"), "a task of {} has panicked:\n{log}", self.start.program);
+        }
+    }
+}
+
+/// What stands in a file; nothing if there is none.
+fn read(path: &Path) -> String {
+    std::fs::read(path).map_or_else(|_| String::new(), |bytes| String::from_utf8_lossy(&bytes).into_owned())
+}
+
+fn url(banner: &str, label: &str) -> Option<String> {
+    let line = banner.lines().find_map(|line| line.trim().strip_prefix(label))?;
+    Some(line.trim().strip_prefix("http://")?.to_owned())
+}
