@@ -16,8 +16,8 @@ use tonic::Status;
 use tonic::body::Body;
 
 use crate::core::Core;
-use crate::grpc::{self, Framed, Relay};
 use crate::group::{Group, Lane};
+use crate::grpc::{self, Framed, Relay};
 use crate::strip_own;
 
 /// What is asked.
@@ -116,11 +116,17 @@ impl Core {
     ///
     /// # Errors
     /// The group's own error, or `Unavailable` where it gave none.
-    pub(crate) async fn ask<M>(&self, group: &Group, path: &'static str, message: &impl prost::Message) -> Result<M, Status>
+    pub(crate) async fn ask<M>(
+        &self,
+        group: &Group,
+        path: &'static str,
+        message: &impl prost::Message,
+    ) -> Result<M, Status>
     where
         M: prost::Message + Default,
     {
-        let ask = Ask { path, headers: HeaderMap::new(), message: Framed::of(message), part: None, floor: true };
+        let ask =
+            Ask { path, headers: HeaderMap::new(), message: Framed::of(message), part: None, floor: true };
         let answer = self.send(group, &ask).await.map_err(|_| Fault::Timeout)?;
         answer.decode(self.config.merged_bytes_max).await
     }
@@ -160,7 +166,13 @@ impl Answer {
     pub(crate) fn messages(self, bytes_max: usize) -> Result<Messages, Status> {
         match self.error {
             Some(error) => Err(error),
-            None => Ok(Messages { first: self.first, rest: self.rest, buffer: BytesMut::new(), bytes_max, end: None }),
+            None => Ok(Messages {
+                first: self.first,
+                rest: self.rest,
+                buffer: BytesMut::new(),
+                bytes_max,
+                end: None,
+            }),
         }
     }
 
@@ -183,7 +195,8 @@ impl Answer {
     /// As there, and `Internal` if it is not the message that it should be.
     pub(crate) async fn decode<M: prost::Message + Default>(self, bytes_max: usize) -> Result<M, Status> {
         let message = self.message(bytes_max).await?;
-        M::decode(message).map_err(|error| Status::internal(format!("a brain's answer cannot be read: {error}")))
+        M::decode(message)
+            .map_err(|error| Status::internal(format!("a brain's answer cannot be read: {error}")))
     }
 }
 
@@ -228,7 +241,8 @@ impl Messages {
             Ok(data) if !self.buffer.has_remaining() => self.buffer = BytesMut::from(data),
             Ok(data) => self.buffer.extend_from_slice(&data),
             Err(frame) => {
-                let status = frame.into_trailers().ok().and_then(|trailers| Status::from_header_map(&trailers));
+                let status =
+                    frame.into_trailers().ok().and_then(|trailers| Status::from_header_map(&trailers));
                 self.end = Some(match status {
                     Some(status) if status.code() == tonic::Code::Ok => Ok(()),
                     Some(status) => Err(status),

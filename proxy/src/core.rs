@@ -17,8 +17,8 @@ use tonic::Status;
 use crate::call::Ask;
 use crate::config::{Config, Seam};
 use crate::floor::Floor;
-use crate::grpc::Framed;
 use crate::group::Group;
+use crate::grpc::Framed;
 use crate::identity::Identity;
 use crate::retry::Retry;
 use crate::table::Table;
@@ -128,7 +128,10 @@ impl Core {
     ///
     /// # Errors
     /// `Unavailable` if one of them does not answer.
-    pub(crate) async fn fence(&self, groups: impl IntoIterator<Item = &Arc<Group>>) -> Result<Vec<Revision>, Status> {
+    pub(crate) async fn fence(
+        &self,
+        groups: impl IntoIterator<Item = &Arc<Group>>,
+    ) -> Result<Vec<Revision>, Status> {
         try_join_all(groups.into_iter().map(|group| self.advance(group, Revision::ZERO))).await
     }
 

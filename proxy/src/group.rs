@@ -90,6 +90,9 @@ impl Group {
 
 impl fmt::Debug for Group {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Group").field("name", &self.name).field("nodes", &self.nodes.len()).finish_non_exhaustive()
+        f.debug_struct("Group")
+            .field("name", &self.name)
+            .field("nodes", &self.nodes.len())
+            .finish_non_exhaustive()
     }
 }

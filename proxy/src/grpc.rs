@@ -114,7 +114,8 @@ fn refuse_frame(error: FrameError) -> Status {
 
 /// Decodes what must be looked at whole.
 pub(crate) fn decode<M: prost::Message + Default>(message: Bytes) -> Result<M, Status> {
-    M::decode(message).map_err(|error| Status::invalid_argument(format!("the request is not valid protobuf: {error}")))
+    M::decode(message)
+        .map_err(|error| Status::invalid_argument(format!("the request is not valid protobuf: {error}")))
 }
 
 /// Trailers that say how a call ended.
@@ -154,7 +155,10 @@ impl http_body::Body for Once {
     type Data = Bytes;
     type Error = Status;
 
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         if let Some(frame) = self.frame.take() {
             return Poll::Ready(Some(Ok(Frame::data(frame))));
         }
@@ -182,7 +186,10 @@ impl http_body::Body for Relay {
     type Data = Bytes;
     type Error = Status;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         if let Some(first) = self.first.take() {
             return Poll::Ready(Some(Ok(clean(first))));
         }
@@ -232,9 +239,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_cut_answer_ends_as_unavailable() {
-        let rest = http_body_util::StreamBody::new(futures_util::stream::iter([Ok::<_, Status>(Frame::data(
-            Bytes::from_static(b"half"),
-        ))]));
+        let rest = http_body_util::StreamBody::new(futures_util::stream::iter([Ok::<_, Status>(
+            Frame::data(Bytes::from_static(b"half")),
+        )]));
         let mut relay = Relay::new(Frame::data(Bytes::from_static(b"first")), Body::new(rest));
         let mut last = None;
         while let Some(frame) = relay.frame().await {

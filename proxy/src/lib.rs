@@ -21,19 +21,19 @@
 pub mod config;
 pub mod proxy;
 
-mod floor;
-mod identity;
-mod grpc;
-mod retry;
-mod classify;
-mod group;
-mod table;
-mod core;
 mod call;
+mod classify;
+mod core;
 mod fanout;
-mod watch;
+mod floor;
+mod group;
+mod grpc;
+mod identity;
 mod layer;
+mod retry;
 mod service;
+mod table;
+mod watch;
 
 #[cfg(test)]
 mod testing;

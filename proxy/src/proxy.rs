@@ -22,7 +22,7 @@ pub use crate::service::Service;
 /// How many refreshes pass between two looks at who the home group is.
 const IDENTITY_EVERY: u32 = 10;
 
-/// One proxy. Dropping it does not end its streams; [`Proxy::stop`] does.
+/// One proxy. [`Proxy::stop`] ends it and waits; dropping it only asks.
 pub struct Proxy {
     core: Arc<Core>,
 }
@@ -97,9 +97,21 @@ impl Proxy {
     }
 }
 
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.core.ready().send_replace(false);
+        if let Some(stopper) = self.core.take_stopper() {
+            stopper.ask();
+        }
+    }
+}
+
 impl fmt::Debug for Proxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Proxy").field("ready", &self.is_ready()).field("floor", &self.floor()).finish_non_exhaustive()
+        f.debug_struct("Proxy")
+            .field("ready", &self.is_ready())
+            .field("floor", &self.floor())
+            .finish_non_exhaustive()
     }
 }
 
@@ -116,8 +128,8 @@ async fn fence_all(core: &Core) {
     }
 }
 
-/// Keeps the floor near the groups' revisions, so that "watch from now" means now. Groups are asked, not raised.
-/// Ends when asked to.
+/// Keeps the floor near the groups' revisions, so that "watch from now" means now, and the groups near the floor, so
+/// that a quiet group's progress keeps up with the others' writes. Ends when asked to.
 async fn refresh(core: Arc<Core>, stop: Stop) {
     let every = core.config.refresh_every;
     let mut ticks = interval_at(Instant::now() + every, every);
@@ -130,7 +142,7 @@ async fn refresh(core: Arc<Core>, stop: Stop) {
         }
         round = round.wrapping_add(1);
         let table = core.table();
-        let asked = join_all(table.groups().map(|group| core.advance_once(group, Revision::ZERO)));
+        let asked = join_all(table.groups().map(|group| core.advance_once(group, core.floor_to_send())));
         let work = async {
             for status in asked.await.into_iter().filter_map(Result::err) {
                 tracing::debug!(%status, "a group does not answer");

@@ -27,16 +27,19 @@ impl Table {
         before: Option<&Self>,
         config: &Config,
     ) -> Self {
-        let mut group = |name: &GroupName| match (connectors.remove(name), before.and_then(|b| b.groups.get(name))) {
-            (Some(connectors), _) => Arc::new(Group::new(name.clone(), connectors, config)),
-            (None, Some(group)) => Arc::clone(group),
-            (None, None) => {
-                tracing::error!(group = %name, "the placement names a group without a brain");
-                Arc::new(Group::new(name.clone(), Vec::new(), config))
-            }
-        };
-        let mut groups: HashMap<_, _> = placement.groups().map(|(name, _)| (name.clone(), group(name))).collect();
-        let home = Arc::clone(groups.entry(placement.home().clone()).or_insert_with(|| group(placement.home())));
+        let mut group =
+            |name: &GroupName| match (connectors.remove(name), before.and_then(|b| b.groups.get(name))) {
+                (Some(connectors), _) => Arc::new(Group::new(name.clone(), connectors, config)),
+                (None, Some(group)) => Arc::clone(group),
+                (None, None) => {
+                    tracing::error!(group = %name, "the placement names a group without a brain");
+                    Arc::new(Group::new(name.clone(), Vec::new(), config))
+                }
+            };
+        let mut groups: HashMap<_, _> =
+            placement.groups().map(|(name, _)| (name.clone(), group(name))).collect();
+        let home =
+            Arc::clone(groups.entry(placement.home().clone()).or_insert_with(|| group(placement.home())));
         Self { placement, groups, home }
     }
 

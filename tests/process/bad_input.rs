@@ -25,6 +25,9 @@ const RESOURCE_EXHAUSTED: i32 = 8;
 const UNIMPLEMENTED: i32 = 12;
 const INTERNAL: i32 = 13;
 
+/// A refusal needs nobody else and no disk.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
 struct Case {
     name: &'static str,
     path: &'static str,
@@ -39,33 +42,43 @@ fn put(bytes: usize) -> Bytes {
     frame(&put.encode_to_vec())
 }
 
+/// Field 1 says that it has 100 bytes and has 3.
+fn malformed() -> Bytes {
+    frame(b"\x0a\x64abc")
+}
+
+/// The frame says that there are 100 bytes and has 9.
+fn truncated() -> Bytes {
+    Bytes::from([&frame_prefix(100)[..], b"only this"].concat())
+}
+
+/// Whatever cannot be read.
+const NONSENSE: &[i32] = &[INVALID_ARGUMENT, INTERNAL];
+/// Requests and answers, one after the other.
+const STREAMING: [&str; 2] = [WATCH, "/etcdserverpb.Lease/LeaseKeepAlive"];
+
+const fn case(name: &'static str, path: &'static str, body: Bytes, codes: &'static [i32], message: &'static str) -> Case {
+    Case { name, path, body, codes, message }
+}
+
 fn cases() -> Vec<Case> {
-    let case = |name, path, body, codes, message| Case { name, path, body, codes, message };
-    let nonsense: &[i32] = &[INVALID_ARGUMENT, INTERNAL];
-    // Field 1 says that it has 100 bytes and has 3.
-    let malformed = || frame(b"\x0a\x64abc");
-    let truncated = || Bytes::from([&frame_prefix(100)[..], b"only this"].concat());
-    let large = Bytes::from(vec![0; 2_621_440]);
     let lists = [RANGE, PUT, "/etcdserverpb.KV/Txn", "/etcdserverpb.KV/DeleteRange", "/etcdserverpb.KV/Compact"];
     let mut cases = Vec::new();
     for path in lists.into_iter().chain(["/etcdserverpb.Lease/LeaseGrant", "/etcdserverpb.KV/RangeStream"]) {
-        cases.push(case("malformed protobuf", path, malformed(), nonsense, ""));
-        cases.push(case("no message", path, Bytes::new(), nonsense, ""));
-        cases.push(case("a message cut off", path, truncated(), nonsense, ""));
-        cases.push(case("a prefix cut off", path, Bytes::from_static(b"\0\0"), nonsense, ""));
+        cases.push(case("malformed protobuf", path, malformed(), NONSENSE, ""));
+        cases.push(case("no message", path, Bytes::new(), NONSENSE, ""));
+        cases.push(case("a message cut off", path, truncated(), NONSENSE, ""));
+        cases.push(case("a prefix cut off", path, Bytes::from_static(b"\0\0"), NONSENSE, ""));
         cases.push(case("compressed", path, Bytes::from_static(b"\x01\0\0\0\x01a"), &[UNIMPLEMENTED, INTERNAL], ""));
         cases.push(case("an unknown flag", path, Bytes::from_static(b"\x07\0\0\0\x01a"), &[INTERNAL], ""));
     }
-    for path in [WATCH, "/etcdserverpb.Lease/LeaseKeepAlive"] {
-        cases.push(case("malformed protobuf on a stream", path, malformed(), nonsense, ""));
-        cases.push(case("a message cut off on a stream", path, truncated(), nonsense, ""));
+    for path in STREAMING {
+        cases.push(case("malformed protobuf on a stream", path, malformed(), NONSENSE, ""));
     }
     let empty = "etcdserver: key is not provided";
     cases.extend([
         case("an empty range", RANGE, frame(b""), &[INVALID_ARGUMENT], empty),
         case("an empty put", PUT, frame(b""), &[INVALID_ARGUMENT], empty),
-        case("2.5 MiB", PUT, frame(&large), &[RESOURCE_EXHAUSTED], "larger than max"),
-        case("2.5 MiB of a put", PUT, put(2_621_440), &[RESOURCE_EXHAUSTED], "larger than max"),
         case("1.6 MiB of a put", PUT, put(1_677_722), &[INVALID_ARGUMENT], "etcdserver: request is too large"),
         case("an unknown method", "/etcdserverpb.KV/Frob", frame(b""), &[UNIMPLEMENTED], ""),
         case("an unknown service", "/frob.Frob/Frob", frame(b""), &[UNIMPLEMENTED], ""),
@@ -73,6 +86,22 @@ fn cases() -> Vec<Case> {
         case("no path", "/", frame(b""), &[UNIMPLEMENTED], ""),
     ]);
     cases
+}
+
+/// Above the bound of a request and gRPC's own on top.
+fn too_large() -> Vec<Case> {
+    let nothing = frame(&vec![0; 2_621_440]);
+    // In etcd's words, which clients look for.
+    let message = "received message larger than max";
+    vec![
+        case("2.5 MiB", PUT, nothing, &[RESOURCE_EXHAUSTED], message),
+        case("2.5 MiB of a put", PUT, put(2_621_440), &[RESOURCE_EXHAUSTED], message),
+    ]
+}
+
+/// The client has sent its last byte in the middle of a message. Not a clean end: that leaves a watch open.
+fn cut_streams() -> Vec<Case> {
+    STREAMING.into_iter().map(|path| case("a message cut off on a stream", path, truncated(), NONSENSE, "")).collect()
 }
 
 fn judge(case: &Case, answer: &Answer) {
@@ -84,23 +113,31 @@ fn judge(case: &Case, answer: &Answer) {
     assert!(answer.data.is_empty(), "{what}");
 }
 
-async fn each_is_refused_and_nobody_else_notices(server: Process) {
-    let same_kind = Bystander::start(server.address(), "/registry/pods/bystander").await;
+/// Sends them one after the other on one connection, which must be as good as before after each.
+async fn each_is_refused(server: &Process, cases: Vec<Case>) {
+    let bystander = Bystander::start(server.address(), "/registry/pods/bystander").await;
     let mut one = Raw::connect(server.address()).await;
     let good = RangeRequest { key: "/registry/pods/bystander".into(), ..Default::default() };
     let good = frame(&good.encode_to_vec());
-    for case in cases() {
-        let answer = one.call(case.path, GRPC, case.body.clone()).await;
+    for case in cases {
+        let answer = tokio::time::timeout(ANSWER_TIMEOUT, one.call(case.path, GRPC, case.body.clone())).await;
+        let answer = answer.unwrap_or_else(|_| panic!("{} at {}: no answer", case.name, case.path));
         judge(&case, &answer.unwrap_or_else(|error| panic!("{} at {}: {error}", case.name, case.path)));
-        // The connection is as good as before.
         let answer = one.call(RANGE, GRPC, good.clone()).await.expect("an answer");
         assert_eq!(answer.grpc.as_ref().map(|(code, _)| *code), Some(0), "after {}: {answer:?}", case.name);
     }
+    let seen = bystander.stop().await;
+    assert!(seen.writes >= 3, "{seen:?}");
+}
+
+/// What is no gRPC, and what is no HTTP.
+async fn others_are_refused(server: &Process) {
+    let bystander = Bystander::start(server.address(), "/registry/pods/bystander").await;
+    let mut one = Raw::connect(server.address()).await;
     for content_type in ["text/plain", "application/json", "application/x-protobuf"] {
-        let answer = one.call(RANGE, content_type, good.clone()).await.expect("an answer");
+        let answer = one.call(RANGE, content_type, frame(b"\x0a\x01a")).await.expect("an answer");
         assert!((400..500).contains(&answer.status) && answer.grpc.is_none(), "{content_type}: {answer:?}");
     }
-    // HTTP that is none.
     for nonsense in [&b"\0\0\0\0\0\0\0\0"[..], b"GET / HTTP/9.9\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nnot a frame"] {
         let mut socket = tokio::net::TcpStream::connect(server.address()).await.expect("it listens");
         socket.write_all(nonsense).await.expect("a socket");
@@ -108,20 +145,55 @@ async fn each_is_refused_and_nobody_else_notices(server: Process) {
         let mut answer = Vec::new();
         let _ended = in_time("the end of the connection", socket.read_to_end(&mut answer)).await;
     }
-    let seen = same_kind.stop().await;
-    assert!(seen.writes > 3, "{seen:?}");
+    bystander.stop().await;
+}
+
+async fn standalone(place: &Place) -> Process {
+    Start::standalone(place).run().await
+}
+
+async fn brain(place: &Place) -> Process {
+    Start::brain(place, "default").run().await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn standalone_refuses_bad_input_and_goes_on() {
     let place = Place::new();
-    each_is_refused_and_nobody_else_notices(Start::standalone(&place).run().await).await;
+    let server = standalone(&place).await;
+    each_is_refused(&server, cases()).await;
+    others_are_refused(&server).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_brain_refuses_bad_input_and_goes_on() {
     let place = Place::new();
-    each_is_refused_and_nobody_else_notices(Start::brain(&place, "default").run().await).await;
+    let server = brain(&place).await;
+    each_is_refused(&server, cases()).await;
+    others_are_refused(&server).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn standalone_refuses_what_is_too_large_in_etcds_words() {
+    let place = Place::new();
+    each_is_refused(&standalone(&place).await, too_large()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_brain_refuses_what_is_too_large_in_etcds_words() {
+    let place = Place::new();
+    each_is_refused(&brain(&place).await, too_large()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn standalone_refuses_a_stream_that_is_cut_inside_a_message() {
+    let place = Place::new();
+    each_is_refused(&standalone(&place).await, cut_streams()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_brain_refuses_a_stream_that_is_cut_inside_a_message() {
+    let place = Place::new();
+    each_is_refused(&brain(&place).await, cut_streams()).await;
 }
 
 /// More than the 10 000 resets that a connection may have pending is somebody else's bug; this many is a proxy whose

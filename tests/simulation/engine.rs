@@ -19,33 +19,34 @@ use parking_lot::Mutex;
 use prost::Message as _;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::model::Change;
 
 /// One order of everything that happens in a run.
 #[derive(Debug, Default)]
-pub struct Clock(AtomicU64);
+pub(crate) struct Clock(AtomicU64);
 
 impl Clock {
     /// The next moment.
-    pub fn tick(&self) -> u64 {
+    pub(crate) fn tick(&self) -> u64 {
         self.0.fetch_add(1, Ordering::Relaxed) + 1
     }
 }
 
 /// A revision as it was committed.
 #[derive(Clone, Debug)]
-pub struct Committed {
+pub(crate) struct Committed {
     pub group: GroupName,
     pub revision: i64,
     pub changes: Vec<Change>,
     /// When.
     pub tick: u64,
+    pub at: Instant,
 }
 
 /// What survives processes.
-pub struct Disk {
+pub(crate) struct Disk {
     memory: Arc<Memory>,
     layouts: Vec<(GroupName, Layout)>,
     clock: Arc<Clock>,
@@ -62,13 +63,13 @@ struct Log {
 }
 
 impl Disk {
-    pub fn new(groups: &[GroupName], clock: Arc<Clock>, ignores_absent: bool) -> Arc<Self> {
+    pub(crate) fn new(groups: &[GroupName], clock: Arc<Clock>, ignores_absent: bool) -> Arc<Self> {
         let layouts = groups.iter().map(|group| (group.clone(), Layout::new(b"", group))).collect();
         Arc::new(Self { memory: Arc::new(Memory::new()), layouts, clock, log: Mutex::default(), ignores_absent })
     }
 
     /// Everything committed so far, and what is wrong with it.
-    pub fn log(&self) -> (Vec<Committed>, Vec<String>) {
+    pub(crate) fn log(&self) -> (Vec<Committed>, Vec<String>) {
         let log = self.log.lock();
         (log.committed.clone(), log.wrong.clone())
     }
@@ -117,7 +118,7 @@ impl Disk {
                     (change.key, kv.flatten())
                 });
                 let changes = changes.collect();
-                log.committed.push(Committed { group: group.clone(), revision, changes, tick: self.clock.tick() });
+                log.committed.push(Committed { group: group.clone(), revision, changes, tick: self.clock.tick(), at: Instant::now() });
             }
         }
         if let Some(((key, revision), _)) = rows.first_key_value() {
@@ -128,7 +129,7 @@ impl Disk {
 
 /// How unkind an engine is; all are chances per call.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Mood {
+pub(crate) struct Mood {
     /// A commit takes up to 60 ms.
     pub slow: f64,
     /// A commit takes longer than clients wait: up to 9 s.
@@ -142,7 +143,7 @@ pub struct Mood {
 }
 
 /// One process's way to the disk.
-pub struct Incarnation {
+pub(crate) struct Incarnation {
     disk: Arc<Disk>,
     mood: Mood,
     rng: Mutex<StdRng>,
@@ -151,18 +152,18 @@ pub struct Incarnation {
 }
 
 impl Incarnation {
-    pub fn new(disk: Arc<Disk>, mood: Mood, seed: u64) -> Arc<Self> {
+    pub(crate) fn new(disk: Arc<Disk>, mood: Mood, seed: u64) -> Arc<Self> {
         let rng = Mutex::new(StdRng::seed_from_u64(seed));
         Arc::new(Self { disk, mood, rng, dead: AtomicBool::new(false), calm: AtomicBool::new(false) })
     }
 
     /// The process is gone: what it still does has no effect, and it hears nothing any more.
-    pub fn kill(&self) {
+    pub(crate) fn kill(&self) {
         self.dead.store(true, Ordering::Relaxed);
     }
 
     /// No more trouble from here on.
-    pub fn calm(&self) {
+    pub(crate) fn calm(&self) {
         self.calm.store(true, Ordering::Relaxed);
     }
 

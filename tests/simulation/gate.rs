@@ -27,7 +27,7 @@ use tonic::body::Body;
 use tower::Service;
 
 /// What everybody on the way shares.
-pub struct State {
+pub(crate) struct State {
     /// The brain that serves; none while it is down.
     endpoint: Mutex<Option<Endpoint>>,
     /// Grows with each cut.
@@ -41,7 +41,7 @@ pub struct State {
 }
 
 /// See the module.
-pub struct Gate {
+pub(crate) struct Gate {
     state: Arc<State>,
     connector: MemoryConnector,
     _accepting: Stopper,
@@ -54,7 +54,7 @@ struct Door {
 }
 
 impl Gate {
-    pub fn open(seed: u64, late: (f64, u64)) -> Self {
+    pub(crate) fn open(seed: u64, late: (f64, u64)) -> Self {
         let state = Arc::new(State {
             endpoint: Mutex::new(None),
             epoch: watch::Sender::new(0),
@@ -70,12 +70,12 @@ impl Gate {
         Self { state, connector, _accepting: accepting }
     }
 
-    pub fn connector(&self) -> MemoryConnector {
+    pub(crate) fn connector(&self) -> MemoryConnector {
         self.connector.clone()
     }
 
     /// Who serves from now on; without anybody every connection is cut.
-    pub fn lead_to(&self, endpoint: Option<Endpoint>) {
+    pub(crate) fn lead_to(&self, endpoint: Option<Endpoint>) {
         let down = endpoint.is_none();
         *self.state.endpoint.lock() = endpoint;
         if down {
@@ -84,18 +84,18 @@ impl Gate {
     }
 
     /// Cuts all connections.
-    pub fn cut(&self) {
+    pub(crate) fn cut(&self) {
         self.state.cuts.fetch_add(1, Ordering::Relaxed);
         self.state.epoch.send_modify(|epoch| *epoch += 1);
     }
 
     /// Lets nothing pass for a while.
-    pub fn stall(&self, time: Duration) {
+    pub(crate) fn stall(&self, time: Duration) {
         *self.state.stalled.lock() = Instant::now() + time;
     }
 
     /// No more trouble from here on.
-    pub fn calm(&self) {
+    pub(crate) fn calm(&self) {
         *self.state.late.lock() = (0.0, 0);
         *self.state.stalled.lock() = Instant::now();
     }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use kubebrain_brain::mvcc::{self, Store};
@@ -17,7 +18,7 @@ use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use crate::check::Run;
 use crate::engine::{Clock, Committed, Disk, Incarnation, Mood};
@@ -26,14 +27,14 @@ use crate::record::Journal;
 
 /// What is broken on purpose.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Planted {
+pub(crate) struct Planted {
     pub seams: Seams,
     pub ignores_absent: bool,
 }
 
 /// How a run goes, drawn from its seed.
 #[derive(Clone, Debug)]
-pub struct Plan {
+pub(crate) struct Plan {
     pub seed: u64,
     pub groups: usize,
     pub proxies: usize,
@@ -51,7 +52,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    pub fn new(seed: u64, planted: Planted) -> Self {
+    pub(crate) fn new(seed: u64, planted: Planted) -> Self {
         let rng = &mut StdRng::seed_from_u64(seed);
         let troubled = rng.random_bool(0.75);
         let mut chance = |of: f64, value: f64| if troubled && rng.random_bool(of) { value } else { 0.0 };
@@ -107,7 +108,7 @@ struct Running {
 
 /// How a brain ends.
 #[derive(Clone, Copy, Debug)]
-pub enum End {
+pub(crate) enum End {
     /// At once, whatever was on its way.
     Killed,
     /// Its connections are gone, but what was on its way goes on beside its successor.
@@ -119,22 +120,23 @@ pub enum End {
 struct Front {
     proxy: Arc<Proxy>,
     connector: Connector,
+    generation: u64,
     _accepting: Stopper,
 }
 
 /// See the module.
-pub struct World {
+pub(crate) struct World {
     pub plan: Plan,
     pub journal: Journal,
     pub placement: Arc<Placement>,
     brains: BTreeMap<GroupName, tokio::sync::Mutex<Brain>>,
     fronts: Vec<Mutex<Front>>,
     rng: Mutex<StdRng>,
-    calm: std::sync::atomic::AtomicBool,
+    calm: AtomicBool,
 }
 
 impl World {
-    pub async fn new(plan: Plan) -> Arc<Self> {
+    pub(crate) async fn new(plan: Plan) -> Arc<Self> {
         let clock = Arc::new(Clock::default());
         let placement = Arc::new(plan.placement());
         let groups: Vec<GroupName> = placement.groups().map(|(group, _)| group.clone()).collect();
@@ -160,18 +162,18 @@ impl World {
             world.start_brain(group).await;
         }
         for _ in 0..world.plan.proxies {
-            let front = world.front().await;
+            let front = world.front(0).await;
             world.fronts.push(Mutex::new(front));
         }
         Arc::new(world)
     }
 
-    pub fn groups(&self) -> Vec<GroupName> {
+    pub(crate) fn groups(&self) -> Vec<GroupName> {
         self.brains.keys().cloned().collect()
     }
 
     /// A generator for one actor.
-    pub fn rng(&self) -> StdRng {
+    pub(crate) fn rng(&self) -> StdRng {
         StdRng::seed_from_u64(self.rng.lock().random())
     }
 
@@ -180,7 +182,7 @@ impl World {
         loop {
             let seed = self.rng.lock().random();
             let engine = Incarnation::new(Arc::clone(&brain.disk), self.plan.mood, seed);
-            if self.calm.load(std::sync::atomic::Ordering::Relaxed) {
+            if self.calm.load(Ordering::Relaxed) {
                 engine.calm();
             }
             let config = mvcc::Config {
@@ -214,7 +216,7 @@ impl World {
     }
 
     /// Ends a brain and starts the next one after a while.
-    pub async fn restart_brain(&self, group: &GroupName, end: End, pause: Duration) {
+    pub(crate) async fn restart_brain(&self, group: &GroupName, end: End, pause: Duration) {
         self.journal.note(format!("group {group}: {end:?}, down for {pause:?}"));
         {
             let brain = &mut *self.brains[group].lock().await;
@@ -237,18 +239,18 @@ impl World {
     }
 
     /// Cuts the connections to a group.
-    pub async fn cut(&self, group: &GroupName) {
+    pub(crate) async fn cut(&self, group: &GroupName) {
         self.journal.note(format!("group {group}: connections cut"));
         self.brains[group].lock().await.gate.cut();
     }
 
     /// Lets nothing pass to and from a group for a while.
-    pub async fn stall(&self, group: &GroupName, time: Duration) {
+    pub(crate) async fn stall(&self, group: &GroupName, time: Duration) {
         self.journal.note(format!("group {group}: stalled for {time:?}"));
         self.brains[group].lock().await.gate.stall(time);
     }
 
-    async fn front(&self) -> Front {
+    async fn front(&self, generation: u64) -> Front {
         let mut connectors = HashMap::new();
         for (group, brain) in &self.brains {
             let connector = Connector::Memory(brain.lock().await.gate.connector());
@@ -265,27 +267,40 @@ impl World {
         let (connector, listener) = memory();
         let accepting = Stopper::default();
         tokio::spawn(serve_memory(listener, proxy.service(), ServeConfig::default(), accepting.handle()));
-        Front { proxy, connector: Connector::Memory(connector), _accepting: accepting }
+        Front { proxy, connector: Connector::Memory(connector), generation, _accepting: accepting }
     }
 
     /// Replaces a proxy by a new one.
-    pub async fn restart_proxy(&self, index: usize) {
+    pub(crate) async fn restart_proxy(&self, index: usize) {
         self.journal.note(format!("proxy {index} restarts"));
-        let old = Arc::clone(&self.fronts[index].lock().proxy);
+        let (old, generation) = {
+            let front = self.fronts[index].lock();
+            (Arc::clone(&front.proxy), front.generation)
+        };
         old.stop().await;
-        let front = self.front().await;
+        let front = self.front(generation + 1).await;
         *self.fronts[index].lock() = front;
         self.journal.note(format!("proxy {index} is back"));
     }
 
+    /// Which of its incarnations a proxy is.
+    pub(crate) fn generation(&self, index: usize) -> u64 {
+        self.fronts[index].lock().generation
+    }
+
+    /// Whether things may fail now.
+    pub(crate) fn is_troubled(&self) -> bool {
+        self.plan.troubled && !self.calm.load(Ordering::Relaxed)
+    }
+
     /// A client's connection to a proxy.
-    pub fn channel(&self, index: usize) -> Channel {
+    pub(crate) fn channel(&self, index: usize) -> Channel {
         Channel::new(self.fronts[index].lock().connector.clone(), DialConfig::default())
     }
 
     /// Ends all trouble.
-    pub async fn settle(&self) {
-        self.calm.store(true, std::sync::atomic::Ordering::Relaxed);
+    pub(crate) async fn settle(&self) {
+        self.calm.store(true, Ordering::Relaxed);
         for brain in self.brains.values() {
             let brain = brain.lock().await;
             brain.gate.calm();
@@ -299,7 +314,7 @@ impl World {
     }
 
     /// What is to be checked.
-    pub async fn finish(&self) -> Run {
+    pub(crate) async fn finish(&self) -> Run {
         let mut committed: Vec<Committed> = Vec::new();
         let mut wrong = Vec::new();
         let mut disks: Vec<Arc<Disk>> = Vec::new();
@@ -328,10 +343,5 @@ impl World {
             placement: Arc::clone(&self.placement),
             troubled: self.plan.troubled,
         }
-    }
-
-    /// Whether the run has gone on for so long.
-    pub fn is_over(&self, since: Instant, time: Duration) -> bool {
-        since.elapsed() >= time
     }
 }

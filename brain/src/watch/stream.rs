@@ -54,7 +54,6 @@ pub struct WatchStream<S> {
 /// What a create is refused with, in etcd's words.
 const EMPTY_RANGE: &str = "mvcc: watcher range is empty";
 const DUPLICATE_ID: &str = "mvcc: duplicate watch ID provided on the WatchStream";
-const NEGATIVE_START: &str = "mvcc: required revision has been compacted";
 
 impl<S> WatchStream<S>
 where
@@ -139,10 +138,10 @@ where
         let closed = self.store.shared().hub.closed();
         let key = if create.key.is_empty() { Bytes::from_static(b"\0") } else { create.key };
         let keys = KeyRange::from_wire(key, create.range_end);
-        let refusal = if keys.is_empty() {
+        let refusal = if create.start_revision < 0 {
+            Some(Fault::Compacted.wire().1.to_owned())
+        } else if keys.is_empty() {
             Some(EMPTY_RANGE.to_owned())
-        } else if create.start_revision < 0 {
-            Some(NEGATIVE_START.to_owned())
         } else if create.watch_id != 0 && self.watchers.contains_key(&create.watch_id) {
             Some(DUPLICATE_ID.to_owned())
         } else {

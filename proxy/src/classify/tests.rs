@@ -1,7 +1,7 @@
 use kubebrain_proto::etcdserverpb as pb;
 use pb::request_op::Request;
-use prost::Message as _;
 use proptest::prelude::*;
+use prost::Message as _;
 
 use super::*;
 
@@ -13,23 +13,44 @@ fn key() -> impl Strategy<Value = Bytes> {
 }
 
 fn range() -> impl Strategy<Value = pb::RangeRequest> {
-    (key(), key(), any::<i64>(), any::<i64>(), any::<bool>()).prop_map(|(key, range_end, revision, limit, keys_only)| {
-        pb::RangeRequest { key, range_end, revision, limit, keys_only, ..Default::default() }
-    })
+    (key(), key(), any::<i64>(), any::<i64>(), any::<bool>()).prop_map(
+        |(key, range_end, revision, limit, keys_only)| pb::RangeRequest {
+            key,
+            range_end,
+            revision,
+            limit,
+            keys_only,
+            ..Default::default()
+        },
+    )
 }
 
 fn put() -> impl Strategy<Value = pb::PutRequest> {
-    (key(), key(), -2_i64..3, any::<bool>())
-        .prop_map(|(key, value, lease, prev_kv)| pb::PutRequest { key, value, lease, prev_kv, ..Default::default() })
+    (key(), key(), -2_i64..3, any::<bool>()).prop_map(|(key, value, lease, prev_kv)| pb::PutRequest {
+        key,
+        value,
+        lease,
+        prev_kv,
+        ..Default::default()
+    })
 }
 
 fn delete() -> impl Strategy<Value = pb::DeleteRangeRequest> {
-    (key(), key(), any::<bool>()).prop_map(|(key, range_end, prev_kv)| pb::DeleteRangeRequest { key, range_end, prev_kv })
+    (key(), key(), any::<bool>()).prop_map(|(key, range_end, prev_kv)| pb::DeleteRangeRequest {
+        key,
+        range_end,
+        prev_kv,
+    })
 }
 
 fn compare() -> impl Strategy<Value = pb::Compare> {
-    (key(), key(), any::<i64>())
-        .prop_map(|(key, range_end, lease)| pb::Compare { key, range_end, target: 4, target_union: Some(pb::compare::TargetUnion::Lease(lease)), ..Default::default() })
+    (key(), key(), any::<i64>()).prop_map(|(key, range_end, lease)| pb::Compare {
+        key,
+        range_end,
+        target: 4,
+        target_union: Some(pb::compare::TargetUnion::Lease(lease)),
+        ..Default::default()
+    })
 }
 
 fn txn() -> impl Strategy<Value = pb::TxnRequest> {
@@ -38,9 +59,15 @@ fn txn() -> impl Strategy<Value = pb::TxnRequest> {
         put().prop_map(Request::RequestPut),
         delete().prop_map(Request::RequestDeleteRange),
     ];
-    let op = |request: BoxedStrategy<Request>| prop::option::of(request).prop_map(|request| pb::RequestOp { request });
+    let op = |request: BoxedStrategy<Request>| {
+        prop::option::of(request).prop_map(|request| pb::RequestOp { request })
+    };
     let of = move |request: BoxedStrategy<Request>| {
-        (prop::collection::vec(compare(), 0..3), prop::collection::vec(op(request.clone()), 0..4), prop::collection::vec(op(request), 0..3))
+        (
+            prop::collection::vec(compare(), 0..3),
+            prop::collection::vec(op(request.clone()), 0..4),
+            prop::collection::vec(op(request), 0..3),
+        )
             .prop_map(|(compare, success, failure)| pb::TxnRequest { compare, success, failure })
     };
     let inner = of(flat.clone().boxed());
@@ -60,17 +87,25 @@ fn expected(txn: &pb::TxnRequest, found: &mut Footprint) {
     for op in txn.success.iter().chain(&txn.failure) {
         match &op.request {
             Some(Request::RequestRange(range)) => {
-                found.spans.extend((!range.key.is_empty()).then(|| Span { key: range.key.clone(), end: range.range_end.clone() }));
+                found.spans.extend(
+                    (!range.key.is_empty())
+                        .then(|| Span { key: range.key.clone(), end: range.range_end.clone() }),
+                );
                 found.revision = found.revision.max(range.revision);
             }
             Some(Request::RequestPut(put)) => {
-                found.spans.extend((!put.key.is_empty()).then(|| Span { key: put.key.clone(), end: Bytes::new() }));
+                found
+                    .spans
+                    .extend((!put.key.is_empty()).then(|| Span { key: put.key.clone(), end: Bytes::new() }));
                 if put.lease != 0 && !found.leases.contains(&put.lease) {
                     found.leases.push(put.lease);
                 }
             }
             Some(Request::RequestDeleteRange(delete)) => {
-                found.spans.extend((!delete.key.is_empty()).then(|| Span { key: delete.key.clone(), end: delete.range_end.clone() }));
+                found.spans.extend(
+                    (!delete.key.is_empty())
+                        .then(|| Span { key: delete.key.clone(), end: delete.range_end.clone() }),
+                );
             }
             Some(Request::RequestTxn(txn)) => expected(txn, found),
             None => {}
@@ -92,7 +127,9 @@ fn shuffled(message: &[u8], seed: u64) -> Vec<u8> {
             let mut raw = bytes::BytesMut::new();
             match field.value {
                 Value::Bytes(bytes) => kubebrain_shared::wire::put_bytes_field(&mut raw, field.number, bytes),
-                Value::Varint(value) => kubebrain_shared::wire::put_varint_field(&mut raw, field.number, value),
+                Value::Varint(value) => {
+                    kubebrain_shared::wire::put_varint_field(&mut raw, field.number, value)
+                }
                 _ => unreachable!("etcd has no fixed fields"),
             }
             raw.to_vec()
@@ -104,7 +141,7 @@ fn shuffled(message: &[u8], seed: u64) -> Vec<u8> {
     fields.push(unknown.to_vec());
     let turn = seed as usize % fields.len();
     fields.rotate_left(turn);
-    if seed % 3 == 0 {
+    if seed.is_multiple_of(3) {
         fields.push(fields[0].clone());
     }
     fields.concat()
@@ -174,10 +211,15 @@ fn deep_nesting_is_refused_and_not_a_crash() {
 #[test]
 fn the_compactors_key_is_seen_in_any_compare_or_operation() {
     let key = Bytes::from_static(COMPACT_KEY);
-    let compare = pb::TxnRequest { compare: vec![pb::Compare { key: key.clone(), ..Default::default() }], ..Default::default() };
+    let compare = pb::TxnRequest {
+        compare: vec![pb::Compare { key: key.clone(), ..Default::default() }],
+        ..Default::default()
+    };
     let put = pb::PutRequest { key: key.clone(), ..Default::default() };
     let wider = pb::DeleteRangeRequest { key: key.clone(), range_end: "d".into(), ..Default::default() };
     assert!(footprint(Shape::Txn, &compare.encode_to_vec().into()).expect("valid").touches_compact_key());
     assert!(footprint(Shape::Put, &put.encode_to_vec().into()).expect("valid").touches_compact_key());
-    assert!(!footprint(Shape::DeleteRange, &wider.encode_to_vec().into()).expect("valid").touches_compact_key());
+    assert!(
+        !footprint(Shape::DeleteRange, &wider.encode_to_vec().into()).expect("valid").touches_compact_key()
+    );
 }

@@ -18,8 +18,8 @@ use super::Setback;
 use super::merge::{Order, Row, merge, put_rows, row, slice, unreadable};
 use crate::call::{Ask, Failure};
 use crate::core::Core;
-use crate::grpc::{self, Framed};
 use crate::group::Group;
+use crate::grpc::{self, Framed};
 
 /// What the groups that are done have deleted; a group is asked until it answered once.
 #[derive(Default)]
@@ -42,8 +42,13 @@ impl Core {
         deleted: &mut Deleted,
     ) -> Result<Response<Body>, Setback> {
         let path = "/etcdserverpb.KV/DeleteRange";
-        let ask =
-            Ask { path, headers: headers.clone(), message: message.clone(), part: Some(version), floor: true };
+        let ask = Ask {
+            path,
+            headers: headers.clone(),
+            message: message.clone(),
+            part: Some(version),
+            floor: true,
+        };
         let open = groups.iter().filter(|group| !deleted.done.contains_key(group.name()));
         let ask = &ask;
         let answers = join_all(open.map(|group| async move { (group, self.send(group, ask).await) })).await;
@@ -81,8 +86,8 @@ impl Deleted {
             let field = field.map_err(unreadable)?;
             match (field.number, field.value) {
                 (1, Value::Bytes(header)) => {
-                    let header: ResponseHeader =
-                        prost::Message::decode(header).map_err(|error| Status::internal(error.to_string()))?;
+                    let header: ResponseHeader = prost::Message::decode(header)
+                        .map_err(|error| Status::internal(error.to_string()))?;
                     let revision = Revision::checked_from(header.revision);
                     self.revision = self.revision.max(revision.unwrap_or_default());
                 }

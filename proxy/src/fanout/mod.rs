@@ -1,9 +1,9 @@
 //! Requests that several groups answer together.
 
+pub(crate) mod delete;
 pub(crate) mod merge;
 pub(crate) mod range;
 pub(crate) mod range_stream;
-pub(crate) mod delete;
 
 use kubebrain_shared::fault::Fault;
 use tonic::Status;

@@ -21,8 +21,8 @@ use super::merge::{Order, Part, Row, merge, put_rows};
 use crate::call::Ask;
 use crate::config::Seam;
 use crate::core::Core;
-use crate::grpc::{self, Framed};
 use crate::group::Group;
+use crate::grpc::{self, Framed};
 use crate::identity::Identity;
 
 /// What is asked of all parts.
@@ -94,7 +94,13 @@ fn too_large(bytes_max: usize) -> Status {
 impl Plan {
     /// Of every part.
     pub(crate) fn ask(&self, path: &'static str, headers: &HeaderMap, version: u64) -> Ask {
-        Ask { path, headers: headers.clone(), message: self.message.clone(), part: Some(version), floor: true }
+        Ask {
+            path,
+            headers: headers.clone(),
+            message: self.message.clone(),
+            part: Some(version),
+            floor: true,
+        }
     }
 
     /// A part's error. A revision that was compacted while it was read "at now" is looked up again.
@@ -112,12 +118,14 @@ impl Plan {
         let total: usize = parts.iter().map(|part| part.rows.len()).sum();
         let cut = parts.iter().any(|part| part.more);
         let limit = usize::try_from(self.request.limit).unwrap_or(0);
-        let mut rows = merge(parts.into_iter().map(|part| part.rows).collect(), Order::of(&self.request), limit)?;
+        let mut rows =
+            merge(parts.into_iter().map(|part| part.rows).collect(), Order::of(&self.request), limit)?;
         let more = cut || rows.len() < total;
         if self.request.keys_only && self.request.sort_target() == SortTarget::Value {
             rows = rows.into_iter().map(blank).collect();
         }
-        let mut answer = BytesMut::with_capacity(64 + rows.iter().map(|row| row.raw.len() + 6).sum::<usize>());
+        let mut answer =
+            BytesMut::with_capacity(64 + rows.iter().map(|row| row.raw.len() + 6).sum::<usize>());
         identity.put_header(&mut answer, self.revision);
         put_rows(&mut answer, 2, &rows);
         put_end(&mut answer, more, count);
@@ -150,7 +158,8 @@ mod tests {
     use super::*;
 
     fn part(keys: &[&str], more: bool, count: i64) -> Part {
-        let kvs = keys.iter().map(|key| KeyValue { key: key.to_string().into(), ..KeyValue::default() }).collect();
+        let kvs =
+            keys.iter().map(|key| KeyValue { key: key.to_string().into(), ..KeyValue::default() }).collect();
         let message = RangeResponse { header: None, kvs, more, count }.encode_to_vec();
         Part::read(&message.into()).expect("readable")
     }
@@ -173,7 +182,11 @@ mod tests {
         assert_eq!(merged(3, two()), (keys(&["a", "b", "c"]), false, 3));
         assert_eq!(merged(2, two()), (keys(&["a", "b"]), true, 3));
         assert_eq!(merged(1, vec![part(&["a"], true, 9), part(&[], false, 0)]), (keys(&["a"]), true, 9));
-        assert_eq!(merged(0, vec![part(&[], false, 4), part(&[], false, 3)]), (keys(&[]), false, 7), "count only");
+        assert_eq!(
+            merged(0, vec![part(&[], false, 4), part(&[], false, 3)]),
+            (keys(&[]), false, 7),
+            "count only"
+        );
     }
 
     #[test]

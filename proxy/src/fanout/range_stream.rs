@@ -22,8 +22,8 @@ use super::merge::{Part, Row, put_rows, slice, unreadable};
 use super::range::put_end;
 use crate::call::Messages;
 use crate::core::Core;
-use crate::grpc::{self, Framed};
 use crate::group::Group;
+use crate::grpc::{self, Framed};
 use crate::identity::Identity;
 
 /// A chunk is sent when it has grown to this.
@@ -122,9 +122,11 @@ impl StreamMerge {
             for source in &mut self.sources {
                 source.fill().await?;
             }
-            let heads = self.sources.iter().enumerate().filter_map(|(index, source)| {
-                source.rows.front().map(|row| (index, &row.key))
-            });
+            let heads = self
+                .sources
+                .iter()
+                .enumerate()
+                .filter_map(|(index, source)| source.rows.front().map(|row| (index, &row.key)));
             let Some(least) = heads.min_by(|a, b| a.1.cmp(b.1)).map(|(index, _)| index) else {
                 return Ok(Step::Last(self.last()));
             };
@@ -163,17 +165,18 @@ impl StreamMerge {
     }
 
     fn into_response(self) -> Response<Body> {
-        let frames = stream::unfold(Some(Ok(self)), |state: Option<Result<Self, Result<(), Status>>>| async {
-            let (frame, next) = match state? {
-                Err(end) => (Frame::trailers(grpc::trailers(end)), None),
-                Ok(mut merge) => match merge.step().await {
-                    Ok(Step::Chunk(chunk)) => (Frame::data(chunk.frame()), Some(Ok(merge))),
-                    Ok(Step::Last(chunk)) => (Frame::data(chunk.frame()), Some(Err(Ok(())))),
-                    Err(status) => (Frame::trailers(grpc::trailers(Err(status))), None),
-                },
-            };
-            Some((Ok::<_, Status>(frame), next))
-        });
+        let frames =
+            stream::unfold(Some(Ok(self)), |state: Option<Result<Self, Result<(), Status>>>| async {
+                let (frame, next) = match state? {
+                    Err(end) => (Frame::trailers(grpc::trailers(end)), None),
+                    Ok(mut merge) => match merge.step().await {
+                        Ok(Step::Chunk(chunk)) => (Frame::data(chunk.frame()), Some(Ok(merge))),
+                        Ok(Step::Last(chunk)) => (Frame::data(chunk.frame()), Some(Err(Ok(())))),
+                        Err(status) => (Frame::trailers(grpc::trailers(Err(status))), None),
+                    },
+                };
+                Some((Ok::<_, Status>(frame), next))
+            });
         grpc::response(Body::new(StreamBody::new(frames)))
     }
 }
@@ -223,11 +226,16 @@ mod tests {
 
     #[tokio::test]
     async fn only_the_last_chunk_has_a_header_and_none_is_empty() {
-        let sources = vec![source((0..500).filter(|key| key % 3 == 0), 4096), source((0..500).filter(|key| key % 3 != 0), 4096)];
+        let sources = vec![
+            source((0..500).filter(|key| key % 3 == 0), 4096),
+            source((0..500).filter(|key| key % 3 != 0), 4096),
+        ];
         let chunks = chunks(sources, 0).await;
         assert!(chunks.len() > 3, "{} chunks", chunks.len());
         let (last, before) = chunks.split_last().expect("some");
-        assert!(before.iter().all(|chunk| chunk.header.is_none() && chunk.count == 0 && !chunk.kvs.is_empty()));
+        assert!(
+            before.iter().all(|chunk| chunk.header.is_none() && chunk.count == 0 && !chunk.kvs.is_empty())
+        );
         assert_eq!((last.count, last.more, last.kvs.is_empty()), (500, false, false));
         assert_eq!(last.header.as_ref().map(|header| header.revision), Some(9));
         let keys: Vec<_> = chunks.iter().flat_map(|chunk| &chunk.kvs).map(|kv| kv.key.clone()).collect();

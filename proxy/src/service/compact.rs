@@ -12,8 +12,8 @@ use tonic::body::Body;
 
 use super::Call;
 use crate::call::Failure;
-use crate::grpc;
 use crate::group::Group;
+use crate::grpc;
 use crate::retry::Retry;
 
 const PATH: &str = "/etcdserverpb.KV/Compact";

@@ -31,13 +31,18 @@ fn status(ready: bool) -> HealthCheckResponse {
 fn watch(core: &Core) -> Response<Body> {
     let mut ready = core.ready().subscribe();
     ready.mark_changed();
-    let frames = stream::unfold(Some(ready), |ready| async {
-        let mut ready = ready?;
-        if ready.changed().await.is_err() {
-            return Some((Ok::<_, Status>(Frame::trailers(grpc::trailers(Err(Fault::Stopped.into())))), None));
+    let state = core.stop_handle().map(|stop| (ready, stop));
+    let frames = stream::unfold(Some(state), |state| async {
+        let stopped = || Frame::trailers(grpc::trailers(Err(Fault::Stopped.into())));
+        let Some((mut ready, stop)) = state? else { return Some((Ok::<_, Status>(stopped()), None)) };
+        tokio::select! {
+            biased;
+            () = stop.asked() => Some((Ok(stopped()), None)),
+            _changed = ready.changed() => {
+                let now = *ready.borrow_and_update();
+                Some((Ok(Frame::data(Framed::of(&status(now)).frame())), Some(Some((ready, stop)))))
+            }
         }
-        let now = *ready.borrow_and_update();
-        Some((Ok(Frame::data(Framed::of(&status(now)).frame())), Some(ready)))
     });
     grpc::response(Body::new(StreamBody::new(frames)))
 }

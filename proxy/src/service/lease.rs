@@ -9,8 +9,8 @@ use http::Response;
 use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
 use kubebrain_proto::etcdserverpb::{
-    LeaseKeepAliveRequest, LeaseKeepAliveResponse, LeaseRevokeRequest, LeaseRevokeResponse, LeaseTimeToLiveRequest,
-    LeaseTimeToLiveResponse,
+    LeaseKeepAliveRequest, LeaseKeepAliveResponse, LeaseRevokeRequest, LeaseRevokeResponse,
+    LeaseTimeToLiveRequest, LeaseTimeToLiveResponse,
 };
 use kubebrain_proto::peer::{
     LeaseHoldersRequest, LeaseHoldersResponse, RenewLeaseRequest, RenewLeaseResponse,
@@ -23,8 +23,8 @@ use tonic::body::Body;
 
 use super::Call;
 use crate::core::Core;
-use crate::grpc::{self, Framed};
 use crate::group::Group;
+use crate::grpc::{self, Framed};
 
 const RENEW: &str = "/kubebrain.peer.v1.Peer/RenewLease";
 const REVOKE: &str = "/etcdserverpb.Lease/LeaseRevoke";
@@ -88,7 +88,8 @@ impl Call<'_> {
         let mut answer: LeaseTimeToLiveResponse = self.core.ask(table.home(), TIME_TO_LIVE, &request).await?;
         if answer.ttl >= 0 {
             let others: Vec<LeaseTimeToLiveResponse> =
-                try_join_all(holders.iter().map(|group| self.core.ask(group, TIME_TO_LIVE, &request))).await?;
+                try_join_all(holders.iter().map(|group| self.core.ask(group, TIME_TO_LIVE, &request)))
+                    .await?;
             answer.keys.extend(others.into_iter().flat_map(|other| other.keys));
             answer.keys.sort_unstable();
             answer.keys.dedup();

@@ -23,8 +23,8 @@ use tonic::body::Body;
 
 use crate::call::Ask;
 use crate::core::Core;
-use crate::grpc::{self, Framed};
 use crate::group::Group;
+use crate::grpc::{self, Framed};
 use crate::layer::limit::Limit;
 use crate::layer::trace::Trace;
 use crate::strip_own;
@@ -169,7 +169,9 @@ impl Call<'_> {
 /// The client's headers that a brain may see.
 fn forwarded(mut headers: HeaderMap) -> HeaderMap {
     strip_own(&mut headers);
-    for name in [header::HOST, header::CONNECTION, header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::UPGRADE] {
+    for name in
+        [header::HOST, header::CONNECTION, header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::UPGRADE]
+    {
         headers.remove(name);
     }
     headers

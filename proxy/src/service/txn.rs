@@ -27,7 +27,11 @@ impl Call<'_> {
     ///
     /// # Errors
     /// `InvalidArgument` for keys of two groups; `Unavailable` where the outcome is not known.
-    pub(crate) async fn write(&self, path: &'static str, found: &Footprint) -> Result<Response<Body>, Status> {
+    pub(crate) async fn write(
+        &self,
+        path: &'static str,
+        found: &Footprint,
+    ) -> Result<Response<Body>, Status> {
         let send = || self.forward_with_group(path, false, |_, table| only_owner(table, &found.spans));
         let (mut answer, group) = send().await?;
         let lease_unknown = answer.error.as_ref().and_then(Fault::of) == Some(Fault::LeaseNotFound);

@@ -18,7 +18,9 @@ pub(super) fn answer(core: &Core, request: &Request<Body>) -> Response<Body> {
     match request.uri().path() {
         "/health" => health(ready),
         "/readyz" if ready => plain(StatusCode::OK, TEXT, "ok\n".into()),
-        "/readyz" => plain(StatusCode::SERVICE_UNAVAILABLE, TEXT, "not every group has answered yet\n".into()),
+        "/readyz" => {
+            plain(StatusCode::SERVICE_UNAVAILABLE, TEXT, "not every group has answered yet\n".into())
+        }
         "/livez" => plain(StatusCode::OK, TEXT, "ok\n".into()),
         "/version" => {
             let version = &core.config.etcd_version;

@@ -133,7 +133,12 @@ impl State {
     }
 
     /// Refuses keys that are not this group's; of a part, says which are.
-    pub(crate) fn check_owner(&self, name: &GroupName, range: &KeyRange, part: Option<&str>) -> Result<(), Status> {
+    pub(crate) fn check_owner(
+        &self,
+        name: &GroupName,
+        range: &KeyRange,
+        part: Option<&str>,
+    ) -> Result<(), Status> {
         match part {
             Some(version) if version == format!("{:x}", self.placement.version()) => Ok(()),
             Some(_) => Err(metadata::not_owner("another table")),
@@ -193,7 +198,8 @@ impl State {
         gone.retain(|kv| self.owns(name, &kv.key, part));
         self.revision += i64::from(!gone.is_empty());
         for kv in &gone {
-            let deleted = KeyValue { key: kv.key.clone(), mod_revision: self.revision, ..KeyValue::default() };
+            let deleted =
+                KeyValue { key: kv.key.clone(), mod_revision: self.revision, ..KeyValue::default() };
             self.history.push(Event { r#type: 1, kv: Some(deleted), prev_kv: Some(kv.clone()) });
         }
         gone

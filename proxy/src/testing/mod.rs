@@ -87,14 +87,17 @@ impl Cluster {
     }
 
     /// Another proxy over the same brains, started.
-    pub(crate) async fn another(&self) -> (Proxy, Client) {
-        let stopper = Box::leak(Box::new(Stopper::default()));
-        let connectors =
-            self.brains.iter().map(|(group, brain)| (name(group), vec![serve(brain.service(), stopper)])).collect();
+    pub(crate) async fn another(&self) -> (Client, (Proxy, Stopper)) {
+        let stopper = Stopper::default();
+        let connectors = self
+            .brains
+            .iter()
+            .map(|(group, brain)| (name(group), vec![serve(brain.service(), &stopper)]))
+            .collect();
         let proxy = Proxy::new(Config::default(), placement(TABLE), connectors);
         proxy.start().await;
-        let client = Client::new(serve(proxy.service(), stopper));
-        (proxy, client)
+        let client = Client::new(serve(proxy.service(), &stopper));
+        (client, (proxy, stopper))
     }
 
     /// All brains and the proxy get another table.

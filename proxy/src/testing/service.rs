@@ -40,12 +40,19 @@ impl tower::Service<Request<Incoming>> for BrainService {
         let brain = Arc::clone(&self.0);
         Box::pin(async move {
             let (parts, body) = request.into_parts();
-            Ok(answer(brain, parts.uri.path(), parts.headers, Body::new(body)).await.unwrap_or_else(Status::into_http))
+            Ok(answer(brain, parts.uri.path(), parts.headers, Body::new(body))
+                .await
+                .unwrap_or_else(Status::into_http))
         })
     }
 }
 
-async fn answer(brain: Arc<Brain>, path: &str, headers: HeaderMap, body: Body) -> Result<Response<Body>, Status> {
+async fn answer(
+    brain: Arc<Brain>,
+    path: &str,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response<Body>, Status> {
     let part = text(&headers, &metadata::PART);
     let floor = text(&headers, &metadata::FLOOR);
     let raise = floor.as_deref().map_or(0, |floor| floor.parse().expect("a number"));
@@ -93,7 +100,12 @@ fn decode<M: prost::Message + Default>(message: &Framed) -> Result<M, Status> {
     grpc::decode(message.message())
 }
 
-async fn unary(brain: &Arc<Brain>, path: &str, message: &Framed, part: Option<&str>) -> Result<(Framed, i64), Status> {
+async fn unary(
+    brain: &Arc<Brain>,
+    path: &str,
+    message: &Framed,
+    part: Option<&str>,
+) -> Result<(Framed, i64), Status> {
     if path == "/kubebrain.peer.v1.Peer/Advance" {
         let mut changed = brain.changed.subscribe();
         while brain.is_stuck() {
@@ -144,7 +156,11 @@ async fn unary(brain: &Arc<Brain>, path: &str, message: &Framed, part: Option<&s
                     state.put(put)?;
                 }
             }
-            Framed::of(&pb::TxnResponse { header: brain.header(state.revision), succeeded, responses: Vec::new() })
+            Framed::of(&pb::TxnResponse {
+                header: brain.header(state.revision),
+                succeeded,
+                responses: Vec::new(),
+            })
         }
         "/etcdserverpb.KV/Compact" => {
             let request: pb::CompactionRequest = decode(message)?;
@@ -159,7 +175,12 @@ async fn unary(brain: &Arc<Brain>, path: &str, message: &Framed, part: Option<&s
         }
         "/etcdserverpb.Maintenance/Status" => {
             let version = "3.6.11".into();
-            Framed::of(&pb::StatusResponse { header: brain.header(state.revision), version, db_size: 42, ..Default::default() })
+            Framed::of(&pb::StatusResponse {
+                header: brain.header(state.revision),
+                version,
+                db_size: 42,
+                ..Default::default()
+            })
         }
         _ => lease(brain, state, path, message)?,
     };
@@ -173,7 +194,12 @@ fn lease(brain: &Brain, state: &mut State, path: &str, message: &Framed) -> Resu
             let request: pb::LeaseGrantRequest = decode(message)?;
             state.leases.insert(request.id, request.ttl);
             let header = brain.header(state.revision);
-            Framed::of(&pb::LeaseGrantResponse { header, id: request.id, ttl: request.ttl, error: String::new() })
+            Framed::of(&pb::LeaseGrantResponse {
+                header,
+                id: request.id,
+                ttl: request.ttl,
+                error: String::new(),
+            })
         }
         "/etcdserverpb.Lease/LeaseRevoke" => {
             let request: pb::LeaseRevokeRequest = decode(message)?;
@@ -189,10 +215,20 @@ fn lease(brain: &Brain, state: &mut State, path: &str, message: &Framed) -> Resu
         "/etcdserverpb.Lease/LeaseTimeToLive" => {
             let request: pb::LeaseTimeToLiveRequest = decode(message)?;
             let all = state.keys(&KeyRange::ALL, state.revision);
-            let keys = all.into_iter().filter(|kv| kv.lease == request.id && request.keys).map(|kv| kv.key).collect();
+            let keys = all
+                .into_iter()
+                .filter(|kv| kv.lease == request.id && request.keys)
+                .map(|kv| kv.key)
+                .collect();
             let ttl = ttl(state, request.id).unwrap_or(-1);
             let header = brain.header(state.revision);
-            Framed::of(&pb::LeaseTimeToLiveResponse { header, id: request.id, ttl, granted_ttl: ttl.max(0), keys })
+            Framed::of(&pb::LeaseTimeToLiveResponse {
+                header,
+                id: request.id,
+                ttl,
+                granted_ttl: ttl.max(0),
+                keys,
+            })
         }
         "/kubebrain.peer.v1.Peer/ShareLease" => {
             let request: peer::ShareLeaseRequest = decode(message)?;

@@ -32,7 +32,12 @@ pub(super) fn serve(brain: Arc<Brain>, input: Body, part: Option<String>) -> Res
     grpc::response(Body::new(StreamBody::new(ReceiverStream::new(frames).map(|frame| frame))))
 }
 
-async fn run(brain: Arc<Brain>, mut input: Body, part: Option<String>, out: mpsc::Sender<Result<Frame<Bytes>, Status>>) {
+async fn run(
+    brain: Arc<Brain>,
+    mut input: Body,
+    part: Option<String>,
+    out: mpsc::Sender<Result<Frame<Bytes>, Status>>,
+) {
     let generation = brain.state.lock().generation;
     let number = {
         let sent = &mut brain.state.lock().sent;
@@ -55,7 +60,8 @@ async fn run(brain: Arc<Brain>, mut input: Body, part: Option<String>, out: mpsc
                 tokio::time::sleep(delay).await;
             }
             for response in step(&brain, &mut watchers, part.is_some(), &mut asks) {
-                *brain.state.lock().sent.entry(number).or_default() += usize::from(!response.events.is_empty());
+                *brain.state.lock().sent.entry(number).or_default() +=
+                    usize::from(!response.events.is_empty());
                 if out.send(Ok(Frame::data(Framed::of(&response).frame()))).await.is_err() {
                     return;
                 }
@@ -80,7 +86,13 @@ async fn run(brain: Arc<Brain>, mut input: Body, part: Option<String>, out: mpsc
     }
 }
 
-fn take(brain: &Brain, watchers: &mut Vec<Watcher>, asks: &mut usize, request: pb::WatchRequest, part: bool) -> Vec<pb::WatchResponse> {
+fn take(
+    brain: &Brain,
+    watchers: &mut Vec<Watcher>,
+    asks: &mut usize,
+    request: pb::WatchRequest,
+    part: bool,
+) -> Vec<pb::WatchResponse> {
     use pb::watch_request::RequestUnion;
     let state = brain.state.lock();
     let header = brain.header(state.revision);
@@ -88,21 +100,45 @@ fn take(brain: &Brain, watchers: &mut Vec<Watcher>, asks: &mut usize, request: p
         Some(RequestUnion::CreateRequest(create)) => {
             let range = KeyRange::from_wire(create.key, create.range_end);
             if !part && state.check_owner(&brain.name, &range, None).is_err() {
-                let refused = pb::WatchResponse { header, watch_id: -1, created: true, canceled: true, cancel_reason: "kubebrain: not owner".into(), ..Default::default() };
+                let refused = pb::WatchResponse {
+                    header,
+                    watch_id: -1,
+                    created: true,
+                    canceled: true,
+                    cancel_reason: "kubebrain: not owner".into(),
+                    ..Default::default()
+                };
                 return vec![refused];
             }
-            let created = pb::WatchResponse { header, watch_id: create.watch_id, created: true, ..Default::default() };
+            let created =
+                pb::WatchResponse { header, watch_id: create.watch_id, created: true, ..Default::default() };
             assert!(create.progress_notify && !create.fragment && create.start_revision > 0);
             if create.start_revision < state.compacted {
-                let canceled = pb::WatchResponse { watch_id: create.watch_id, canceled: true, compact_revision: state.compacted, header: brain.header(0), ..Default::default() };
+                let canceled = pb::WatchResponse {
+                    watch_id: create.watch_id,
+                    canceled: true,
+                    compact_revision: state.compacted,
+                    header: brain.header(0),
+                    ..Default::default()
+                };
                 return vec![created, canceled];
             }
-            watchers.push(Watcher { id: create.watch_id, range, next: create.start_revision, prev_kv: create.prev_kv });
+            watchers.push(Watcher {
+                id: create.watch_id,
+                range,
+                next: create.start_revision,
+                prev_kv: create.prev_kv,
+            });
             vec![created]
         }
         Some(RequestUnion::CancelRequest(cancel)) => {
             watchers.retain(|watcher| watcher.id != cancel.watch_id);
-            vec![pb::WatchResponse { header, watch_id: cancel.watch_id, canceled: true, ..Default::default() }]
+            vec![pb::WatchResponse {
+                header,
+                watch_id: cancel.watch_id,
+                canceled: true,
+                ..Default::default()
+            }]
         }
         Some(RequestUnion::ProgressRequest(_)) => {
             *asks += 1;
@@ -119,7 +155,9 @@ fn step(brain: &Brain, watchers: &mut [Watcher], part: bool, asks: &mut usize) -
     for watcher in watchers.iter_mut() {
         let wanted = |event: &&Event| {
             let kv = event.kv.as_ref().expect("has one");
-            kv.mod_revision >= watcher.next && watcher.range.contains(&kv.key) && state.owns(&brain.name, &kv.key, part)
+            kv.mod_revision >= watcher.next
+                && watcher.range.contains(&kv.key)
+                && state.owns(&brain.name, &kv.key, part)
         };
         for event in state.history.iter().filter(wanted) {
             let mut event = event.clone();
@@ -127,10 +165,18 @@ fn step(brain: &Brain, watchers: &mut [Watcher], part: bool, asks: &mut usize) -
                 event.prev_kv = None;
             }
             let revision = |event: &Event| event.kv.as_ref().expect("has one").mod_revision;
-            let same = |last: &pb::WatchResponse| last.watch_id == watcher.id && last.events.last().is_some_and(|last| revision(last) == revision(&event));
+            let same = |last: &pb::WatchResponse| {
+                last.watch_id == watcher.id
+                    && last.events.last().is_some_and(|last| revision(last) == revision(&event))
+            };
             match responses.last_mut() {
                 Some(last) if same(last) => last.events.push(event),
-                _ => responses.push(pb::WatchResponse { header, watch_id: watcher.id, events: vec![event], ..Default::default() }),
+                _ => responses.push(pb::WatchResponse {
+                    header,
+                    watch_id: watcher.id,
+                    events: vec![event],
+                    ..Default::default()
+                }),
             }
         }
         watcher.next = watcher.next.max(state.revision + 1);

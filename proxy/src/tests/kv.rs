@@ -30,7 +30,14 @@ fn keys(answer: &pb::RangeResponse) -> Vec<String> {
 async fn a_sequential_client_sees_one_dense_clock_over_all_groups() {
     let cluster = Cluster::new().await;
     let mut revisions = Vec::new();
-    for key in ["/registry/pods/a", "/registry/events/a", "/registry/nodes/a", "/registry/pods/b", "compact", "/registry/events/b"] {
+    for key in [
+        "/registry/pods/a",
+        "/registry/events/a",
+        "/registry/nodes/a",
+        "/registry/pods/b",
+        "compact",
+        "/registry/events/b",
+    ] {
         revisions.push(cluster.client.put(key, "v").await);
     }
     assert_eq!(revisions, [2, 3, 4, 5, 6, 7]);
@@ -74,7 +81,8 @@ async fn answers_and_requests_pass_byte_for_byte() {
     wire::put_bytes_field(&mut strange, 1, b"\x18\x07");
     let answer = Framed::new(&strange);
     cluster.brain("pods").plan(RANGE, Planned::Raw(answer.frame()));
-    let request = Framed::of(&range("/registry/pods/a")).with_fields(|fields| wire::put_varint_field(fields, 901, 5));
+    let request =
+        Framed::of(&range("/registry/pods/a")).with_fields(|fields| wire::put_varint_field(fields, 901, 5));
     let raw = cluster.client.raw(RANGE, HeaderMap::new(), request).await;
     assert_eq!(raw.messages, [answer.message()]);
 }
@@ -112,7 +120,11 @@ async fn a_refusal_of_a_wrong_table_is_never_seen_by_a_client() {
     for _ in 0..100 {
         cluster.brain("pods").plan(PUT, Planned::NotOwner);
     }
-    let end = cluster.client.call::<pb::PutResponse>(PUT, &put("/registry/pods/a", "v")).await.expect_err("for ever");
+    let end = cluster
+        .client
+        .call::<pb::PutResponse>(PUT, &put("/registry/pods/a", "v"))
+        .await
+        .expect_err("for ever");
     assert_eq!(Fault::of(&end), Some(Fault::Timeout));
 }
 
@@ -120,7 +132,11 @@ async fn a_refusal_of_a_wrong_table_is_never_seen_by_a_client() {
 async fn a_write_whose_answer_is_lost_is_not_sent_again() {
     let cluster = Cluster::new().await;
     cluster.brain("pods").plan(PUT, Planned::Lost);
-    let end = cluster.client.call::<pb::PutResponse>(PUT, &put("/registry/pods/a", "v")).await.expect_err("unknown");
+    let end = cluster
+        .client
+        .call::<pb::PutResponse>(PUT, &put("/registry/pods/a", "v"))
+        .await
+        .expect_err("unknown");
     assert_eq!(Fault::of(&end), Some(Fault::Timeout));
     assert_eq!(cluster.brain("pods").count(PUT), 1);
     cluster.brain("pods").plan(RANGE, Planned::Lost);
@@ -132,7 +148,7 @@ async fn a_write_whose_answer_is_lost_is_not_sent_again() {
 async fn a_named_revision_is_looked_for_and_never_becomes_a_floor() {
     let cluster = Cluster::new().await;
     cluster.client.put("/registry/pods/a", "v").await;
-    let (_other, client) = cluster.another().await;
+    let (client, _other) = cluster.another().await;
     for _ in 0..10 {
         client.put("/registry/events/a", "v").await;
     }
@@ -158,13 +174,22 @@ async fn a_range_over_all_groups_is_one_snapshot() {
     assert_eq!((keys(&all), all.count, all.more), (sorted.map(String::from).to_vec(), 4, false));
     let header = all.header.expect("one");
     assert_eq!((header.revision, header.cluster_id), (5, 77));
-    let page = cluster.client.range(pb::RangeRequest { limit: 2, ..range("/registry/") }).await.expect("read");
-    assert_eq!((keys(&page), page.count, page.more), (sorted[..2].iter().map(ToString::to_string).collect(), 4, true));
-    let count = cluster.client.range(pb::RangeRequest { count_only: true, ..range("/registry/") }).await.expect("read");
+    let page =
+        cluster.client.range(pb::RangeRequest { limit: 2, ..range("/registry/") }).await.expect("read");
+    assert_eq!(
+        (keys(&page), page.count, page.more),
+        (sorted[..2].iter().map(ToString::to_string).collect(), 4, true)
+    );
+    let count = cluster
+        .client
+        .range(pb::RangeRequest { count_only: true, ..range("/registry/") })
+        .await
+        .expect("read");
     assert_eq!((count.kvs.len(), count.count, count.more), (0, 4, false));
     let backwards = pb::RangeRequest { sort_order: 2, limit: 1, ..range("/registry/") };
     assert_eq!(keys(&cluster.client.range(backwards).await.expect("read")), ["/registry/pods/a"]);
-    let past = cluster.client.range(pb::RangeRequest { revision: 3, ..range("/registry/") }).await.expect("read");
+    let past =
+        cluster.client.range(pb::RangeRequest { revision: 3, ..range("/registry/") }).await.expect("read");
     assert_eq!((keys(&past).len(), revision_of(past.header)), (2, 5));
     let streamed: pb::RangeStreamResponse =
         cluster.client.call("/etcdserverpb.KV/RangeStream", &range("/registry/")).await.expect("streams");
@@ -176,7 +201,9 @@ async fn a_range_over_all_groups_is_one_snapshot() {
 async fn reads_a_snapshot(seams: Seams) -> bool {
     let cluster = Cluster::with(Config { seams, ..Config::default() }).await;
     cluster.client.put("/registry/pods/a", "1").await;
-    for (group, key) in [("pods", "/registry/pods/late"), ("events", "/registry/events/late"), ("core", "/registry/z/late")] {
+    for (group, key) in
+        [("pods", "/registry/pods/late"), ("events", "/registry/events/late"), ("core", "/registry/z/late")]
+    {
         cluster.brain(group).plan(RANGE, Planned::WriteFirst(key));
     }
     let read = cluster.client.range(range("/registry/")).await.expect("read");
@@ -188,7 +215,10 @@ async fn reads_a_snapshot(seams: Seams) -> bool {
 #[tokio::test(start_paused = true)]
 async fn parts_are_read_at_one_revision() {
     assert!(reads_a_snapshot(Seams::default()).await);
-    assert!(!reads_a_snapshot(Seams { read_parts_at_now: true, ..Seams::default() }).await, "the planted fault shows");
+    assert!(
+        !reads_a_snapshot(Seams { read_parts_at_now: true, ..Seams::default() }).await,
+        "the planted fault shows"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -252,7 +282,9 @@ fn lock(version: i64) -> pb::TxnRequest {
     pb::TxnRequest {
         compare: vec![pb::Compare { key: key.clone(), target: 0, target_union, ..Default::default() }],
         success: vec![put_op("compact_rev_key")],
-        failure: vec![pb::RequestOp { request: Some(Request::RequestRange(pb::RangeRequest { key, ..Default::default() })) }],
+        failure: vec![pb::RequestOp {
+            request: Some(Request::RequestRange(pb::RangeRequest { key, ..Default::default() })),
+        }],
     }
 }
 
@@ -269,7 +301,8 @@ async fn the_compactors_txn_is_before_this_moment_in_every_group() {
         }
     }
     cluster.brain("events").stick(true);
-    let end = cluster.client.call::<pb::TxnResponse>(TXN, &lock(0)).await.expect_err("events does not answer");
+    let end =
+        cluster.client.call::<pb::TxnResponse>(TXN, &lock(0)).await.expect_err("events does not answer");
     assert_eq!(Fault::of(&end), Some(Fault::Timeout));
 }
 
@@ -289,7 +322,8 @@ async fn compaction_is_of_all_groups() {
         cluster.client.put("/registry/pods/a", "1").await;
     }
     let compact = |revision| pb::CompactionRequest { revision, physical: false };
-    let call = async |revision| cluster.client.call::<pb::CompactionResponse>(COMPACT, &compact(revision)).await;
+    let call =
+        async |revision| cluster.client.call::<pb::CompactionResponse>(COMPACT, &compact(revision)).await;
     assert_eq!(Fault::of(&call(7).await.expect_err("above all")), Some(Fault::FutureRevision));
     cluster.brain("events").state.lock().compacted = 4;
     let answer = call(4).await.expect("two of three");

@@ -41,7 +41,8 @@ async fn a_lease_follows_its_keys_to_other_groups() {
         cluster.client.call("/etcdserverpb.Lease/LeaseRevoke", &revoke).await.expect("revoked");
     let left = cluster.client.range(crate::testing::range("/registry/")).await.expect("read");
     assert!(left.kvs.is_empty(), "{left:?}");
-    let again = cluster.client.call::<pb::LeaseRevokeResponse>("/etcdserverpb.Lease/LeaseRevoke", &revoke).await;
+    let again =
+        cluster.client.call::<pb::LeaseRevokeResponse>("/etcdserverpb.Lease/LeaseRevoke", &revoke).await;
     assert_eq!(again.err().as_ref().and_then(Fault::of), Some(Fault::LeaseNotFound));
 }
 
@@ -50,7 +51,10 @@ async fn a_lease_that_nobody_has_is_refused_as_by_etcd() {
     let cluster = Cluster::new().await;
     for key in ["/registry/events/b", "/registry/nodes/c"] {
         let refused = cluster.client.call::<pb::PutResponse>(PUT, &leased(key)).await.expect_err("unknown");
-        assert_eq!((refused.code(), Fault::of(&refused)), (tonic::Code::NotFound, Some(Fault::LeaseNotFound)));
+        assert_eq!(
+            (refused.code(), Fault::of(&refused)),
+            (tonic::Code::NotFound, Some(Fault::LeaseNotFound))
+        );
     }
     assert!(cluster.brain("events").state.lock().leases.is_empty());
 }
@@ -63,7 +67,8 @@ async fn keep_alive(cluster: &Cluster, count: usize) -> (Vec<i64>, Option<Status
         requests.send(Ok(Frame::data(request.frame()))).await.expect("open");
     }
     drop(requests);
-    let response = cluster.client.send("/etcdserverpb.Lease/LeaseKeepAlive", http::HeaderMap::new(), body).await;
+    let response =
+        cluster.client.send("/etcdserverpb.Lease/LeaseKeepAlive", http::HeaderMap::new(), body).await;
     let collected = response.into_body().collect().await.expect("no reset");
     let end = collected.trailers().and_then(Status::from_header_map);
     let mut buffer = bytes::BytesMut::from(collected.to_bytes());
@@ -86,7 +91,9 @@ async fn keeping_alive_means_every_holder_renewed() {
     assert_eq!((ttls, end.expect("ends").code()), (vec![60, 60], tonic::Code::Ok));
     cluster.brain("events").state.lock().leases.clear();
     assert_eq!(keep_alive(&cluster, 1).await.0, [0], "a holder has lost it");
-    cluster.brain("core").plan("/kubebrain.peer.v1.Peer/RenewLease", crate::testing::Planned::Fail(Fault::LeaderChanged));
+    cluster
+        .brain("core")
+        .plan("/kubebrain.peer.v1.Peer/RenewLease", crate::testing::Planned::Fail(Fault::LeaderChanged));
     let (ttls, end) = keep_alive(&cluster, 1).await;
     assert_eq!((ttls.len(), end.expect("ends").code()), (0, tonic::Code::Unavailable));
 }

@@ -70,7 +70,11 @@ async fn ids_are_given_as_etcd_gives_them() {
         assert!(response.canceled && response.watch_id == -1);
         assert_eq!(response.cancel_reason, reason);
     }
-    assert_eq!(watch.create(create("", "\0", 0, 0)).await.watch_id, 3, "the stream goes on; everything can be watched");
+    assert_eq!(
+        watch.create(create("", "\0", 0, 0)).await.watch_id,
+        3,
+        "the stream goes on; everything can be watched"
+    );
     cluster.client.put("anything", "1").await;
     assert_eq!(watch.events(1).await, [event("anything", 2)]);
 }
@@ -234,7 +238,8 @@ async fn compaction_ends_a_watcher_as_in_etcd() {
         cluster.client.put("/registry/pods/a", "1").await;
     }
     let compact = pb::CompactionRequest { revision: 6, physical: false };
-    let _: pb::CompactionResponse = cluster.client.call("/etcdserverpb.KV/Compact", &compact).await.expect("done");
+    let _: pb::CompactionResponse =
+        cluster.client.call("/etcdserverpb.KV/Compact", &compact).await.expect("done");
     for prefix in ["/registry/pods/", "/registry/"] {
         let mut watch = cluster.client.watch().await;
         assert!(!watch.prefix(prefix, 5).await.canceled, "created first");
@@ -242,7 +247,11 @@ async fn compaction_ends_a_watcher_as_in_etcd() {
         assert_eq!((ended.canceled, ended.compact_revision, &ended.cancel_reason[..]), (true, 6, ""));
         assert_eq!(revision_of(ended.header), 0);
         watch.prefix(prefix, 6).await;
-        assert_eq!(watch.events(1).await[0], event("/registry/pods/a", 6), "the compacted revision itself is fine");
+        assert_eq!(
+            watch.events(1).await[0],
+            event("/registry/pods/a", 6),
+            "the compacted revision itself is fine"
+        );
     }
 }
 
@@ -303,9 +312,15 @@ async fn watchers_follow_a_placement_that_changes() {
     // a kind without history moves from core to events
     cluster.replace_placement(&format!("{TABLE}  - {{ kind: jobs, group: events }}\n"));
     let revision = cluster.client.put("/registry/jobs/j", "1").await;
-    assert_eq!(watch.events(2).await, [event("/registry/jobs/j", revision), event("/registry/jobs/j", revision)]);
+    assert_eq!(
+        watch.events(2).await,
+        [event("/registry/jobs/j", revision), event("/registry/jobs/j", revision)]
+    );
     let revision = cluster.client.put("/registry/pods/b", "1").await;
-    assert_eq!(watch.events(2).await, [event("/registry/pods/b", revision), event("/registry/pods/b", revision)]);
+    assert_eq!(
+        watch.events(2).await,
+        [event("/registry/pods/b", revision), event("/registry/pods/b", revision)]
+    );
     assert!(watch.is_quiet(QUIET).await, "nothing twice");
 }
 
@@ -320,5 +335,8 @@ async fn a_watcher_waits_for_brains_that_have_an_older_table() {
     assert!(watch.is_quiet(QUIET).await);
     cluster.brains.values().for_each(|brain| brain.replace_placement(std::sync::Arc::clone(&table)));
     let revision = cluster.client.put("/registry/jobs/j", "1").await;
-    assert_eq!(watch.events(2).await, [event("/registry/jobs/j", revision), event("/registry/jobs/j", revision)]);
+    assert_eq!(
+        watch.events(2).await,
+        [event("/registry/jobs/j", revision), event("/registry/jobs/j", revision)]
+    );
 }

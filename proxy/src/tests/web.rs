@@ -36,8 +36,11 @@ async fn probes_are_answered_as_etcd_does() {
 async fn a_client_sees_a_cluster_of_one() {
     let cluster = Cluster::new().await;
     cluster.client.put("/registry/events/a", "v").await;
-    let members: pb::MemberListResponse =
-        cluster.client.call("/etcdserverpb.Cluster/MemberList", &pb::MemberListRequest::default()).await.expect("list");
+    let members: pb::MemberListResponse = cluster
+        .client
+        .call("/etcdserverpb.Cluster/MemberList", &pb::MemberListRequest::default())
+        .await
+        .expect("list");
     let status: pb::StatusResponse =
         cluster.client.call("/etcdserverpb.Maintenance/Status", &pb::StatusRequest {}).await.expect("status");
     let header = members.header.expect("one");
@@ -46,12 +49,19 @@ async fn a_client_sees_a_cluster_of_one() {
     let member = &members.members[0];
     assert_eq!((member.id, &member.client_ur_ls[0][..]), (status.leader, "http://127.0.0.1:2379"));
     assert_eq!((status.version.as_str(), status.db_size, revision_of(status.header)), ("3.6.11", 42, 2));
-    let alarms: pb::AlarmResponse =
-        cluster.client.call("/etcdserverpb.Maintenance/Alarm", &pb::AlarmRequest::default()).await.expect("list");
+    let alarms: pb::AlarmResponse = cluster
+        .client
+        .call("/etcdserverpb.Maintenance/Alarm", &pb::AlarmRequest::default())
+        .await
+        .expect("list");
     assert!(alarms.alarms.is_empty());
-    let other = cluster.client.call::<pb::HashResponse>("/etcdserverpb.Maintenance/Hash", &pb::HashRequest {}).await;
+    let other =
+        cluster.client.call::<pb::HashResponse>("/etcdserverpb.Maintenance/Hash", &pb::HashRequest {}).await;
     let other = other.expect_err("not served");
-    assert!(other.code() == tonic::Code::Unimplemented && other.message().contains("Maintenance/Hash"), "{other}");
+    assert!(
+        other.code() == tonic::Code::Unimplemented && other.message().contains("Maintenance/Hash"),
+        "{other}"
+    );
 }
 
 #[tokio::test(start_paused = true)]

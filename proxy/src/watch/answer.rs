@@ -211,7 +211,12 @@ mod tests {
     use super::*;
 
     fn event(revision: i64, value_bytes: usize) -> Event {
-        let kv = KeyValue { key: "k".into(), mod_revision: revision, value: vec![0; value_bytes].into(), ..KeyValue::default() };
+        let kv = KeyValue {
+            key: "k".into(),
+            mod_revision: revision,
+            value: vec![0; value_bytes].into(),
+            ..KeyValue::default()
+        };
         Event { r#type: 0, kv: Some(kv.clone()), prev_kv: Some(KeyValue { mod_revision: 1, ..kv }) }
     }
 
@@ -222,13 +227,15 @@ mod tests {
 
     #[test]
     fn kinds_are_told_apart() {
-        let read = |response: WatchResponse| Answer::read(response.encode_to_vec().into()).expect("readable").kind;
+        let read =
+            |response: WatchResponse| Answer::read(response.encode_to_vec().into()).expect("readable").kind;
         assert_eq!(read(message(vec![event(4, 0), event(5, 0)])), Kind::Events { last: Revision::new(5) });
         assert_eq!(read(message(vec![])), Kind::Progress);
         assert_eq!(read(WatchResponse { created: true, ..message(vec![]) }), Kind::Created);
         let compacted = WatchResponse { canceled: true, compact_revision: 8, ..WatchResponse::default() };
         assert_eq!(read(compacted), Kind::Compacted { at: Revision::new(8) });
-        let refused = WatchResponse { created: true, canceled: true, cancel_reason: "no".into(), ..message(vec![]) };
+        let refused =
+            WatchResponse { created: true, canceled: true, cancel_reason: "no".into(), ..message(vec![]) };
         assert_eq!(read(refused), Kind::Cancelled { reason: "no".into() });
     }
 

@@ -16,8 +16,8 @@ use tonic::body::Body;
 
 use super::requests::Requests;
 use crate::core::Core;
-use crate::grpc;
 use crate::group::{Group, Lane};
+use crate::grpc;
 
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);

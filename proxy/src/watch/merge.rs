@@ -195,8 +195,8 @@ mod tests {
                 }
                 drain(&mut merge, &mut seen);
             }
-            for lane in 0..3 {
-                let events: Vec<_> = lanes[lane].drain(..).collect();
+            for (lane, rest) in lanes.iter_mut().enumerate() {
+                let events: Vec<_> = rest.drain(..).collect();
                 merge.push(lane, events);
                 merge.close(lane, r(last));
             }

@@ -84,14 +84,20 @@ mod tests {
     #[test]
     fn progress_is_the_least_of_all_and_never_below_what_one_was_told() {
         let r = Revision::new;
-        let watcher = |start, delivered, told| Standing { start: r(start), delivered: r(delivered), told: r(told) };
+        let watcher =
+            |start, delivered, told| Standing { start: r(start), delivered: r(delivered), told: r(told) };
         for (name, target, watchers, expected) in [
             ("no watcher", 5, vec![], Verdict::Drop),
             ("one behind", 5, vec![watcher(1, 9, 9), watcher(1, 4, 4)], Verdict::Wait(r(9))),
             ("not asked for more", 5, vec![watcher(1, 7, 3), watcher(1, 5, 4)], Verdict::Answer(r(5))),
             ("one was told more", 5, vec![watcher(1, 8, 8), watcher(1, 6, 2)], Verdict::Wait(r(8))),
             ("one begins above", 5, vec![watcher(6, 5, 0), watcher(1, 5, 5)], Verdict::Drop),
-            ("not created yet counts as start - 1", 5, vec![watcher(4, 3, 0), watcher(1, 9, 0)], Verdict::Wait(r(5))),
+            (
+                "not created yet counts as start - 1",
+                5,
+                vec![watcher(4, 3, 0), watcher(1, 9, 0)],
+                Verdict::Wait(r(5)),
+            ),
         ] {
             assert_eq!(judge(r(target), watchers), expected, "{name}");
         }

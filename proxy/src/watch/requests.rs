@@ -10,7 +10,9 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use http_body::Frame;
 use kubebrain_proto::etcdserverpb::watch_request::RequestUnion;
-use kubebrain_proto::etcdserverpb::{WatchCancelRequest, WatchCreateRequest, WatchProgressRequest, WatchRequest};
+use kubebrain_proto::etcdserverpb::{
+    WatchCancelRequest, WatchCreateRequest, WatchProgressRequest, WatchRequest,
+};
 use parking_lot::Mutex;
 use tonic::Status;
 

@@ -21,7 +21,13 @@ const BATCH_BYTES: usize = 256 * 1024;
 
 impl WatchStream {
     /// A new watcher, which the client knows of already.
-    pub(super) fn admit(&mut self, id: i64, create: Arc<WatchCreateRequest>, start: Revision, from_now: bool) {
+    pub(super) fn admit(
+        &mut self,
+        id: i64,
+        create: Arc<WatchCreateRequest>,
+        start: Revision,
+        from_now: bool,
+    ) {
         let route = Route::Direct { group: self.core.table().home().name().clone(), part: 0 };
         let watcher = Watcher { create, start, from_now, told: Revision::ZERO, route };
         self.place(id, watcher, start.previous());
@@ -39,7 +45,14 @@ impl WatchStream {
         self.watchers.insert(id, watcher);
     }
 
-    fn direct(&mut self, id: i64, group: &Arc<Group>, watcher: &Watcher, delivered: Revision, fresh: bool) -> Route {
+    fn direct(
+        &mut self,
+        id: i64,
+        group: &Arc<Group>,
+        watcher: &Watcher,
+        delivered: Revision,
+        fresh: bool,
+    ) -> Route {
         let part = self.next_part();
         self.clients.insert(part, id);
         let name = group.name().clone();
@@ -49,7 +62,14 @@ impl WatchStream {
         Route::Direct { group: name, part }
     }
 
-    fn merged(&self, groups: &[Arc<Group>], version: u64, watcher: &Watcher, delivered: Revision, fresh: bool) -> Route {
+    fn merged(
+        &self,
+        groups: &[Arc<Group>],
+        version: u64,
+        watcher: &Watcher,
+        delivered: Revision,
+        fresh: bool,
+    ) -> Route {
         let lane = |group: &Arc<Group>| {
             let mut upstream = Upstream::new(Arc::clone(&self.core), Arc::clone(group), Some(version));
             upstream.add(ONLY_PART, Arc::clone(&watcher.create), delivered, fresh);
@@ -122,11 +142,11 @@ impl WatchStream {
     /// One step of one upstream; true if something was done. Everybody's turn comes.
     pub(super) fn poll_upstreams(&mut self, cx: &mut Context<'_>) -> bool {
         self.turn = self.turn.wrapping_add(1);
-        if self.turn.is_multiple_of(2) {
-            self.poll_shared(cx) || self.poll_merged(cx)
-        } else {
-            self.poll_merged(cx) || self.poll_shared(cx)
-        }
+        let shared_first = self.turn.is_multiple_of(2);
+        [shared_first, !shared_first].into_iter().any(|shared| match shared {
+            true => self.poll_shared(cx),
+            false => self.poll_merged(cx),
+        })
     }
 
     /// While a question for progress waits, what has answered it is held back a moment.
@@ -199,7 +219,8 @@ impl WatchStream {
     /// As etcd: no reason, and no revision in the header.
     fn compacted(&mut self, id: i64, at: Revision) {
         self.remove(id);
-        let response = WatchResponse { watch_id: id, canceled: true, compact_revision: at.to_wire(), ..<_>::default() };
+        let response =
+            WatchResponse { watch_id: id, canceled: true, compact_revision: at.to_wire(), ..<_>::default() };
         self.say(Revision::ZERO, response);
     }
 
@@ -313,7 +334,12 @@ enum Step {
     Cancelled(String),
 }
 
-fn poll_one(cx: &mut Context<'_>, watcher: &mut Watcher, held: Option<Revision>, room: usize) -> Option<Step> {
+fn poll_one(
+    cx: &mut Context<'_>,
+    watcher: &mut Watcher,
+    held: Option<Revision>,
+    room: usize,
+) -> Option<Step> {
     let Route::Merged(merged) = &mut watcher.route else { return None };
     if merged.merge.has_batch() {
         return Some(Step::Send);

@@ -126,13 +126,7 @@ impl WatchStream {
     fn take(&mut self, request: WatchRequest) {
         match request.request_union {
             Some(RequestUnion::CreateRequest(create)) => self.create(create),
-            Some(RequestUnion::CancelRequest(cancel)) => {
-                if self.remove(cancel.watch_id) {
-                    let floor = self.core.floor.get();
-                    let canceled = WatchResponse { watch_id: cancel.watch_id, canceled: true, ..<_>::default() };
-                    self.say(floor, canceled);
-                }
-            }
+            Some(RequestUnion::CancelRequest(cancel)) => self.cancel(cancel.watch_id),
             Some(RequestUnion::ProgressRequest(_)) => self.ask_progress(),
             None => {}
         }
@@ -153,7 +147,8 @@ impl WatchStream {
             Ok(create) => Arc::new(create),
             Err(reason) => {
                 let cancel_reason = reason.into();
-                let refused = WatchResponse { created: true, canceled: true, cancel_reason, ..<_>::default() };
+                let refused =
+                    WatchResponse { created: true, canceled: true, cancel_reason, ..<_>::default() };
                 return self.say(floor, WatchResponse { watch_id: NO_WATCHER, ..refused });
             }
         };
@@ -165,6 +160,13 @@ impl WatchStream {
             named => Revision::checked_from(named).unwrap_or(Revision::MAX),
         };
         self.admit(id, create, start, from_now);
+    }
+
+    fn cancel(&mut self, watch_id: i64) {
+        if self.remove(watch_id) {
+            let floor = self.core.floor.get();
+            self.say(floor, WatchResponse { watch_id, canceled: true, ..<_>::default() });
+        }
     }
 
     /// As etcd counts: up from 0, over those that clients took.

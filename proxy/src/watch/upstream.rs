@@ -62,13 +62,26 @@ struct Asking {
 /// What the owner of an upstream must act on.
 #[derive(Debug)]
 pub(super) enum Signal {
-    Events { part: i64, answer: Answer, last: Revision },
+    Events {
+        part: i64,
+        answer: Answer,
+        last: Revision,
+    },
     /// The group's own, for one part.
-    Progress { part: i64, revision: Revision },
+    Progress {
+        part: i64,
+        revision: Revision,
+    },
     /// Some closed revisions have risen.
     Closed,
-    Compacted { part: i64, at: Revision },
-    Cancelled { part: i64, reason: String },
+    Compacted {
+        part: i64,
+        at: Revision,
+    },
+    Cancelled {
+        part: i64,
+        reason: String,
+    },
 }
 
 impl Upstream {

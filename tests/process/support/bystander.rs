@@ -51,8 +51,14 @@ impl Bystander {
     }
 
     /// What it has seen; fails if anything went wrong.
-    pub(crate) async fn stop(self) -> Seen {
+    pub(crate) async fn stop(mut self) -> Seen {
         self.stop.store(true, Ordering::Relaxed);
-        in_time("the end of a bystander", self.work).await.expect("a bystander saw no error")
+        in_time("the end of a bystander", &mut self.work).await.expect("a bystander saw no error")
+    }
+}
+
+impl Drop for Bystander {
+    fn drop(&mut self) {
+        self.work.abort();
     }
 }

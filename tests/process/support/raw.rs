@@ -84,20 +84,29 @@ impl Raw {
         let exchange = async {
             let mut sender = self.sender.clone().ready().await?;
             let (response, mut stream) = sender.send_request(request, false)?;
-            // A server may answer before it has read all of it; then the rest is not wanted.
-            let _answered = send(&mut stream, body).await;
-            let (head, mut body) = response.await?.into_parts();
-            let mut data = BytesMut::new();
-            while let Some(chunk) = body.data().await {
-                let chunk = chunk?;
-                body.flow_control().release_capacity(chunk.len())?;
-                data.extend_from_slice(&chunk);
+            // A server may answer before it has read all of it, and need not read the rest.
+            let sends = async {
+                let _refused = send(&mut stream, body).await;
+                std::future::pending().await
+            };
+            let receives = async {
+                let (head, mut body) = response.await?.into_parts();
+                let mut data = BytesMut::new();
+                while let Some(chunk) = body.data().await {
+                    let chunk = chunk?;
+                    body.flow_control().release_capacity(chunk.len())?;
+                    data.extend_from_slice(&chunk);
+                }
+                let trailers = body.trailers().await?.unwrap_or_default();
+                let grpc = grpc(&trailers).or_else(|| grpc(&head.headers));
+                Ok(Answer { status: head.status.as_u16(), data: data.freeze(), grpc })
+            };
+            tokio::select! {
+                answer = receives => answer,
+                never = sends => never,
             }
-            let trailers = body.trailers().await?.unwrap_or_default();
-            let grpc = grpc(&trailers).or_else(|| grpc(&head.headers));
-            Ok(Answer { status: head.status.as_u16(), data: data.freeze(), grpc })
         };
-        in_time("an answer", exchange).await
+        in_time(&format!("an answer of {path}"), exchange).await
     }
 
     /// Drops the socket and waits until it is gone.

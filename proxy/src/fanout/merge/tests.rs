@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
-use prost::Message as _;
 use proptest::prelude::*;
+use prost::Message as _;
 
 use super::*;
 
@@ -10,7 +10,13 @@ fn rows(entries: &BTreeMap<Vec<u8>, KeyValue>) -> Vec<Row> {
 }
 
 fn entry() -> impl Strategy<Value = (Vec<u8>, Vec<u8>, i64, i64, i64)> {
-    (prop::collection::vec(any::<u8>(), 1..4), prop::collection::vec(0_u8..3, 0..2), 0_i64..4, 0_i64..4, 0_i64..4)
+    (
+        prop::collection::vec(any::<u8>(), 1..4),
+        prop::collection::vec(0_u8..3, 0..2),
+        0_i64..4,
+        0_i64..4,
+        0_i64..4,
+    )
 }
 
 proptest! {
