@@ -33,6 +33,9 @@ use crate::world::{Plan, Planted, World};
 /// Lines of a run that are printed around what went wrong.
 const LINES: usize = 30;
 
+/// On the paused clock: far above all timeouts together.
+const END_MAX: Duration = Duration::from_secs(120);
+
 fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok()?.parse().ok()
 }
@@ -63,19 +66,27 @@ async fn simulate(plan: Plan) -> Run {
         acting.push(tokio::spawn(client::trouble(Arc::clone(&world), time)));
     }
     for task in acting {
-        task.await.expect("an actor does not panic");
+        finish(&world, "an actor", task).await;
     }
     world.settle().await;
     let mut last = Client::new(Arc::clone(&world), 30, 0);
     last.touch_all().await;
     settled.send_replace(true);
     for task in watching {
-        task.await.expect("a watcher does not panic");
+        finish(&world, "a watcher", task).await;
     }
     for proxy in 0..proxies {
         Client::new(Arc::clone(&world), 31 + proxy, proxy).read_all().await;
     }
     world.finish().await
+}
+
+/// Everybody gets to an end, whatever happens.
+async fn finish(world: &World, who: &str, task: tokio::task::JoinHandle<()>) {
+    match tokio::time::timeout(END_MAX, task).await {
+        Ok(ended) => ended.expect("no panic"),
+        Err(_) => world.journal.wrong(format!("{who} does not get to its end")),
+    }
 }
 
 /// What to look at after a failure.
@@ -103,6 +114,9 @@ fn clean_runs_break_no_promise() {
     let mut failed = Vec::new();
     for seed in first..first + count {
         for _ in 0..tries {
+            if number("KUBEBRAIN_VERBOSE").is_some() {
+                eprintln!("seed {seed}");
+            }
             let (run, violations) = run(seed, Planted::default());
             if !violations.is_empty() {
                 eprintln!("{}", story(seed, &run, &violations));

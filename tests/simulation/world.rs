@@ -131,6 +131,8 @@ pub(crate) struct World {
     pub placement: Arc<Placement>,
     brains: BTreeMap<GroupName, tokio::sync::Mutex<Brain>>,
     fronts: Vec<Mutex<Front>>,
+    /// Of processes that are gone: nobody asks them anything, but they do not know.
+    gone: Mutex<Vec<Running>>,
     rng: Mutex<StdRng>,
     calm: AtomicBool,
 }
@@ -154,6 +156,7 @@ impl World {
             placement,
             brains,
             fronts: Vec::new(),
+            gone: Mutex::default(),
             rng: Mutex::new(rng),
             calm: false.into(),
             plan,
@@ -221,16 +224,16 @@ impl World {
         {
             let brain = &mut *self.brains[group].lock().await;
             brain.gate.lead_to(None);
-            if let Some(Running { store, engine, streams }) = brain.running.take() {
+            if let Some(running) = brain.running.take() {
                 match end {
-                    End::Killed => engine.kill(),
+                    End::Killed => running.engine.kill(),
                     End::Asleep => {}
                     End::Closed => {
-                        streams.ask();
-                        store.close().await;
+                        running.streams.ask();
+                        running.store.close().await;
                     }
                 }
-                drop((store, streams));
+                self.gone.lock().push(running);
             }
         }
         sleep(pause).await;

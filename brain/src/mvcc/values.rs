@@ -75,6 +75,18 @@ impl Values {
     /// # Errors
     /// See [`ValueError`]. [`ValueError::Missing`] where compaction was faster: the reader must look at it again.
     pub async fn fill(&self, entries: &mut [Entry]) -> Result<(), ValueError> {
+        self.read(entries, true).await
+    }
+
+    /// As [`Self::fill`], for history: what is read once more and never again does not push anything out.
+    ///
+    /// # Errors
+    /// As [`Self::fill`].
+    pub async fn fill_once(&self, entries: &mut [Entry]) -> Result<(), ValueError> {
+        self.read(entries, false).await
+    }
+
+    async fn read(&self, entries: &mut [Entry], keep: bool) -> Result<(), ValueError> {
         let mut missing = Vec::new();
         for (position, entry) in entries.iter_mut().enumerate().filter(|(_, entry)| entry.kv.is_none()) {
             entry.kv = self.cached(&entry.key, entry.version.revision);
@@ -87,7 +99,7 @@ impl Values {
         // A point get costs as much as scanning a few rows; rows of other versions lie between.
         if missing.len() >= 8 && missing.len() * 2 >= last - first && entries.is_sorted_by_key(|entry| &entry.key) {
             let (first, last) = (*first, *last);
-            return self.fill_by_scan(&*snapshot, &mut entries[first..=last]).await;
+            return self.scan(&*snapshot, &mut entries[first..=last], keep).await;
         }
         let rows = missing.iter().map(|position| {
             let entry = &entries[*position];
@@ -99,12 +111,12 @@ impl Values {
             let entry = &mut entries[position];
             let read = value.map(|value| self.layout.read_data(&row, &value)).transpose()?;
             let kv = read.and_then(|read| read.kv);
-            self.found(entry, kv)?;
+            self.found(entry, kv, keep)?;
         }
         Ok(())
     }
 
-    async fn fill_by_scan(&self, snapshot: &dyn Snapshot, entries: &mut [Entry]) -> Result<(), ValueError> {
+    async fn scan(&self, snapshot: &dyn Snapshot, entries: &mut [Entry], keep: bool) -> Result<(), ValueError> {
         let (Some(first), Some(last)) = (entries.first(), entries.last()) else { return Ok(()) };
         let keys = KeyRange::new(first.key.clone(), KeyRange::one(last.key.clone()).end().cloned());
         let mut span: Span = self.layout.data_span(&keys);
@@ -116,10 +128,10 @@ impl Values {
                 let id = (&read.key[..], read.revision.get());
                 let is = |entry: &&mut Entry| (&entry.key[..], entry.version.revision) == id;
                 if let Some(entry) = wanted.next_if(is) {
-                    self.found(entry, read.kv)?;
+                    self.found(entry, read.kv, keep)?;
                 } else if let Some(entry) = wanted.next_if(|entry| entry.key < read.key) {
                     // Passed without being seen.
-                    self.found(entry, None)?;
+                    self.found(entry, None, keep)?;
                 }
             }
             match page.next {
@@ -127,15 +139,17 @@ impl Values {
                 _ => break,
             }
         }
-        wanted.try_for_each(|entry| self.found(entry, None))
+        wanted.try_for_each(|entry| self.found(entry, None, keep))
     }
 
-    fn found(&self, entry: &mut Entry, kv: Option<Bytes>) -> Result<(), ValueError> {
+    fn found(&self, entry: &mut Entry, kv: Option<Bytes>, keep: bool) -> Result<(), ValueError> {
         match kv {
             Some(kv) => {
                 // Rows of a page share one buffer: an entry of its own does not keep the others alive.
                 let kv = Bytes::copy_from_slice(&kv);
-                self.insert(entry.key.clone(), entry.version.revision, kv.clone());
+                if keep {
+                    self.insert(entry.key.clone(), entry.version.revision, kv.clone());
+                }
                 entry.kv = Some(kv);
             }
             None if entry.kv.is_some() => {}

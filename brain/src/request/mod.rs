@@ -172,16 +172,6 @@ pub struct Txn {
 }
 
 impl Txn {
-    /// True if no branch can change a key.
-    pub fn is_read_only(&self) -> bool {
-        let reads = |op: &Op| match op {
-            Op::Range(_) => true,
-            Op::Put(_) | Op::Delete(_) => false,
-            Op::Txn(txn) => txn.is_read_only(),
-        };
-        self.success.iter().chain(&self.failure).all(reads)
-    }
-
     /// Every range of keys that it names, nested ones too.
     pub fn ranges(&self) -> Vec<KeyRange> {
         let mut ranges: Vec<_> = self.compares.iter().map(|compare| compare.keys.clone()).collect();

@@ -17,8 +17,9 @@ use crate::mvcc::shared::Shared;
 use crate::mvcc::values::ValueError;
 use crate::engine::ReadError;
 
-/// Records read at once.
-const RECORDS_MAX: usize = 512;
+/// Records read at once: few where most have an event that is wanted, many where hardly any has.
+const RECORDS_MIN: usize = 64;
+const RECORDS_MAX: usize = 1024;
 /// Events of one page end with the revision that passes this.
 const EVENTS_MAX: usize = 64;
 
@@ -56,6 +57,7 @@ pub struct HistoryPage {
 pub struct History {
     /// The batch to go on from, once it is known.
     number: Option<u64>,
+    records: usize,
 }
 
 impl History {
@@ -73,7 +75,8 @@ impl History {
             Some(number) => number,
             None => log::batch_of(&*snapshot, &shared.layout, from).await?,
         };
-        let page = snapshot.scan(shared.layout.log_span(number), RECORDS_MAX).await?;
+        self.records = self.records.clamp(RECORDS_MIN, RECORDS_MAX);
+        let page = snapshot.scan(shared.layout.log_span(number), self.records).await?;
         let (mut events, mut next, mut found, mut reached) = (Vec::new(), from, 0, number);
         for (row, value) in page.rows {
             if found >= EVENTS_MAX {
@@ -94,6 +97,7 @@ impl History {
                 }
             }
         }
+        self.records = if found < EVENTS_MAX / 2 { self.records * 2 } else { self.records / 2 };
         if found < EVENTS_MAX && page.next.is_none() {
             next = next.max(committed.get() + 1);
         }
@@ -121,7 +125,7 @@ impl History {
                 }
             }
         }
-        let filled = shared.values.fill(&mut puts).await;
+        let filled = shared.values.fill_once(&mut puts).await;
         // Rows may be swept while they are read; then the answer is "compacted", not a gap.
         let compacted = shared.compacted();
         let first = found.first().map(|(revision, _)| *revision);

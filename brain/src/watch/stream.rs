@@ -15,7 +15,6 @@ use kubebrain_shared::fault::Fault;
 use kubebrain_shared::range::KeyRange;
 use kubebrain_shared::stop::Stop;
 use kubebrain_shared::wire::{put_bytes_field, put_varint_field};
-use rand::Rng;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 use tonic::Status;
 
@@ -62,7 +61,7 @@ where
     /// Serves the watchers that `inbound` creates.
     pub fn new(store: Store, inbound: S, config: StreamConfig, stop: Stop) -> Self {
         let interval = config.progress_interval.max(Duration::from_millis(100));
-        let interval = interval + interval.mul_f64(rand::rng().random_range(0.0..0.1));
+        let interval = interval + interval.mul_f64(rand::random_range(0.0..0.1));
         let mut tick = interval_at(Instant::now() + interval, interval);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
@@ -123,14 +122,16 @@ where
     fn take(&mut self, request: WatchRequest) {
         match request.request_union {
             Some(RequestUnion::CreateRequest(create)) => self.create(create),
-            Some(RequestUnion::CancelRequest(cancel)) => {
-                if self.remove(cancel.watch_id) {
-                    let header = self.store.shared().hub.closed();
-                    self.control(cancel.watch_id, header, |response| put_varint_field(response, 4, 1));
-                }
-            }
+            Some(RequestUnion::CancelRequest(cancel)) => self.cancel(cancel.watch_id),
             Some(RequestUnion::ProgressRequest(_)) => self.asked = true,
             None => {}
+        }
+    }
+
+    fn cancel(&mut self, id: i64) {
+        if self.remove(id) {
+            let header = self.store.shared().hub.closed();
+            self.control(id, header, |response| put_varint_field(response, 4, 1));
         }
     }
 

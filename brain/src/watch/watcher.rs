@@ -223,10 +223,10 @@ async fn priors(shared: &Shared, events: &[(u64, &Event)], horizon: u64) -> Vec<
             wanted.push(Entry { key: event.key.clone(), version, kv: None });
         }
     }
-    if shared.values.fill(&mut wanted).await.is_err() {
+    if shared.values.fill_once(&mut wanted).await.is_err() {
         for entry in &mut wanted {
             let one = std::slice::from_mut(entry);
-            if let Err(error) = shared.values.fill(one).await {
+            if let Err(error) = shared.values.fill_once(one).await {
                 tracing::debug!(group = %shared.group, "an event goes out without the entry before it: {error}");
             }
         }
