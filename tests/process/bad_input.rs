@@ -38,7 +38,11 @@ struct Case {
 }
 
 fn put(bytes: usize) -> Bytes {
-    let put = PutRequest { key: "/registry/pods/large".into(), value: vec![b'x'; bytes].into(), ..Default::default() };
+    let put = PutRequest {
+        key: "/registry/pods/large".into(),
+        value: vec![b'x'; bytes].into(),
+        ..Default::default()
+    };
     frame(&put.encode_to_vec())
 }
 
@@ -57,19 +61,32 @@ const NONSENSE: &[i32] = &[INVALID_ARGUMENT, INTERNAL];
 /// Requests and answers, one after the other.
 const STREAMING: [&str; 2] = [WATCH, "/etcdserverpb.Lease/LeaseKeepAlive"];
 
-const fn case(name: &'static str, path: &'static str, body: Bytes, codes: &'static [i32], message: &'static str) -> Case {
+const fn case(
+    name: &'static str,
+    path: &'static str,
+    body: Bytes,
+    codes: &'static [i32],
+    message: &'static str,
+) -> Case {
     Case { name, path, body, codes, message }
 }
 
 fn cases() -> Vec<Case> {
-    let lists = [RANGE, PUT, "/etcdserverpb.KV/Txn", "/etcdserverpb.KV/DeleteRange", "/etcdserverpb.KV/Compact"];
+    let lists =
+        [RANGE, PUT, "/etcdserverpb.KV/Txn", "/etcdserverpb.KV/DeleteRange", "/etcdserverpb.KV/Compact"];
     let mut cases = Vec::new();
     for path in lists.into_iter().chain(["/etcdserverpb.Lease/LeaseGrant", "/etcdserverpb.KV/RangeStream"]) {
         cases.push(case("malformed protobuf", path, malformed(), NONSENSE, ""));
         cases.push(case("no message", path, Bytes::new(), NONSENSE, ""));
         cases.push(case("a message cut off", path, truncated(), NONSENSE, ""));
         cases.push(case("a prefix cut off", path, Bytes::from_static(b"\0\0"), NONSENSE, ""));
-        cases.push(case("compressed", path, Bytes::from_static(b"\x01\0\0\0\x01a"), &[UNIMPLEMENTED, INTERNAL], ""));
+        cases.push(case(
+            "compressed",
+            path,
+            Bytes::from_static(b"\x01\0\0\0\x01a"),
+            &[UNIMPLEMENTED, INTERNAL],
+            "",
+        ));
         cases.push(case("an unknown flag", path, Bytes::from_static(b"\x07\0\0\0\x01a"), &[INTERNAL], ""));
     }
     for path in STREAMING {
@@ -79,10 +96,22 @@ fn cases() -> Vec<Case> {
     cases.extend([
         case("an empty range", RANGE, frame(b""), &[INVALID_ARGUMENT], empty),
         case("an empty put", PUT, frame(b""), &[INVALID_ARGUMENT], empty),
-        case("1.6 MiB of a put", PUT, put(1_677_722), &[INVALID_ARGUMENT], "etcdserver: request is too large"),
+        case(
+            "1.6 MiB of a put",
+            PUT,
+            put(1_677_722),
+            &[INVALID_ARGUMENT],
+            "etcdserver: request is too large",
+        ),
         case("an unknown method", "/etcdserverpb.KV/Frob", frame(b""), &[UNIMPLEMENTED], ""),
         case("an unknown service", "/frob.Frob/Frob", frame(b""), &[UNIMPLEMENTED], ""),
-        case("what only brains are asked", "/kubebrain.peer.v1.Peer/Advance", frame(b"\x08\x7f"), &[UNIMPLEMENTED], ""),
+        case(
+            "what only brains are asked",
+            "/kubebrain.peer.v1.Peer/Advance",
+            frame(b"\x08\x7f"),
+            &[UNIMPLEMENTED],
+            "",
+        ),
         case("no path", "/", frame(b""), &[UNIMPLEMENTED], ""),
     ]);
     cases
@@ -101,7 +130,10 @@ fn too_large() -> Vec<Case> {
 
 /// The client has sent its last byte in the middle of a message. Not a clean end: that leaves a watch open.
 fn cut_streams() -> Vec<Case> {
-    STREAMING.into_iter().map(|path| case("a message cut off on a stream", path, truncated(), NONSENSE, "")).collect()
+    STREAMING
+        .into_iter()
+        .map(|path| case("a message cut off on a stream", path, truncated(), NONSENSE, ""))
+        .collect()
 }
 
 fn judge(case: &Case, answer: &Answer) {
@@ -138,7 +170,9 @@ async fn others_are_refused(server: &Process) {
         let answer = one.call(RANGE, content_type, frame(b"\x0a\x01a")).await.expect("an answer");
         assert!((400..500).contains(&answer.status) && answer.grpc.is_none(), "{content_type}: {answer:?}");
     }
-    for nonsense in [&b"\0\0\0\0\0\0\0\0"[..], b"GET / HTTP/9.9\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nnot a frame"] {
+    for nonsense in
+        [&b"\0\0\0\0\0\0\0\0"[..], b"GET / HTTP/9.9\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nnot a frame"]
+    {
         let mut socket = tokio::net::TcpStream::connect(server.address()).await.expect("it listens");
         socket.write_all(nonsense).await.expect("a socket");
         socket.shutdown().await.expect("a socket");
@@ -211,7 +245,9 @@ async fn open_and_vanish(address: &str, round: usize) {
         let key = format!("/registry/pods/vanishing/{round}/{number}");
         let (path, message) = match number % 3 {
             0 => (WATCH, create("/registry/pods/", 1).encode_to_vec()),
-            1 => (PUT, PutRequest { key: key.into(), value: "x".into(), ..Default::default() }.encode_to_vec()),
+            1 => {
+                (PUT, PutRequest { key: key.into(), value: "x".into(), ..Default::default() }.encode_to_vec())
+            }
             _ => (RANGE, RangeRequest { key: key.into(), ..Default::default() }.encode_to_vec()),
         };
         open.push(raw.open(path, frame(&message)).await);
@@ -268,7 +304,9 @@ async fn a_flood_of_resets_harms_nobody() {
                 tokio::task::yield_now().await;
             }
         }
-        let good = frame(&RangeRequest { key: "/registry/pods/bystander".into(), ..Default::default() }.encode_to_vec());
+        let good = frame(
+            &RangeRequest { key: "/registry/pods/bystander".into(), ..Default::default() }.encode_to_vec(),
+        );
         let _maybe_given_up = raw.call(RANGE, GRPC, good).await;
         sizes.push(server.resident_bytes());
     }

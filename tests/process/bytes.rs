@@ -76,7 +76,8 @@ async fn answers_through_a_proxy_are_the_brains_byte_for_byte() {
         ("a stream", "/etcdserverpb.KV/RangeStream", range(all)),
         ("an unknown lease", "/etcdserverpb.KV/Put", frame(&put.encode_to_vec())),
     ];
-    let (mut direct, mut through) = (Raw::connect(brain.peer_address()).await, Raw::connect(proxy.address()).await);
+    let (mut direct, mut through) =
+        (Raw::connect(brain.peer_address()).await, Raw::connect(proxy.address()).await);
     for (what, path, request) in cases {
         let expected = direct.call(path, GRPC, request.clone()).await.expect("an answer");
         let found = through.call(path, GRPC, request).await.expect("an answer");
@@ -116,9 +117,10 @@ impl Fake {
                     "/kubebrain.peer.v1.Peer/Advance" => {
                         frame(&AdvanceResponse { revision: 42, compacted: -1 }.encode_to_vec())
                     }
-                    "/etcdserverpb.Maintenance/Status" => {
-                        frame(&StatusResponse { header, version: "3.7.0".into(), ..Default::default() }.encode_to_vec())
-                    }
+                    "/etcdserverpb.Maintenance/Status" => frame(
+                        &StatusResponse { header, version: "3.7.0".into(), ..Default::default() }
+                            .encode_to_vec(),
+                    ),
                     RANGE => {
                         fake.asked.lock().push((head.headers.clone(), asked.freeze()));
                         fake.answer.clone()
@@ -182,7 +184,11 @@ async fn fields_that_a_proxy_does_not_know_pass_both_ways() {
     let [(headers, bytes)] = &asked[..] else { panic!("asked once: {asked:?}") };
     assert_eq!(*bytes, request);
     assert_eq!(headers.get("x-of-the-client").map(HeaderValue::as_bytes), Some(&b"kept"[..]));
-    assert_eq!(headers.get("kubebrain-floor").map(HeaderValue::as_bytes), Some(&b"42"[..]), "the proxy's own");
+    assert_eq!(
+        headers.get("kubebrain-floor").map(HeaderValue::as_bytes),
+        Some(&b"42"[..]),
+        "the proxy's own"
+    );
     assert_eq!(headers.get("kubebrain-part"), None, "what a client says is not for brains");
     serving.abort();
 }

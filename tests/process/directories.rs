@@ -26,8 +26,8 @@ async fn a_bad_data_directory_is_refused_with_one_sentence() {
     std::fs::write(newer.join("store/format"), "999\n").expect("a file");
     let cases: [(&str, std::path::PathBuf, &[&str]); 5] = [
         ("in use", place.join("data"), &["data directory", "/data", "in use"]),
-        ("a file", file.clone(), &["/file", "not a directory"]),
-        ("under a file", file.join("below"), &["/file/below", "data directory"]),
+        ("a file", file.clone(), &["/file is not a directory: remove it"]),
+        ("under a file", file.join("below"), &["data directory", "/file/below", "ot a directory"]),
         ("another format", newer, &["/newer", "format 999"]),
         ("not writable, even for root", "/proc/kubebrain".into(), &["/proc/kubebrain", "data directory"]),
     ];

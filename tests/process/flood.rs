@@ -44,7 +44,9 @@ async fn a_flood_of_events_leaves_watches_on_pods_whole() {
     let mut watching = Vec::new();
     for _ in 0..8 {
         let mut watch = Client::new(server.address()).watch(EVENTS, 0).await;
-        watching.push(tokio::spawn(async move { while watch.next().await.is_ok_and(|events| events.is_some()) {} }));
+        watching.push(tokio::spawn(async move {
+            while watch.next().await.is_ok_and(|events| events.is_some()) {}
+        }));
     }
     // And two that take nothing.
     let mut idle = Vec::new();
@@ -55,7 +57,11 @@ async fn a_flood_of_events_leaves_watches_on_pods_whole() {
     }
 
     let pods = Client::new(server.address());
-    let mut watches = vec![pods.watch(PODS, 1).await, pods.watch(PODS, 1).await, Client::new(server.address()).watch(PODS, 1).await];
+    let mut watches = vec![
+        pods.watch(PODS, 1).await,
+        pods.watch(PODS, 1).await,
+        Client::new(server.address()).watch(PODS, 1).await,
+    ];
     let count = if full_tier() { 3000 } else { 300 };
     let mut written = Vec::new();
     let mut slowest = Duration::ZERO;
@@ -80,12 +86,15 @@ async fn a_flood_of_events_leaves_watches_on_pods_whole() {
         in_time("the end of a writer", work).await.expect("no write failed");
     }
     let flooded = flooded.load(Ordering::Relaxed);
-    eprintln!("{flooded} events beside {count} pods; a pod's write and its three events took at most {slowest:?}");
+    eprintln!(
+        "{flooded} events beside {count} pods; a pod's write and its three events took at most {slowest:?}"
+    );
     assert!(flooded > count, "that was no flood: {flooded} events");
     // The same from history.
     let mut again = pods.watch(PODS, 1).await;
     let last = written.last().expect("some").0;
-    let seen: Vec<_> = again.events_to(last).await.iter().map(|event| (mod_revision(event), key(event))).collect();
+    let seen: Vec<_> =
+        again.events_to(last).await.iter().map(|event| (mod_revision(event), key(event))).collect();
     assert_eq!(seen, written);
     watching.into_iter().for_each(|watch| watch.abort());
 }

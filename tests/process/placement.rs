@@ -52,7 +52,11 @@ async fn mistakes_in_a_placement_are_named_by_line_and_reason() {
             "home: core\ndefault: core\ngroups: { core: {} }\nkinds:\n  - { prefix: /elsewhere/, group: core }\n",
             &["line 5: prefix: /elsewhere/ does not begin with /registry/"],
         ),
-        ("a prefix without its slash", "prefix: registry\nhome: core\ndefault: core\ngroups: { core: {} }\n", &["line 1: prefix: `registry`"]),
+        (
+            "a prefix without its slash",
+            "prefix: registry\nhome: core\ndefault: core\ngroups: { core: {} }\n",
+            &["line 1: prefix: `registry`"],
+        ),
         (
             "a split",
             "home: core\ndefault: core\ngroups: { core: {}, b: {} }\nkinds:\n  - { kind: pods, split: { groups: [core, b] } }\n",
@@ -118,13 +122,21 @@ async fn a_reload_that_is_wrong_changes_nothing() {
 
     let cases = [
         ("no YAML", "home: core\n  default: [", "line 2"),
-        ("a mistake", "home: core\ndefault: core\ngroups: { core: {} }\nkinds: [{ kind: pods, group: pods }]\n", "line 4"),
+        (
+            "a mistake",
+            "home: core\ndefault: core\ngroups: { core: {} }\nkinds: [{ kind: pods, group: pods }]\n",
+            "line 4",
+        ),
         (
             "pods would be stranded",
             "home: core\ndefault: core\ngroups: { core: {}, pods: {}, new: {} }\nkinds: [{ kind: pods, group: new }]\n",
             "/registry/pods/",
         ),
-        ("pods would be stranded, their group too", "home: core\ndefault: core\ngroups: { core: {} }\n", "/registry/pods/"),
+        (
+            "pods would be stranded, their group too",
+            "home: core\ndefault: core\ngroups: { core: {} }\n",
+            "/registry/pods/",
+        ),
     ];
     for (what, text, reason) in cases {
         let log = reload(&mut server, &path, text, KEPT).await;
@@ -132,7 +144,8 @@ async fn a_reload_that_is_wrong_changes_nothing() {
         assert!(!log.contains(TAKEN), "{what}: {log}");
         // As before, in order, and what was there is there.
         for key in ["/registry/pods/a", "/registry/nodes/a"] {
-            let next = client.put(key, what).await.unwrap_or_else(|status| panic!("{what}: {key}: {status:?}"));
+            let next =
+                client.put(key, what).await.unwrap_or_else(|status| panic!("{what}: {key}: {status:?}"));
             assert_eq!(next, revision + 1, "{what}");
             revision = next;
             assert_eq!(watch.events_to(revision).await.len(), 1, "{what}");

@@ -11,7 +11,9 @@ const KINDS: [&str; 3] = ["/registry/leases", "/registry/events", "/registry/pod
 fn table(brain: impl Fn(&str) -> String) -> String {
     let groups: Vec<_> = GROUPS.iter().map(|group| format!("  {group}: {}\n", brain(group))).collect();
     let groups = groups.concat();
-    format!("home: core\ndefault: core\ngroups:\n{groups}kinds:\n  - {{ kind: events, group: events }}\n  - {{ kind: pods, group: pods }}\n")
+    format!(
+        "home: core\ndefault: core\ngroups:\n{groups}kinds:\n  - {{ kind: events, group: events }}\n  - {{ kind: pods, group: pods }}\n"
+    )
 }
 
 /// Brains, and two proxies of them.
@@ -61,15 +63,23 @@ async fn what_one_proxy_has_written_the_other_shows_at_once() {
         assert!(revision(&probe) >= wrote, "a probe of {kind} shows {} after {wrote}", revision(&probe));
         let list = reads.list(&format!("{kind}/")).await.expect("a list");
         assert!(revision(&list) >= revision(&probe));
-        let mut expected: Vec<_> = written.iter().filter(|(other, ..)| *other == kind).map(|(.., key)| key.clone()).collect();
+        let mut expected: Vec<_> =
+            written.iter().filter(|(other, ..)| *other == kind).map(|(.., key)| key.clone()).collect();
         expected.sort();
         assert_eq!(keys(&list), expected);
         let all = reads.list("/").await.expect("a list");
         assert_eq!(all.kvs.len(), written.len());
-        assert!(all.kvs.iter().all(|kv| kv.mod_revision <= revision(&all)), "nothing is newer than the header");
+        assert!(
+            all.kvs.iter().all(|kv| kv.mod_revision <= revision(&all)),
+            "nothing is newer than the header"
+        );
     }
     for (kind, watch) in &mut watches {
-        let expected: Vec<_> = written.iter().filter(|(other, ..)| other == kind).map(|(_, at, key)| (*at, key.clone())).collect();
+        let expected: Vec<_> = written
+            .iter()
+            .filter(|(other, ..)| other == kind)
+            .map(|(_, at, key)| (*at, key.clone()))
+            .collect();
         let events = watch.events_to(expected.last().expect("some").0).await;
         let seen: Vec<_> = events.iter().map(|event| (mod_revision(event), key(event))).collect();
         assert_eq!(seen, expected, "{kind}");

@@ -95,7 +95,12 @@ async fn drain(mut server: Process) {
     for (prefix, events) in streams {
         let mut kept: Vec<_> = all.kvs.iter().filter(|kv| kv.key.starts_with(prefix.as_bytes())).collect();
         kept.sort_by_key(|kv| kv.mod_revision);
-        assert!(!events.is_empty() && events.len() <= kept.len(), "{prefix}: {} of {}", events.len(), kept.len());
+        assert!(
+            !events.is_empty() && events.len() <= kept.len(),
+            "{prefix}: {} of {}",
+            events.len(),
+            kept.len()
+        );
         let revisions: Vec<_> = events.iter().map(mod_revision).collect();
         let expected: Vec<_> = kept.iter().map(|kv| kv.mod_revision).take(events.len()).collect();
         assert_eq!(revisions, expected, "{prefix}");
@@ -139,7 +144,9 @@ async fn a_killed_process_keeps_what_it_acknowledged() {
     let acked = Arc::new(Mutex::new(Vec::<Acked>::new()));
     for round in 1..=3 {
         let writers: Vec<_> = (0..WRITERS)
-            .map(|writer| tokio::spawn(write(Client::new(server.address()), writer + round * 100, acked.clone())))
+            .map(|writer| {
+                tokio::spawn(write(Client::new(server.address()), writer + round * 100, acked.clone()))
+            })
             .collect();
         until("writes", async || (acked.lock().len() > 400 * round).then_some(())).await;
         let start = server.start();

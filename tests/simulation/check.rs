@@ -522,7 +522,8 @@ impl Judge<'_> {
         };
         let first = if watch.create.start_revision > 0 { watch.create.start_revision } else { created + 1 };
         let name = format!(
-            "w{}/p{} stream {}: watch of [{}, {}) from {first}",
+            "{}w{}/p{} stream {}: watch of [{}, {}) from {first}",
+            heard_of(watch),
             watch.client,
             watch.proxy,
             watch.stream,
@@ -577,7 +578,7 @@ impl Judge<'_> {
                 Heard::Cancelled { compact_revision, reason } => {
                     let legal = *compact_revision > told + 1
                         && *compact_revision <= self.compactions(tick, false)
-                        && watch.create.start_revision > 0
+                        && (watch.create.start_revision > 0 || told >= first)
                         && reason.is_empty();
                     if !legal {
                         self.wrong(tick, format!("{name}: cancelled at {told} with {compact_revision} {reason:?}"));
@@ -659,4 +660,20 @@ fn same(expected: &Answer, given: &Answer) -> bool {
         (Answer::Txn(expected), Answer::Txn(given)) => model::plain(expected.clone()) == model::plain(given.clone()),
         _ => false,
     }
+}
+
+/// What a watcher heard, in short.
+fn heard_of(watch: &Watch) -> String {
+    let mut text = format!("[asked {} start {} created {:?}", watch.asked.tick, watch.create.start_revision, watch.created.map(|(moment, revision)| (moment.tick, revision)));
+    for (moment, heard) in watch.heard.iter().skip(watch.heard.len().saturating_sub(20)) {
+        text += &match heard {
+            Heard::Progress { revision, manual } => format!(" {}:{}{revision}", moment.tick, if *manual { "m" } else { "p" }),
+            Heard::Events(response) => {
+                let revisions: Vec<_> = response.events.iter().filter_map(|event| event.kv.as_ref()).map(|kv| kv.mod_revision).collect();
+                format!(" {}:{revisions:?}", moment.tick)
+            }
+            Heard::Cancelled { compact_revision, .. } => format!(" {}:x{compact_revision}", moment.tick),
+        };
+    }
+    text + "] "
 }

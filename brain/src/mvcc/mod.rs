@@ -328,12 +328,17 @@ impl Store {
         leases.renew(id).map(|lease| (lease.row.ttl, lease.row.holders.clone()))
     }
 
-    /// A lease: seconds granted and left, and its keys in order.
-    pub fn time_to_live(&self, id: i64) -> Option<(i64, i64, Vec<Bytes>)> {
+    /// A lease: seconds granted, and what is left. `None` if it is not granted.
+    pub fn remaining(&self, id: i64) -> Option<(i64, Duration)> {
         let leases = self.shared.leases.lock();
         let lease = leases.get(id)?;
-        let left = lease.deadline.saturating_duration_since(Instant::now()).as_secs();
-        Some((lease.row.ttl, left.cast_signed(), lease.keys.iter().cloned().collect()))
+        Some((lease.row.ttl, lease.deadline.saturating_duration_since(Instant::now())))
+    }
+
+    /// The keys of a lease, in order.
+    pub fn lease_keys(&self, id: i64) -> Vec<Bytes> {
+        let leases = self.shared.leases.lock();
+        leases.get(id).map(|lease| lease.keys.iter().cloned().collect()).unwrap_or_default()
     }
 
     /// The groups that hold a lease too.

@@ -38,14 +38,14 @@ pub(super) async fn time_to_live(
     let request = request.into_inner();
     let revision = inner.store.advance(floor).await?;
     let header = inner.header(revision);
-    let answer = match inner.store.time_to_live(request.id) {
+    let answer = match inner.store.remaining(request.id) {
         None => wire::LeaseTimeToLiveResponse { header, id: request.id, ttl: -1, ..Default::default() },
-        Some((granted_ttl, ttl, keys)) => wire::LeaseTimeToLiveResponse {
+        Some((granted_ttl, remaining)) => wire::LeaseTimeToLiveResponse {
             header,
             id: request.id,
-            ttl,
+            ttl: remaining.as_secs().cast_signed(),
             granted_ttl,
-            keys: if request.keys { keys } else { Vec::new() },
+            keys: if request.keys { inner.store.lease_keys(request.id) } else { Vec::new() },
         },
     };
     Ok(inner.answer(answer, revision))

@@ -26,9 +26,14 @@ pub(super) async fn share_lease(
     request: Request<wire::ShareLeaseRequest>,
 ) -> Answered<wire::ShareLeaseResponse> {
     let request = request.into_inner();
-    let group = GroupName::parse(&request.group)
-        .ok_or_else(|| Status::invalid_argument("kubebrain: this is not the name of a group"))?;
-    let (ttl, remaining) = inner.store.share(request.id, group).await?;
+    let (ttl, remaining) = match request.group.as_str() {
+        "" => inner.store.remaining(request.id).ok_or(Fault::LeaseNotFound)?,
+        name => {
+            let group = GroupName::parse(name);
+            let group = group.ok_or_else(|| Status::invalid_argument("kubebrain: this is not a group's name"))?;
+            inner.store.share(request.id, group).await?
+        }
+    };
     let remaining_ms = i64::try_from(remaining.as_millis()).unwrap_or(i64::MAX);
     Ok(tonic::Response::new(wire::ShareLeaseResponse { ttl, remaining_ms }))
 }
@@ -55,6 +60,6 @@ pub(super) async fn lease_holders(
     inner: Arc<Inner>,
     request: Request<wire::LeaseHoldersRequest>,
 ) -> Answered<wire::LeaseHoldersResponse> {
-    let groups = inner.store.holders(request.into_inner().id).ok_or(Fault::LeaseNotFound)?;
+    let groups = inner.store.holders(request.into_inner().id).unwrap_or_default();
     Ok(tonic::Response::new(wire::LeaseHoldersResponse { groups }))
 }

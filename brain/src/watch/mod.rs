@@ -20,6 +20,9 @@ pub mod stream;
 pub mod watcher;
 pub mod window;
 
+#[cfg(test)]
+mod tests;
+
 pub use event::{Event, Prior, RevisionEvents};
 pub use hub::Hub;
 pub use stream::{StreamConfig, WatchStream};

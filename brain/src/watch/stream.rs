@@ -37,6 +37,8 @@ pub struct WatchStream<S> {
     store: Store,
     inbound: Option<S>,
     config: StreamConfig,
+    /// The placement by which its watchers were checked.
+    placement: u64,
     stop: Stop,
     signal: Arc<Signal>,
     watchers: BTreeMap<i64, Watcher>,
@@ -64,10 +66,12 @@ where
         let interval = interval + interval.mul_f64(rand::random_range(0.0..0.1));
         let mut tick = interval_at(Instant::now() + interval, interval);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let placement = store.shared().placement.load().version();
         Self {
             store,
             inbound: Some(inbound),
             config,
+            placement,
             stop,
             signal: Arc::default(),
             watchers: BTreeMap::new(),
@@ -96,6 +100,7 @@ where
     async fn next(&mut self) -> Result<Bytes, Status> {
         loop {
             self.work.extend(self.signal.take());
+            self.check_placement()?;
             if let Some(message) = self.ready.pop_front() {
                 return Ok(message);
             }
@@ -117,6 +122,22 @@ where
                 () = self.signal.marked(), if !busy => {}
             }
         }
+    }
+
+    /// Ends a stream with a watcher whose keys went to another group: nothing that it would say from now on is true of
+    /// them, and what is ready may have been read too late. Whoever watches resumes where the keys are.
+    fn check_placement(&mut self) -> Result<(), Status> {
+        let version = self.store.shared().placement.load().version();
+        if version == self.placement {
+            return Ok(());
+        }
+        let part = self.config.part;
+        let ranges: Vec<_> = self.watchers.values().map(|watcher| watcher.wish.keys.clone()).collect();
+        if !ranges.is_empty() && self.store.owns(&ranges, part).is_err() {
+            return Err(Fault::LeaderChanged.into());
+        }
+        self.placement = version;
+        Ok(())
     }
 
     fn take(&mut self, request: WatchRequest) {

@@ -68,5 +68,9 @@ mod tests {
         assert_eq!(Fault::of(&status), Some(Fault::TooManyRequests));
         drop(first);
         assert_eq!(limit.free.available_permits(), 1, "a dropped request gives its place back");
+        let soon = tower::service_fn(|_: Request<()>| async { Ok(Response::new(Body::empty())) });
+        let mut limit = Limit::new(soon, Arc::clone(&limit.free));
+        let Ok(_answer) = limit.call(Request::new(())).await;
+        assert_eq!(limit.free.available_permits(), 1, "and so does an answered one");
     }
 }

@@ -55,18 +55,26 @@ impl Call<'_> {
             return Ok(false);
         }
         for &id in leases {
-            let share = ShareLeaseRequest { id, group: group.name().to_string() };
-            let shared: Result<ShareLeaseResponse, Status> =
-                core.ask(table.home(), "/kubebrain.peer.v1.Peer/ShareLease", &share).await;
-            let lease = match shared {
-                Ok(lease) => lease,
-                Err(status) if status.code() == tonic::Code::NotFound => return Ok(false),
-                Err(status) => return Err(unavailable(status)),
+            // The holder first: a lease that home lists and the holder does not know could never be renewed, one that
+            // the holder knows and home does not list ends by itself.
+            let share = |group: String| async {
+                let share = ShareLeaseRequest { id, group };
+                let path = "/kubebrain.peer.v1.Peer/ShareLease";
+                let shared: Result<ShareLeaseResponse, Status> = core.ask(table.home(), path, &share).await;
+                match shared {
+                    Ok(lease) => Ok(Some(lease)),
+                    Err(status) if status.code() == tonic::Code::NotFound => Ok(None),
+                    Err(status) => Err(unavailable(status)),
+                }
             };
+            let Some(lease) = share(String::new()).await? else { return Ok(false) };
             let adopt = AdoptLeaseRequest { id, ttl: lease.ttl, remaining_ms: lease.remaining_ms };
             let adopted: Result<AdoptLeaseResponse, Status> =
                 core.ask(group, "/kubebrain.peer.v1.Peer/AdoptLease", &adopt).await;
             adopted.map_err(unavailable)?;
+            if share(group.name().to_string()).await?.is_none() {
+                return Ok(false);
+            }
         }
         Ok(!leases.is_empty())
     }

@@ -233,7 +233,9 @@ fn lease(brain: &Brain, state: &mut State, path: &str, message: &Framed) -> Resu
         "/kubebrain.peer.v1.Peer/ShareLease" => {
             let request: peer::ShareLeaseRequest = decode(message)?;
             let ttl = ttl(state, request.id).ok_or(Fault::LeaseNotFound)?;
-            state.holders.entry(request.id).or_default().insert(request.group);
+            if !request.group.is_empty() {
+                state.holders.entry(request.id).or_default().insert(request.group);
+            }
             Framed::of(&peer::ShareLeaseResponse { ttl, remaining_ms: ttl * 1000 })
         }
         "/kubebrain.peer.v1.Peer/AdoptLease" => {

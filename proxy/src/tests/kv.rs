@@ -222,6 +222,16 @@ async fn parts_are_read_at_one_revision() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_range_over_groups_has_what_others_were_told_before_it() {
+    let cluster = Cluster::new().await;
+    for number in 0..5 {
+        cluster.brain("events").write(&format!("/registry/events/{number}"), "1");
+    }
+    let read = cluster.client.range(range("/registry/")).await.expect("read");
+    assert_eq!((read.kvs.len(), revision_of(read.header)), (5, 6));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_compaction_under_a_read_at_now_is_read_again() {
     let cluster = Cluster::new().await;
     cluster.client.put("/registry/pods/a", "1").await;
@@ -341,11 +351,13 @@ async fn the_planted_fault_in_the_floor_shows() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refresh_raises_nobody() {
+async fn a_refresh_keeps_the_floor_and_quiet_groups_near_the_newest_write() {
     let cluster = Cluster::new().await;
     cluster.brain("pods").write("/registry/pods/a", "1");
+    assert_eq!(cluster.proxy.floor().get(), 1);
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert_eq!(cluster.proxy.floor().get(), 2);
     assert!(cluster.brain("events").count(ADVANCE) >= 3);
-    assert_eq!(cluster.brain("events").revision(), 1);
+    assert_eq!(cluster.brain("events").revision(), 2, "its watchers' progress follows");
+    assert_eq!(cluster.client.put("/registry/events/a", "v").await, 3, "and no further");
 }

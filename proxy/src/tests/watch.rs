@@ -106,6 +106,34 @@ async fn watching_from_now_holds_in_a_group_that_is_behind() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_second_watcher_from_now_raises_the_group_too() {
+    let cluster = Cluster::new().await;
+    let mut watch = cluster.client.watch().await;
+    watch.prefix("/registry/pods/", 0).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    for _ in 0..10 {
+        cluster.client.put("/registry/events/x", "1").await;
+    }
+    assert_eq!(revision_of(watch.prefix("/registry/pods/", 0).await.header), 11);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    cluster.brain("pods").write("/registry/pods/a", "1");
+    assert_eq!(watch.events(2).await, [event("/registry/pods/a", 12), event("/registry/pods/a", 12)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_watch_has_shown_is_a_floor() {
+    let cluster = Cluster::new().await;
+    let mut watch = cluster.client.watch().await;
+    watch.prefix("/registry/events/", 0).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    for revision in 2..12 {
+        cluster.brain("events").write("/registry/events/x", "1");
+        assert_eq!(watch.events(1).await, [event("/registry/events/x", revision)]);
+    }
+    assert_eq!(cluster.client.put("/registry/pods/a", "1").await, 12);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_watcher_over_all_groups_is_in_the_order_of_revisions() {
     let cluster = Cluster::new().await;
     let mut watch = cluster.client.watch().await;
@@ -298,6 +326,47 @@ async fn a_client_that_does_not_read_is_not_read_for() {
     // a later reader still gets everything, once
     let revisions: Vec<_> = watch.events(200).await.into_iter().map(|(_, revision)| revision).collect();
     assert_eq!(revisions, (2..202).collect::<Vec<_>>());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_for_a_stuck_group_is_bounded() {
+    let cluster = Cluster::new().await;
+    let mut watch = cluster.client.watch().await;
+    watch.prefix("/registry/", 0).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    cluster.brain("events").stick(true);
+    let value = "x".repeat(50_000);
+    for _ in 0..100 {
+        cluster.brain("pods").write("/registry/pods/a", &value);
+        assert!(watch.is_quiet(Duration::from_millis(5)).await);
+    }
+    let held = cluster.brain("pods").state.lock().sent.values().sum::<usize>() * value.len();
+    assert!(held < 1024 * 1024, "{held} of 5 MB were taken");
+    cluster.brain("events").stick(false);
+    let revisions: Vec<_> = watch.events(100).await.into_iter().map(|(_, revision)| revision).collect();
+    assert_eq!(revisions, (2..102).collect::<Vec<_>>());
+}
+
+#[tokio::test(start_paused = true)]
+async fn progress_is_answered_beside_a_group_that_never_rests() {
+    let cluster = Cluster::new().await;
+    let mut watch = cluster.client.watch().await;
+    watch.prefix("/registry/pods/", 0).await;
+    watch.prefix("/registry/events/", 0).await;
+    cluster.client.put("/registry/events/a", "1").await;
+    watch.events(1).await;
+    cluster.brain("events").state.lock().watch_delay = Some(Duration::from_millis(10));
+    let pods = std::sync::Arc::clone(cluster.brain("pods"));
+    let writer = tokio::spawn(async move {
+        for _ in 0..3000 {
+            pods.write("/registry/pods/a", "1");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(progress(&mut watch).await > 2);
+    assert!(!writer.is_finished(), "answered while the writes went on");
+    writer.abort();
 }
 
 #[tokio::test(start_paused = true)]

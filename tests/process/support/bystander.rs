@@ -36,7 +36,8 @@ impl Bystander {
             while !asked.load(Ordering::Relaxed) || seen.writes < 3 {
                 let began = Instant::now();
                 let value = seen.writes.to_string();
-                let revision = in_time("a bystander's put", client.put(&key, value.clone())).await.expect("a put");
+                let revision =
+                    in_time("a bystander's put", client.put(&key, value.clone())).await.expect("a put");
                 let read = in_time("a bystander's get", client.get(&key)).await.expect("a get");
                 assert_eq!(read.kvs[0].value, value.as_bytes());
                 let events: Vec<_> = watch.events_to(revision).await.iter().map(mod_revision).collect();

@@ -66,7 +66,8 @@ impl Start {
 
     /// One brain of a group, with a directory of the group's name.
     pub(crate) fn brain(place: &Place, group: &str) -> Self {
-        let mut start = Self::new("brain", place, &format!("brain-{group}")).data(place, group).flag("group", group);
+        let mut start =
+            Self::new("brain", place, &format!("brain-{group}")).data(place, group).flag("group", group);
         start.peers = Some("127.0.0.1:0".to_owned());
         start
     }
@@ -125,11 +126,11 @@ impl Start {
 
     /// Starts it and waits until it serves.
     pub(crate) async fn run(mut self) -> Process {
-        let append = |end: &str| {
-            File::options().create(true).append(true).open(self.log(end)).expect("a log file")
-        };
+        let append =
+            |end: &str| File::options().create(true).append(true).open(self.log(end)).expect("a log file");
         let before = read(&self.log("out")).len();
-        let child = self.command().stdout(append("out")).stderr(append("err")).spawn().expect("the binary runs");
+        let child =
+            self.command().stdout(append("out")).stderr(append("err")).spawn().expect("the binary runs");
         let mut process = Process { child, start: self.clone() };
         let banner = until("a banner", async || {
             process.must_run();
@@ -150,7 +151,8 @@ impl Start {
 
     /// Starts it and waits for its end, which must be a failure.
     pub(crate) async fn fails(self) -> Failure {
-        let mut child = self.command().stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs");
+        let mut child =
+            self.command().stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs");
         let end = Instant::now() + PATIENCE;
         while child.try_wait().expect("a child").is_none() {
             if Instant::now() > end {

@@ -59,16 +59,26 @@ impl Raw {
     }
 
     /// Opens a stream, sends `body` and leaves it open.
-    pub(crate) async fn open(&mut self, path: &str, body: Bytes) -> (h2::client::ResponseFuture, SendStream<Bytes>) {
+    pub(crate) async fn open(
+        &mut self,
+        path: &str,
+        body: Bytes,
+    ) -> (h2::client::ResponseFuture, SendStream<Bytes>) {
         let request = self.request(path, "application/grpc", &HeaderMap::new());
         let mut sender = self.sender.clone().ready().await.expect("the connection takes streams");
-        let (response, mut stream) = sender.send_request(request, false).expect("the connection takes streams");
+        let (response, mut stream) =
+            sender.send_request(request, false).expect("the connection takes streams");
         stream.send_data(body, false).expect("the stream is open");
         (response, stream)
     }
 
     /// One exchange. The error is the stream's or the connection's.
-    pub(crate) async fn call(&mut self, path: &str, content_type: &str, body: Bytes) -> Result<Answer, h2::Error> {
+    pub(crate) async fn call(
+        &mut self,
+        path: &str,
+        content_type: &str,
+        body: Bytes,
+    ) -> Result<Answer, h2::Error> {
         self.call_with(path, content_type, &HeaderMap::new(), body).await
     }
 
@@ -158,7 +168,9 @@ impl Messages {
     /// The next message.
     pub(crate) async fn next(&mut self) -> Bytes {
         loop {
-            if let Some(message) = kubebrain_shared::wire::Message::split(&mut self.buffer).expect("a gRPC frame") {
+            if let Some(message) =
+                kubebrain_shared::wire::Message::split(&mut self.buffer).expect("a gRPC frame")
+            {
                 return message;
             }
             let chunk = in_time("data", self.body.data()).await;
