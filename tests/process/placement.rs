@@ -137,6 +137,12 @@ async fn a_reload_that_is_wrong_changes_nothing() {
             "home: core\ndefault: core\ngroups: { core: {} }\n",
             "/registry/pods/",
         ),
+        // Whoever is asked first agrees: nobody else has keys of that kind.
+        (
+            "pods would be stranded, secrets would not",
+            "home: core\ndefault: core\ngroups: { core: {}, pods: {}, new: {} }\nkinds: [{ kind: pods, group: new }, { kind: secrets, group: pods }]\n",
+            "/registry/pods/",
+        ),
     ];
     for (what, text, reason) in cases {
         let log = reload(&mut server, &path, text, KEPT).await;

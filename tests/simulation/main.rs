@@ -16,6 +16,7 @@ mod engine;
 mod gate;
 mod model;
 mod record;
+mod store;
 mod watching;
 mod world;
 

@@ -34,11 +34,6 @@ pub(crate) fn within(key: &[u8], start: &[u8], end: &[u8]) -> bool {
 }
 
 impl History {
-    /// The last revision; 1 for an empty store.
-    pub(crate) fn last(&self) -> i64 {
-        self.revisions.last_key_value().map_or(1, |(revision, _)| *revision)
-    }
-
     /// Adds the next revision.
     pub(crate) fn push(&mut self, revision: i64, changes: Vec<Change>) {
         let mut state = State::clone(&self.at(revision));
@@ -234,6 +229,11 @@ impl<'a> Evaluation<'a> {
         pb::TxnResponse { header: self.header(), succeeded, responses }
     }
 
+    /// Which branch a transaction takes.
+    pub(crate) fn branch<'b>(&self, txn: &'b pb::TxnRequest) -> &'b [pb::RequestOp] {
+        if txn.compare.iter().all(|compare| self.holds(compare)) { &txn.success } else { &txn.failure }
+    }
+
     fn one(&mut self, op: &Op) -> Done {
         match op {
             Op::RequestRange(range) => {
@@ -286,6 +286,27 @@ pub(crate) fn plain(mut answer: pb::TxnResponse) -> pb::TxnResponse {
         });
     }
     answer
+}
+
+/// True if two plain answers differ in no more than the order of ties in sorted ranges, and in who falls to a limit
+/// among them.
+pub(crate) fn txn_agrees(expected: &pb::TxnResponse, given: &pb::TxnResponse) -> bool {
+    let alike = |(expected, given): (&pb::ResponseOp, &pb::ResponseOp)| match (&expected.response, &given.response) {
+        (Some(Done::ResponseRange(expected)), Some(Done::ResponseRange(given))) => {
+            let whole = |range: &pb::RangeResponse| (range.header, range.count, range.more, range.kvs.len());
+            let mut ours = expected.kvs.clone();
+            let mut theirs = given.kvs.clone();
+            ours.sort_by(|a, b| a.key.cmp(&b.key));
+            theirs.sort_by(|a, b| a.key.cmp(&b.key));
+            whole(expected) == whole(given) && (expected.more || ours == theirs)
+        }
+        (Some(Done::ResponseTxn(expected)), Some(Done::ResponseTxn(given))) => txn_agrees(expected, given),
+        (expected, given) => expected == given,
+    };
+    let lengths = expected.responses.len() == given.responses.len();
+    lengths
+        && (&expected.header, expected.succeeded) == (&given.header, given.succeeded)
+        && expected.responses.iter().zip(&given.responses).all(alike)
 }
 
 /// A header with its revision only.

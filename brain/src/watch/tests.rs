@@ -83,7 +83,9 @@ impl Client {
     }
 
     async fn next(&mut self) -> Result<WatchResponse, Status> {
-        let message = self.messages.next().await.expect("the stream goes on")?;
+        // On the paused clock this is at once where nothing can come any more.
+        let message = tokio::time::timeout(Duration::from_secs(60), self.messages.next()).await;
+        let message = message.expect("an answer comes").expect("the stream goes on")?;
         Ok(WatchResponse::decode(message).expect("a response"))
     }
 
@@ -118,6 +120,26 @@ async fn a_watcher_from_the_past_sees_everything_once_whether_from_window_or_log
         assert_eq!(events, want, "window of {window_bytes} bytes");
         put(&store, "/r/m/b", "4").await;
         assert_eq!(client.events(1).await, ["/r/m/b=4<3@7"]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_long_history_is_read_page_by_page() {
+    for every in [1, 7, 40] {
+        let store = store(1, ALONE).await;
+        let mut want = Vec::new();
+        for number in 0..700 {
+            let kind = if number % every == 0 { 'm' } else { 'n' };
+            let revision = put(&store, &format!("/r/{kind}/{number}"), "v").await;
+            if kind == 'm' {
+                want.push(format!("/r/m/{number}=v<-@{revision}"));
+            }
+        }
+        let mut client = Client::new(&store);
+        client.watch("/r/m/", 1).await;
+        assert_eq!(client.events(want.len()).await, want, "one in {every} is wanted");
+        put(&store, "/r/m/end", "v").await;
+        assert_eq!(client.events(1).await, ["/r/m/end=v<-@702"], "one in {every} is wanted");
     }
 }
 
