@@ -149,7 +149,9 @@ async fn a_reload_that_is_wrong_changes_nothing() {
         assert!(log.contains(reason), "{what}: the log does not say {reason:?}:\n{log}");
         assert!(!log.contains(TAKEN), "{what}: {log}");
         // As before, in order, and what was there is there.
-        for key in ["/registry/pods/a", "/registry/nodes/a"] {
+        let mut keys = vec!["/registry/pods/a", "/registry/nodes/a"];
+        keys.extend(text.contains("secrets").then_some("/registry/secrets/a"));
+        for key in keys {
             let next =
                 client.put(key, what).await.unwrap_or_else(|status| panic!("{what}: {key}: {status:?}"));
             assert_eq!(next, revision + 1, "{what}");

@@ -138,6 +138,8 @@ pub(crate) struct Mood {
     pub unknown: f64,
     /// "Not now".
     pub refuses: f64,
+    /// A commit is durable long before its answer comes.
+    pub late_answer: f64,
     /// A snapshot is not given.
     pub blind: f64,
 }
@@ -219,6 +221,9 @@ impl Engine for Incarnation {
         }
         self.live().await;
         let outcome = self.disk.commit(batch).await;
+        if self.chance(self.mood.late_answer) {
+            self.nap(200).await;
+        }
         self.live().await;
         outcome
     }

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use kubebrain_brain::mvcc::{self, Reply, Store, WriteError};
 use kubebrain_brain::request::{Delete, Limits, Put, Range, Txn};
+use kubebrain_brain::watch::{StreamConfig, WatchStream};
 use kubebrain_proto::etcdserverpb as pb;
 use kubebrain_proto::etcdserverpb::compare::{CompareTarget, TargetUnion};
 use kubebrain_proto::etcdserverpb::request_op::Request;
@@ -54,14 +55,20 @@ struct Bench {
 
 async fn open(disk: &Arc<Disk>, mood: Mood, small: bool, seed: u64) -> (Arc<Incarnation>, Store) {
     let group = GroupName::parse("core").expect("a name");
-    let engine = Incarnation::new(Arc::clone(disk), mood, seed);
     let mut config = mvcc::Config::new(group.clone(), "model");
     if small {
         (config.value_cache_bytes, config.window_bytes) = (1, 1);
     }
     let placement = Arc::new(Placement::single(group));
-    let store = Store::open(config, engine.clone(), placement).await.expect("the store opens");
-    (engine, store)
+    for seed in seed.. {
+        let engine = Incarnation::new(Arc::clone(disk), mood, seed);
+        match Store::open(config.clone(), engine.clone(), Arc::clone(&placement)).await {
+            Ok(store) => return (engine, store),
+            // a process that ends over it is started again
+            Err(error) => assert!(mood.refuses > 0.0, "the store does not open: {error}"),
+        }
+    }
+    unreachable!("an engine that refuses everything")
 }
 
 impl Bench {
@@ -520,24 +527,103 @@ fn a_store_answers_as_the_model_does() {
     }
 }
 
-/// A process that reloads drops stores: what they have begun must come to its end, and so must their tasks.
-#[test]
-fn a_store_that_is_dropped_with_a_write_under_way_ends() {
+/// What a test does on a runtime of its own, which it may block: it has to come to an end within 20 s of real time.
+fn ends<F: Future<Output = ()>>(what: &str, test: impl FnOnce() -> F + Send + 'static) {
     let (ended, ends) = std::sync::mpsc::sync_channel(1);
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
-        runtime.expect("a runtime").block_on(async {
-            let disk = Disk::new(&[GroupName::parse("core").expect("a name")], Arc::new(Clock::default()), false);
-            let (_, store) = open(&disk, Mood { slow: 1.0, ..Mood::default() }, false, 1).await;
-            let put = pb::PutRequest { key: "k".into(), value: "v".into(), ..<_>::default() };
-            let put = store.put(Put::try_from(put).expect("legal"), Revision::ZERO);
-            // asked for, on its way, and nobody waits for it any more
-            let _late = tokio::time::timeout(Duration::ZERO, put).await;
-            drop(store);
-            sleep(Duration::from_secs(1)).await;
-            assert_eq!(disk.log().0.len(), 1, "the write was lost");
-        });
+        runtime.expect("a runtime").block_on(test());
         let _gone = ended.send(());
     });
-    ends.recv_timeout(Duration::from_secs(20)).expect("the writer spins: its handles are gone and a batch flies");
+    ends.recv_timeout(Duration::from_secs(20)).expect(what);
+}
+
+fn core_disk() -> Arc<Disk> {
+    Disk::new(&[GroupName::parse("core").expect("a name")], Arc::new(Clock::default()), false)
+}
+
+fn put_of(key: &'static str, value: &'static str) -> Put {
+    let put = pb::PutRequest { key: key.into(), value: value.into(), ..<_>::default() };
+    Put::try_from(put).expect("legal")
+}
+
+/// A process that reloads drops stores: what they have begun must come to its end, and so must their tasks.
+#[test]
+fn a_store_that_is_dropped_with_a_write_under_way_ends() {
+    ends("the writer spins: its handles are gone and a batch flies", || async {
+        let disk = core_disk();
+        let (_, store) = open(&disk, Mood { slow: 1.0, ..Mood::default() }, false, 1).await;
+        // asked for, on its way, and nobody waits for it any more
+        let _late = tokio::time::timeout(Duration::ZERO, store.put(put_of("k", "v"), Revision::ZERO)).await;
+        drop(store);
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!(disk.log().0.len(), 1, "the write was lost");
+    });
+}
+
+/// The log shows a batch before its writer has heard of it. A watcher in history waits for it; it does not spin.
+#[test]
+fn a_watcher_in_history_waits_for_a_batch_that_is_not_answered_yet() {
+    ends("the watcher spins: a batch is durable and not published", || async {
+        let disk = core_disk();
+        let (engine, store) = open(&disk, Mood::default(), true, 3).await;
+        for key in ["a", "b", "c"] {
+            store.put(put_of(key, "v"), Revision::ZERO).await.expect("put");
+        }
+        // the revisions up to the ceiling stand in no record
+        store.advance(Revision::new(9)).await.expect("advanced");
+        engine.kill();
+        let (_, store) = open(&disk, Mood { late_answer: 1.0, ..Mood::default() }, true, 4).await;
+        let ceiling = store.shared().committed().to_wire();
+        let writer = store.clone();
+        let late = tokio::spawn(async move { writer.put(put_of("d", "v"), Revision::ZERO).await });
+        while disk.log().0.len() < 4 {
+            tokio::task::yield_now().await;
+        }
+        let create = pb::WatchCreateRequest {
+            key: "\0".into(),
+            range_end: "\0".into(),
+            start_revision: 2,
+            ..<_>::default()
+        };
+        let create = pb::WatchRequest {
+            request_union: Some(pb::watch_request::RequestUnion::CreateRequest(create)),
+        };
+        let inbound = futures_util::stream::iter([Ok(create)]).chain(futures_util::stream::pending());
+        let stopper = kubebrain_shared::stop::Stopper::default();
+        let config = StreamConfig { progress_interval: Duration::from_secs(600), part: None };
+        let messages = WatchStream::new(store.clone(), inbound, config, stopper.handle()).into_messages();
+        let mut messages = std::pin::pin!(messages);
+        let mut heard = Vec::new();
+        while heard.len() < 4 {
+            let message = messages.next().await.expect("never ends").expect("no error");
+            let events = pb::WatchResponse::decode(message).expect("a message").events;
+            heard.extend(events.into_iter().filter_map(|event| event.kv).map(|kv| kv.mod_revision));
+        }
+        assert_eq!(heard, [2, 3, 4, ceiling + 1]);
+        late.await.expect("no panic").expect("put");
+    });
+}
+
+/// A read of many values at once must give each entry its value, also one that is asked for twice.
+#[tokio::test(start_paused = true)]
+async fn a_transaction_may_need_one_value_twice() {
+    const KEYS: [&str; 9] = ["a", "b", "c", "d", "e", "f", "g", "h", "i"];
+    let disk = core_disk();
+    let (_, store) = open(&disk, Mood::default(), true, 1).await;
+    for key in KEYS {
+        store.put(put_of(key, "v"), Revision::ZERO).await.expect("put");
+    }
+    let compare = pb::Compare {
+        result: pb::compare::CompareResult::Equal.into(),
+        target: CompareTarget::Value.into(),
+        key: "\0".into(),
+        range_end: "\0".into(),
+        target_union: Some(TargetUnion::Value("v".into())),
+    };
+    let keep = pb::PutRequest { key: "i".into(), ignore_value: true, ..<_>::default() };
+    let txn = pb::TxnRequest { compare: vec![compare], success: vec![op(Request::RequestPut(keep))], failure: Vec::new() };
+    let txn = Txn::from_wire(txn, &Limits::default()).expect("legal");
+    let given = store.txn(txn, Revision::ZERO).await;
+    assert!(given.is_ok(), "{given:?}");
 }

@@ -62,6 +62,7 @@ impl Plan {
             unknown: chance(0.5, 0.15),
             refuses: chance(0.2, 0.05),
             blind: chance(0.2, 0.02),
+            late_answer: chance(0.3, 0.2),
         };
         let late = (chance(0.8, 0.4), 40);
         let pick = |rng: &mut StdRng, of: &[u64]| *of.choose(rng).expect("not empty");

@@ -209,7 +209,7 @@ impl Store {
     ) -> Result<(Revision, impl Stream<Item = Result<Bytes, Fault>> + Send + use<>), Fault> {
         self.raise(&range, floor).await?;
         let header = Reader::new(&self.shared, range.at)?.header;
-        // The read keeps its own pin, which borrows the store: both live in the stream.
+        // The reader borrows the store, so both live in a task.
         let (chunks, messages) = mpsc::channel::<Result<Bytes, Fault>>(1);
         let (shared, bytes_max) = (self.shared.clone(), self.limits.request_bytes_max);
         let (begun, begins) = oneshot::channel();
@@ -410,7 +410,7 @@ async fn stream(
     begun: oneshot::Sender<Revision>,
     messages: &mpsc::Sender<Result<Bytes, Fault>>,
 ) -> Result<(), Fault> {
-    let reader = Reader::new(shared, range.at)?;
+    let reader = Reader::new(shared, range.at)?.unpinned();
     let _gone = begun.send(reader.header);
     let identity = &shared.identity;
     let mut sizes = Chunks::new(bytes_max);

@@ -58,6 +58,12 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// Goes on at the same revision without keeping it from being swept: a client that takes its stream slowly gets
+    /// "compacted" one day, as from etcd, instead of holding up history for ever.
+    pub(super) fn unpinned(self) -> Self {
+        Self { pin: None, ..self }
+    }
+
     /// A read at a named revision ends when it is compacted under it.
     fn check(&self) -> Result<(), Fault> {
         match self.pin.is_none() && self.shared.is_compacted(self.at) {
