@@ -96,8 +96,9 @@ impl Values {
         }
         let (Some(first), Some(last)) = (missing.first(), missing.last()) else { return Ok(()) };
         let snapshot = self.engine.snapshot().await?;
-        // A point get costs as much as scanning a few rows; rows of other versions lie between.
-        if missing.len() >= 8 && missing.len() * 2 >= last - first && entries.is_sorted_by_key(|entry| &entry.key) {
+        // A point get costs as much as scanning a few rows; rows of other versions lie between. Two versions of one key
+        // come the other way round in the store.
+        if missing.len() >= 8 && missing.len() * 2 >= last - first && in_key_order(entries) {
             let (first, last) = (*first, *last);
             return self.scan(&*snapshot, &mut entries[first..=last], keep).await;
         }
@@ -157,4 +158,8 @@ impl Values {
         }
         Ok(())
     }
+}
+
+fn in_key_order(entries: &[Entry]) -> bool {
+    entries.is_sorted_by(|one, next| one.key < next.key)
 }

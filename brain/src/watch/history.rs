@@ -69,6 +69,8 @@ impl History {
     /// # Cancel safety
     /// Safe: the cursor moves when the page is whole.
     pub async fn page(&mut self, shared: &Shared, keys: &KeyRange, from: u64) -> Result<HistoryPage, HistoryError> {
+        // Somebody far behind reads page after page, perhaps without ever having to wait.
+        tokio::task::yield_now().await;
         let committed = shared.committed();
         let snapshot = shared.engine.snapshot().await?;
         let number = match self.number {
@@ -86,8 +88,8 @@ impl History {
             reached = shared.layout.read_log_number(&row)? + 1;
             for write in record.writes.into_iter().filter(|write| write.revision >= from) {
                 if write.revision > committed.get() {
-                    // Durable but not published yet: the window will have it.
-                    return self.finish(shared, events, next, reached - 1).await;
+                    // Durable but not published yet: the window will have it. Everything before it was read.
+                    return self.finish(shared, events, next.max(committed.get() + 1), reached - 1).await;
                 }
                 next = write.revision + 1;
                 let changes: Vec<_> = write.changes.into_iter().filter(|change| keys.contains(&change.key)).collect();

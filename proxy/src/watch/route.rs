@@ -218,16 +218,17 @@ impl WatchStream {
 
     /// As etcd: no reason, and no revision in the header.
     fn compacted(&mut self, id: i64, at: Revision) {
-        self.remove(id);
         let response =
             WatchResponse { watch_id: id, canceled: true, compact_revision: at.to_wire(), ..<_>::default() };
         self.say(Revision::ZERO, response);
+        // after that: a progress which waited for this watcher alone must not overtake its end
+        self.remove(id);
     }
 
     fn cancelled(&mut self, id: i64, cancel_reason: String) {
-        self.remove(id);
         let floor = self.core.floor.get();
         self.say(floor, WatchResponse { watch_id: id, canceled: true, cancel_reason, ..<_>::default() });
+        self.remove(id);
     }
 
     fn poll_merged(&mut self, cx: &mut Context<'_>) -> bool {

@@ -114,6 +114,8 @@ pub(super) struct Writer {
     /// A placement that is about to hold: only what is owned by both may be written.
     preparing: Option<Arc<Placement>>,
     closing: Option<oneshot::Sender<()>>,
+    /// Every handle is gone: what was taken on is finished.
+    alone: bool,
 }
 
 /// Where the writer goes on from.
@@ -140,6 +142,7 @@ impl Writer {
             owners: start.owners,
             preparing: None,
             closing: None,
+            alone: false,
         }
     }
 
@@ -156,9 +159,7 @@ impl Writer {
                     Err(ended) => return self.shared.end(ended),
                 },
                 count = self.inbox.recv_many(&mut commands, DRAIN_MAX), if self.takes_more() => {
-                    if count == 0 && self.is_idle() {
-                        return;
-                    }
+                    self.alone = count == 0;
                     for command in commands.drain(..) {
                         self.take(command).await;
                     }
@@ -166,6 +167,9 @@ impl Writer {
                 () = tokio::time::sleep_until(due), if self.takes_more() => self.expire_leases(),
             }
             self.launch();
+            if self.alone && self.is_idle() {
+                return;
+            }
             if self.closing.is_some() && self.is_idle() {
                 let closed = self.closing.take().map(|reply| reply.send(()));
                 debug_assert!(closed.is_some());
@@ -175,7 +179,7 @@ impl Writer {
     }
 
     fn takes_more(&self) -> bool {
-        self.closing.is_none() && !self.filling.is_full()
+        self.closing.is_none() && !self.alone && !self.filling.is_full()
     }
 
     fn is_idle(&self) -> bool {
