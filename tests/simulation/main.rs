@@ -12,6 +12,7 @@
 
 mod check;
 mod client;
+mod directed;
 mod engine;
 mod gate;
 mod model;

@@ -605,6 +605,37 @@ fn a_watcher_in_history_waits_for_a_batch_that_is_not_answered_yet() {
     });
 }
 
+/// What a slow watcher has not read may be compacted: then it hears of that, and never of what comes after a gap.
+#[tokio::test(start_paused = true)]
+async fn a_watcher_that_compaction_overtakes_hears_of_it() {
+    let disk = core_disk();
+    let (engine, store) = open(&disk, Mood::default(), true, 1).await;
+    for _ in 0..6 {
+        store.put(put_of("k", "v"), Revision::ZERO).await.expect("put");
+    }
+    engine.kill();
+    let (_, store) = open(&disk, Mood::default(), true, 2).await;
+    let create = pb::WatchCreateRequest { key: "k".into(), start_revision: 2, ..<_>::default() };
+    let create = pb::WatchRequest { request_union: Some(pb::watch_request::RequestUnion::CreateRequest(create)) };
+    let inbound = futures_util::stream::iter([Ok(create)]).chain(futures_util::stream::pending());
+    let stopper = kubebrain_shared::stop::Stopper::default();
+    let config = StreamConfig { progress_interval: Duration::from_secs(600), part: None };
+    let messages = WatchStream::new(store.clone(), inbound, config, stopper.handle()).into_messages();
+    let mut messages = std::pin::pin!(messages);
+    let created = messages.next().await.expect("never ends").expect("no error");
+    assert!(pb::WatchResponse::decode(created).expect("a message").created);
+    // the client does not read on, and everything before 7 goes
+    for _ in 0..3 {
+        store.put(put_of("k", "v"), Revision::ZERO).await.expect("put");
+    }
+    store.compact(7, true, Revision::ZERO).await.expect("compacted");
+    sleep(Duration::from_secs(5)).await;
+    let next = messages.next().await.expect("never ends").expect("no error");
+    let next = pb::WatchResponse::decode(next).expect("a message");
+    let first = next.events.first().and_then(|event| event.kv.as_ref()).map(|kv| kv.mod_revision);
+    assert!(next.compact_revision == 7 || first == Some(2), "{next:?}");
+}
+
 /// A read of many values at once must give each entry its value, also one that is asked for twice.
 #[tokio::test(start_paused = true)]
 async fn a_transaction_may_need_one_value_twice() {

@@ -83,6 +83,12 @@ impl Plan {
         }
     }
 
+    /// Three groups behind one proxy, and nothing fails.
+    pub(crate) fn quiet() -> Self {
+        let planned = Self::new(0, Planted::default());
+        Self { groups: 3, proxies: 1, hashed: false, troubled: false, mood: Mood::default(), late: (0.0, 0), ..planned }
+    }
+
     fn placement(&self) -> Placement {
         let mut text = String::from("home: core\n");
         text += if self.hashed { "default: hash\nhashGroups: [core, pods]\n" } else { "default: core\n" };
@@ -197,15 +203,7 @@ impl World {
             match Store::open(config, engine.clone(), Arc::clone(&self.placement)).await {
                 Ok(store) => {
                     let streams = Stopper::default();
-                    let config = EndpointConfig {
-                        audience: Audience::Peers,
-                        progress_interval: Duration::from_millis(700),
-                        name: "simulated".into(),
-                        client_urls: Vec::new(),
-                        peer_urls: Vec::new(),
-                    };
-                    let endpoint = Endpoint::new(store.clone(), config, streams.handle());
-                    brain.gate.lead_to(Some(endpoint));
+                    brain.gate.lead_to(Some(endpoint(&store, &streams)));
                     brain.running = Some(Running { store, engine, streams });
                     return;
                 }
@@ -240,6 +238,21 @@ impl World {
         sleep(pause).await;
         self.start_brain(group).await;
         self.journal.note(format!("group {group} is back"));
+    }
+
+    /// A group's brain is reached at another address, and at the old one no more.
+    pub(crate) async fn move_brain(&self, group: &GroupName) {
+        let brain = &mut *self.brains[group].lock().await;
+        let gate = Gate::open(self.rng.lock().random(), (0.0, 0));
+        let running = brain.running.as_ref().expect("running");
+        gate.lead_to(Some(endpoint(&running.store, &running.streams)));
+        std::mem::replace(&mut brain.gate, gate).lead_to(None);
+        for front in &self.fronts {
+            let connector = Connector::Memory(brain.gate.connector());
+            let connectors = HashMap::from([(group.clone(), vec![connector])]);
+            let proxy = Arc::clone(&front.lock().proxy);
+            proxy.replace_placement((*self.placement).clone().into(), connectors);
+        }
     }
 
     /// Cuts the connections to a group.
@@ -348,4 +361,15 @@ impl World {
             troubled: self.plan.troubled,
         }
     }
+}
+
+fn endpoint(store: &Store, streams: &Stopper) -> Endpoint {
+    let config = EndpointConfig {
+        audience: Audience::Peers,
+        progress_interval: Duration::from_millis(700),
+        name: "simulated".into(),
+        client_urls: Vec::new(),
+        peer_urls: Vec::new(),
+    };
+    Endpoint::new(store.clone(), config, streams.handle())
 }
