@@ -102,6 +102,11 @@ pub(crate) fn split(buffer: &mut BytesMut, bytes_max: usize) -> Result<Option<By
     wire::Message::split_within(buffer, bytes_max).map_err(refuse_frame)
 }
 
+/// A stream whose client said that it is done inside a message.
+pub(crate) fn cut_off() -> Status {
+    Status::internal("grpc: the stream ended inside a message")
+}
+
 fn refuse_frame(error: FrameError) -> Status {
     match error {
         FrameError::TooLong { bytes, bytes_max } => Status::resource_exhausted(format!(

@@ -128,7 +128,7 @@ struct Front {
     proxy: Arc<Proxy>,
     connector: Connector,
     generation: u64,
-    _accepting: Stopper,
+    accepting: Option<Stopper>,
 }
 
 /// See the module.
@@ -284,17 +284,22 @@ impl World {
         let (connector, listener) = memory();
         let accepting = Stopper::default();
         tokio::spawn(serve_memory(listener, proxy.service(), ServeConfig::default(), accepting.handle()));
-        Front { proxy, connector: Connector::Memory(connector), generation, _accepting: accepting }
+        Front { proxy, connector: Connector::Memory(connector), generation, accepting: Some(accepting) }
     }
 
     /// Replaces a proxy by a new one.
     pub(crate) async fn restart_proxy(&self, index: usize) {
         self.journal.note(format!("proxy {index} restarts"));
-        let (old, generation) = {
-            let front = self.fronts[index].lock();
-            (Arc::clone(&front.proxy), front.generation)
+        let (old, generation, accepting) = {
+            let mut front = self.fronts[index].lock();
+            (Arc::clone(&front.proxy), front.generation, front.accepting.take())
         };
-        old.stop().await;
+        // as a process ends: what it has taken on is answered before its successor begins
+        if let Some(accepting) = accepting {
+            accepting.ask();
+            old.stop().await;
+            accepting.stop().await;
+        }
         let front = self.front(generation + 1).await;
         *self.fronts[index].lock() = front;
         self.journal.note(format!("proxy {index} is back"));

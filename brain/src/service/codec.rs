@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 
 use bytes::{BufMut, Bytes};
 use prost::Message;
-use tonic::Status;
+use tonic::{Code, Status};
 use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::server::Grpc;
 
@@ -17,6 +17,16 @@ const OVERHEAD_BYTES: usize = 512 << 10;
 pub(super) fn server<C: Codec>(codec: C, limits: &Limits) -> Grpc<C> {
     let takes = limits.request_bytes_max + OVERHEAD_BYTES;
     Grpc::new(codec).apply_max_message_size_config(Some(takes), Some(usize::MAX))
+}
+
+/// What etcd's server says of a message above the bound; tonic has other words and another code for it.
+pub(super) fn in_etcds_words(status: Status) -> Status {
+    if is_too_large(&status) { Status::resource_exhausted("grpc: received message larger than max") } else { status }
+}
+
+/// True for tonic's refusal of a message above the bound.
+pub(super) fn is_too_large(status: &Status) -> bool {
+    status.code() == Code::OutOfRange && status.message().starts_with("Error, decoded message length")
 }
 
 /// Takes a message, gives bytes that are one already.

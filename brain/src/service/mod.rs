@@ -220,6 +220,13 @@ impl Service<Request<Incoming>> for Endpoint {
 
     fn call(&mut self, request: Request<Incoming>) -> Self::Future {
         let endpoint = self.clone();
-        Box::pin(async move { Ok(endpoint.route(request).await) })
+        Box::pin(async move {
+            let response = endpoint.route(request).await;
+            // A request that is refused is answered by headers alone.
+            Ok(match Status::from_header_map(response.headers()) {
+                Some(status) if codec::is_too_large(&status) => codec::in_etcds_words(status).into_http(),
+                _ => response,
+            })
+        })
     }
 }

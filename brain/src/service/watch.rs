@@ -4,11 +4,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::Stream;
+use futures_util::{Stream, StreamExt};
 use kubebrain_proto::etcdserverpb::WatchRequest;
 use tonic::{Request, Status, Streaming};
 
-use super::Inner;
+use super::{Inner, codec};
 use crate::watch::{StreamConfig, WatchStream};
 
 type Messages = Pin<Box<dyn Stream<Item = Result<Bytes, Status>> + Send>>;
@@ -19,7 +19,8 @@ pub(super) async fn watch(
 ) -> Result<tonic::Response<Messages>, Status> {
     let part = inner.part(request.metadata().as_ref());
     let config = StreamConfig { progress_interval: inner.progress_interval, part };
-    let stream = WatchStream::new(inner.store.clone(), request.into_inner(), config, inner.stop.clone());
+    let requests = request.into_inner().map(|request| request.map_err(codec::in_etcds_words));
+    let stream = WatchStream::new(inner.store.clone(), requests, config, inner.stop.clone());
     let messages: Messages = Box::pin(stream.into_messages());
     Ok(inner.answer(messages, inner.store.shared().committed()))
 }

@@ -107,7 +107,7 @@ impl Watcher {
             Place::Synced => {
                 let unread = registration.unread();
                 match shared.hub.read(RESPONSE_BYTES, registration, wanted) {
-                    Read::Events(events, next) => (events, next - 1, false),
+                    Read::Events(events, _) => (events, shared.hub.closed(), false),
                     Read::Closed(events, closed) => (events, closed, true),
                     Read::Evicted => {
                         self.place = Place::CatchingUp { next: unread, history: History::default() };
@@ -119,7 +119,7 @@ impl Watcher {
                 match shared.hub.catch_up(*next, RESPONSE_BYTES, registration, wanted) {
                     Read::Events(events, then) => {
                         *next = then;
-                        (events, then - 1, false)
+                        (events, shared.hub.closed(), false)
                     }
                     Read::Closed(events, closed) => {
                         self.place = Place::Synced;
@@ -128,7 +128,7 @@ impl Watcher {
                     Read::Evicted => match history.page(shared, &wish.keys, *next).await {
                         Ok(page) => {
                             *next = page.next;
-                            (page.events, page.next - 1, false)
+                            (page.events, shared.hub.closed(), false)
                         }
                         Err(HistoryError::Compacted(_)) => return Ok(Step::Compacted(shared.compacted())),
                         Err(error) => return Err(error),

@@ -137,7 +137,8 @@ impl KeepAlive {
                 break message;
             }
             match self.input.frame().await {
-                None => return Ok(None),
+                None if self.buffer.is_empty() => return Ok(None),
+                None => return Err(grpc::cut_off()),
                 Some(frame) => {
                     if let Ok(data) = frame?.into_data() {
                         self.buffer.extend_from_slice(&data);

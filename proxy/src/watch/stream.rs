@@ -111,16 +111,24 @@ impl WatchStream {
                 Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
                     Ok(data) if self.buffer.is_empty() => self.buffer = BytesMut::from(data),
                     Ok(data) => self.buffer.extend_from_slice(&data),
-                    Err(_trailers) => self.input = None,
+                    Err(_trailers) => return self.said_all(),
                 },
-                // as in etcd, a client that has said all still hears
-                Poll::Ready(None) => self.input = None,
+                Poll::Ready(None) => return self.said_all(),
                 Poll::Ready(Some(Err(status))) => {
                     self.end = Some(Err(Status::unavailable(status.message())));
                     return true;
                 }
             }
         }
+    }
+
+    /// The client sends nothing more; as in etcd it still hears, unless it was cut off inside a message.
+    fn said_all(&mut self) -> bool {
+        self.input = None;
+        if !self.buffer.is_empty() {
+            self.end = Some(Err(grpc::cut_off()));
+        }
+        true
     }
 
     fn take(&mut self, request: WatchRequest) {
