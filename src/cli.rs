@@ -82,6 +82,9 @@ pub(crate) struct Store {
     /// Bytes of values kept in memory, for all groups of the process together.
     #[arg(long, env = "KUBEBRAIN_VALUE_CACHE_BYTES", default_value_t = 256 << 20)]
     pub value_cache_bytes: u64,
+    /// Bytes of blocks that the embedded engine keeps of what it read from disk.
+    #[arg(long, env = "KUBEBRAIN_BLOCK_CACHE_BYTES", default_value_t = 64 << 20)]
+    pub block_cache_bytes: u64,
     /// Bytes of recent events kept for watchers, for each group.
     #[arg(long, env = "KUBEBRAIN_WATCH_WINDOW_BYTES", default_value_t = 64 << 20)]
     pub watch_window_bytes: usize,

@@ -25,7 +25,10 @@ pub(crate) async fn open(flags: &cli::Store) -> Result<Storage> {
     match flags.engine {
         cli::Engine::Memory => Ok(Storage { engine: Arc::new(Memory::new()), embedded: None }),
         cli::Engine::Embedded => {
-            let config = embedded::Config::new(&flags.data_dir);
+            let config = embedded::Config {
+                cache_bytes: flags.block_cache_bytes,
+                ..embedded::Config::new(&flags.data_dir)
+            };
             let opened = tokio::task::spawn_blocking(move || Embedded::open(&config)).await?;
             let embedded = Arc::new(opened.context("the store cannot be opened")?);
             tracing::debug!(bytes = embedded.size(), "store opened");

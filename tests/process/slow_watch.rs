@@ -19,8 +19,6 @@ const WATCH: &str = "/etcdserverpb.Watch/Watch";
 const PODS: &str = "/registry/pods/";
 /// What one watcher that does not read, or reads history, may cost.
 const COST_BYTES: u64 = 32 << 20;
-/// What the engine's block cache, which has a bound of its own, takes of a million revisions read for the first time.
-const ENGINE_CACHE_BYTES: u64 = 128 << 20;
 /// Writes on their way at once.
 const WRITERS: usize = 128;
 const CONNECTIONS: usize = 4;
@@ -84,7 +82,7 @@ async fn peak_bytes<T>(server: &Process, work: impl Future<Output = T>) -> (u64,
 
 /// A window that is small, so that a watcher that lags is served from the engine, and caches that fill at once.
 fn small(place: &Place) -> Start {
-    Start::standalone(place).flag("watch-window-bytes", "1048576").flag("value-cache-bytes", "4194304")
+    Start::standalone(place).flag("watch-window-bytes", "1048576").flag("value-cache-bytes", "4194304").flag("block-cache-bytes", "4194304")
 }
 
 /// The peak of memory while pods are written, and what a client that does not read gets when it does.
@@ -147,9 +145,7 @@ async fn a_watch_from_long_ago_costs_no_memory_and_misses_nothing() {
             before >> 10,
             peak >> 10
         );
-        let cold = round == "as written" && full_tier();
-        let allowed = if cold { COST_BYTES + ENGINE_CACHE_BYTES } else { COST_BYTES };
-        assert!(peak.saturating_sub(before) < allowed, "{round}: {before} bytes before, at most {peak}");
+        assert!(peak.saturating_sub(before) < COST_BYTES, "{round}: {before} bytes before, at most {peak}");
         if round == "as written" {
             // Revision 1 is the empty store: nothing goes.
             Client::new(server.address()).compact(1).await.expect("a compaction of nothing");

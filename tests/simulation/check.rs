@@ -120,11 +120,16 @@ impl Ask {
             Self::Put(ask) => vec![span(&ask.key, &Bytes::new())],
             Self::Delete(ask) => vec![span(&ask.key, &ask.range_end)],
             Self::Txn(ask) => {
-                let mut spans: Vec<_> = ask.compare.iter().map(|compare| span(&compare.key, &compare.range_end)).collect();
+                let mut spans: Vec<_> =
+                    ask.compare.iter().map(|compare| span(&compare.key, &compare.range_end)).collect();
                 for op in ask.success.iter().chain(&ask.failure) {
                     match &op.request {
-                        Some(pb::request_op::Request::RequestPut(put)) => spans.push(span(&put.key, &Bytes::new())),
-                        Some(pb::request_op::Request::RequestRange(range)) => spans.push(span(&range.key, &range.range_end)),
+                        Some(pb::request_op::Request::RequestPut(put)) => {
+                            spans.push(span(&put.key, &Bytes::new()))
+                        }
+                        Some(pb::request_op::Request::RequestRange(range)) => {
+                            spans.push(span(&range.key, &range.range_end))
+                        }
                         Some(pb::request_op::Request::RequestDeleteRange(delete)) => {
                             spans.push(span(&delete.key, &delete.range_end));
                         }
@@ -163,9 +168,11 @@ impl Ask {
     fn deletes(&self) -> bool {
         match self {
             Self::Delete(_) => true,
-            Self::Txn(txn) => txn.success.iter().chain(&txn.failure).any(|op| {
-                matches!(op.request, Some(pb::request_op::Request::RequestDeleteRange(_)))
-            }),
+            Self::Txn(txn) => txn
+                .success
+                .iter()
+                .chain(&txn.failure)
+                .any(|op| matches!(op.request, Some(pb::request_op::Request::RequestDeleteRange(_)))),
             _ => false,
         }
     }
@@ -255,7 +262,10 @@ impl Judge<'_> {
         if revision < floor {
             self.wrong(op.end.tick, format!("below what its proxy had shown, {floor}: {op}"));
         }
-        if matches!(op.ask, Ask::Grant(_) | Ask::Revoke(_) | Ask::KeepAlive(_) | Ask::TimeToLive(_) | Ask::Compact(_)) {
+        if matches!(
+            op.ask,
+            Ask::Grant(_) | Ask::Revoke(_) | Ask::KeepAlive(_) | Ask::TimeToLive(_) | Ask::Compact(_)
+        ) {
             return;
         }
         for group in self.owners(&op.ask) {
@@ -285,7 +295,10 @@ impl Judge<'_> {
                 }
                 if !model::range_agrees(&self.state(at), ask, answer) {
                     let expected = model::range(&self.state(at), ask);
-                    self.wrong(op.end.tick, format!("wrong content, expected {expected:?}\nin {op}\nwhich is {answer:?}"));
+                    self.wrong(
+                        op.end.tick,
+                        format!("wrong content, expected {expected:?}\nin {op}\nwhich is {answer:?}"),
+                    );
                 }
                 let compacted = self.compactions(op.begin.tick, true);
                 if ask.revision > 0 && ask.revision < compacted {
@@ -339,17 +352,27 @@ impl Judge<'_> {
             return;
         }
         let evaluated = Self::evaluate(history, revision, &op.ask);
-        let agrees = evaluated.is_some_and(|(expected, changes)| changes.is_empty() && same(&expected, answer));
+        let agrees =
+            evaluated.is_some_and(|(expected, changes)| changes.is_empty() && same(&expected, answer));
         if !agrees {
             let committed = history.changes(revision).map(|changes| format!("{changes:?}"));
             let expected = Self::evaluate(history, revision - 1, &op.ask);
-            let what = format!("not what was committed at its revision, {committed:?}: {op}\nanswered {answer:?}\nexpected {expected:?}");
+            let what = format!(
+                "not what was committed at its revision, {committed:?}: {op}\nanswered {answer:?}\nexpected {expected:?}"
+            );
             self.wrong(op.end.tick, what);
         }
     }
 
     /// Over several groups: each deletes at a revision of its own.
-    fn wide_delete(&mut self, index: usize, op: &Op, ask: &pb::DeleteRangeRequest, given: &pb::DeleteRangeResponse, groups: &[GroupName]) {
+    fn wide_delete(
+        &mut self,
+        index: usize,
+        op: &Op,
+        ask: &pb::DeleteRangeRequest,
+        given: &pb::DeleteRangeResponse,
+        groups: &[GroupName],
+    ) {
         let revision = given.header.as_ref().map_or(0, |header| header.revision);
         for group in groups {
             let mine = |kv: &&KeyValue| self.run.placement.owner(&kv.key) == group;
@@ -357,18 +380,23 @@ impl Judge<'_> {
             let history = &self.groups[group];
             let found = match gone.is_empty() {
                 true => {
-                    let empty = |at: i64| !history.at(at).keys().any(|key| model::within(key, &ask.key, &ask.range_end));
+                    let empty = |at: i64| {
+                        !history.at(at).keys().any(|key| model::within(key, &ask.key, &ask.range_end))
+                    };
                     let since = self.by_group[group].before(op.begin.tick);
                     (since..=revision).any(empty).then_some(0)
                 }
                 false => history.from(0).map(|(at, _)| at).find(|at| {
                     let committed = &self.ticks[&(group.clone(), *at)];
-                    let inside = committed.tick > op.begin.tick && committed.tick < op.end.tick && *at <= revision;
+                    let inside =
+                        committed.tick > op.begin.tick && committed.tick < op.end.tick && *at <= revision;
                     let evaluated = Self::evaluate(history, at - 1, &op.ask);
-                    inside && evaluated.is_some_and(|(answer, changes)| {
-                        let same = matches!(&answer, Answer::Delete(expected) if expected.prev_kvs == gone);
-                        same && Some(&changes) == history.changes(*at)
-                    })
+                    inside
+                        && evaluated.is_some_and(|(answer, changes)| {
+                            let same =
+                                matches!(&answer, Answer::Delete(expected) if expected.prev_kvs == gone);
+                            same && Some(&changes) == history.changes(*at)
+                        })
                 }),
             };
             match found {
@@ -378,7 +406,10 @@ impl Judge<'_> {
                         self.wrong(op.end.tick, format!("another one has {at} of group {group}: {op}"));
                     }
                 }
-                None => self.wrong(op.end.tick, format!("group {group} did not delete that: {op}\nwhich is {given:?}")),
+                None => self.wrong(
+                    op.end.tick,
+                    format!("group {group} did not delete that: {op}\nwhich is {given:?}"),
+                ),
             }
         }
         if given.deleted != given.prev_kvs.len() as i64 {
@@ -408,10 +439,13 @@ impl Judge<'_> {
             (_, Code::InvalidArgument) if crossing => status.message().contains("one group"),
             (Some(Fault::Compacted), _) => match &op.ask {
                 Ask::Compact(_) => {
-                    let others = self.run.records.ops.iter().filter(|other| {
-                        other.begin.tick < op.end.tick && other.begin.tick != op.begin.tick
-                    });
-                    others.clone().any(|other| matches!(&other.ask, Ask::Compact(ask) if ask.revision >= named))
+                    let others =
+                        self.run.records.ops.iter().filter(|other| {
+                            other.begin.tick < op.end.tick && other.begin.tick != op.begin.tick
+                        });
+                    others
+                        .clone()
+                        .any(|other| matches!(&other.ask, Ask::Compact(ask) if ask.revision >= named))
                 }
                 _ => named > 0 && named < self.compactions(op.end.tick, false),
             },
@@ -447,7 +481,9 @@ impl Judge<'_> {
                 (Ask::Grant(_), Some(Ok(Answer::Grant(lease)))) if lease.id == id => {
                     alive = alive.max(Some(op.begin.at + seconds(lease.ttl)));
                 }
-                (Ask::KeepAlive(ask), Some(Ok(Answer::KeepAlive(lease)))) if ask.id == id && lease.ttl > 0 && op.end.tick < tick => {
+                (Ask::KeepAlive(ask), Some(Ok(Answer::KeepAlive(lease))))
+                    if ask.id == id && lease.ttl > 0 && op.end.tick < tick =>
+                {
                     alive = alive.max(Some(op.begin.at + seconds(lease.ttl)));
                 }
                 _ => {}
@@ -487,13 +523,22 @@ impl Judge<'_> {
                 let open = !matches!(op.outcome, Some(Ok(_))) || op.end.tick > committed.tick;
                 let free = !done.contains_key(&(group.clone(), *index));
                 let maybe = op.begin.tick < committed.tick && open && free && may_have_happened(op);
-                maybe && Self::evaluate(history, revision - 1, &op.ask).is_some_and(|(_, changes)| changes == committed.changes)
+                maybe
+                    && Self::evaluate(history, revision - 1, &op.ask)
+                        .is_some_and(|(_, changes)| changes == committed.changes)
             });
             if let Some(index) = found {
                 done.insert((group.clone(), index), revision);
             } else if !self.is_expiry(committed) {
-                let asked: Vec<String> = candidates.iter().filter(|_| first.is_some()).map(|index| ops[*index].to_string()).collect();
-                let what = format!("group {group} committed {revision}, {:?}, that nobody asked for (again); {asked:?}", committed.changes);
+                let asked: Vec<String> = candidates
+                    .iter()
+                    .filter(|_| first.is_some())
+                    .map(|index| ops[*index].to_string())
+                    .collect();
+                let what = format!(
+                    "group {group} committed {revision}, {:?}, that nobody asked for (again); {asked:?}",
+                    committed.changes
+                );
                 wrong.push((committed.tick, what));
             }
         }
@@ -506,10 +551,13 @@ impl Judge<'_> {
     fn is_expiry(&self, committed: &Committed) -> bool {
         let before = self.groups[&committed.group].at(committed.revision - 1);
         let gone: Vec<_> = committed.changes.iter().map(|(key, kv)| (key, kv.is_none())).collect();
-        let Some(lease) = gone.first().and_then(|(key, _)| before.get(*key)).map(|kv| kv.lease).filter(|id| *id != 0) else {
+        let Some(lease) =
+            gone.first().and_then(|(key, _)| before.get(*key)).map(|kv| kv.lease).filter(|id| *id != 0)
+        else {
             return false;
         };
-        let attached: Vec<_> = before.values().filter(|kv| kv.lease == lease).map(|kv| (&kv.key, true)).collect();
+        let attached: Vec<_> =
+            before.values().filter(|kv| kv.lease == lease).map(|kv| (&kv.key, true)).collect();
         attached == gone && self.lease_ends(lease, committed.tick, committed.at)
     }
 
@@ -550,13 +598,19 @@ impl Judge<'_> {
                         self.wrong(tick, format!("{name}: progress between fragments"));
                     }
                     if *revision < told {
-                        self.wrong(tick, format!("{name}: progress {revision} after {told} (manual: {manual})"));
+                        self.wrong(
+                            tick,
+                            format!("{name}: progress {revision} after {told} (manual: {manual})"),
+                        );
                     }
                     if *revision < first {
                         self.wrong(tick, format!("{name}: progress {revision} below its start"));
                     }
                     if let Some((missed, events)) = due.range(..=*revision).next() {
-                        self.wrong(tick, format!("{name}: progress {revision} before events of {missed}: {events:?}"));
+                        self.wrong(
+                            tick,
+                            format!("{name}: progress {revision} before events of {missed}: {events:?}"),
+                        );
                         return;
                     }
                     told = told.max(*revision);
@@ -581,7 +635,10 @@ impl Judge<'_> {
                         && (watch.create.start_revision > 0 || told >= first)
                         && reason.is_empty();
                     if !legal {
-                        self.wrong(tick, format!("{name}: cancelled at {told} with {compact_revision} {reason:?}"));
+                        self.wrong(
+                            tick,
+                            format!("{name}: cancelled at {told} with {compact_revision} {reason:?}"),
+                        );
                     }
                 }
             }
@@ -594,7 +651,13 @@ impl Judge<'_> {
     }
 
     /// Takes events of one response off those that are due; what is wrong with them.
-    fn events(&self, due: &mut BTreeMap<i64, Vec<Vec<Event>>>, events: &[Event], told: &mut i64, tick: u64) -> Option<String> {
+    fn events(
+        &self,
+        due: &mut BTreeMap<i64, Vec<Vec<Event>>>,
+        events: &[Event],
+        told: &mut i64,
+        tick: u64,
+    ) -> Option<String> {
         let revision = |event: &Event| event.kv.as_ref().map_or(0, |kv| kv.mod_revision);
         for chunk in events.chunk_by(|a, b| revision(a) == revision(b)) {
             let at = revision(&chunk[0]);
@@ -620,8 +683,11 @@ impl Judge<'_> {
                         }
                         event == *given
                     };
-                    let Some(position) = (from..chunk.len()).find(|position| agrees(&chunk[*position])) else {
-                        return Some(format!("at {at} {event:?} is missing or out of order in {chunk:?} (compacted {compacted})"));
+                    let Some(position) = (from..chunk.len()).find(|position| agrees(&chunk[*position]))
+                    else {
+                        return Some(format!(
+                            "at {at} {event:?} is missing or out of order in {chunk:?} (compacted {compacted})"
+                        ));
                     };
                     rest.remove(&position);
                     from = position + 1;
@@ -657,19 +723,33 @@ fn same(expected: &Answer, given: &Answer) -> bool {
         (Answer::Delete(expected), Answer::Delete(given)) => {
             *expected == pb::DeleteRangeResponse { header: model::bare(given.header), ..given.clone() }
         }
-        (Answer::Txn(expected), Answer::Txn(given)) => model::plain(expected.clone()) == model::plain(given.clone()),
+        (Answer::Txn(expected), Answer::Txn(given)) => {
+            model::plain(expected.clone()) == model::plain(given.clone())
+        }
         _ => false,
     }
 }
 
 /// What a watcher heard, in short.
 fn heard_of(watch: &Watch) -> String {
-    let mut text = format!("[asked {} start {} created {:?}", watch.asked.tick, watch.create.start_revision, watch.created.map(|(moment, revision)| (moment.tick, revision)));
+    let mut text = format!(
+        "[asked {} start {} created {:?}",
+        watch.asked.tick,
+        watch.create.start_revision,
+        watch.created.map(|(moment, revision)| (moment.tick, revision))
+    );
     for (moment, heard) in watch.heard.iter().skip(watch.heard.len().saturating_sub(20)) {
         text += &match heard {
-            Heard::Progress { revision, manual } => format!(" {}:{}{revision}", moment.tick, if *manual { "m" } else { "p" }),
+            Heard::Progress { revision, manual } => {
+                format!(" {}:{}{revision}", moment.tick, if *manual { "m" } else { "p" })
+            }
             Heard::Events(response) => {
-                let revisions: Vec<_> = response.events.iter().filter_map(|event| event.kv.as_ref()).map(|kv| kv.mod_revision).collect();
+                let revisions: Vec<_> = response
+                    .events
+                    .iter()
+                    .filter_map(|event| event.kv.as_ref())
+                    .map(|kv| kv.mod_revision)
+                    .collect();
                 format!(" {}:{revisions:?}", moment.tick)
             }
             Heard::Cancelled { compact_revision, .. } => format!(" {}:x{compact_revision}", moment.tick),

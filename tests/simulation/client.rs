@@ -22,7 +22,8 @@ use crate::record::{Answer, Ask, Op};
 use crate::world::{End, World};
 
 /// Kinds whose keys are written: pods and events have rules, the others are of the default.
-pub(crate) const KINDS: &[&str] = &["/registry/pods/", "/registry/events/", "/registry/configmaps/", "/registry/example.com/widgets/"];
+pub(crate) const KINDS: &[&str] =
+    &["/registry/pods/", "/registry/events/", "/registry/configmaps/", "/registry/example.com/widgets/"];
 const NAMES: &[&str] = &["a/x", "a/y", "b/x", "b/z"];
 const OUTSIDE: &str = "outside";
 const COMPACT_KEY: &str = "compact_rev_key";
@@ -71,7 +72,11 @@ impl Client {
     pub(crate) async fn ask(&mut self, ask: Ask) -> Option<Result<Answer, Status>> {
         let channel = self.channel();
         let hurried = self.world.is_troubled() && self.rng.random_bool(0.02);
-        let patience = if hurried { Duration::from_millis(self.rng.random_range(0..30)) } else { Duration::from_secs(15) };
+        let patience = if hurried {
+            Duration::from_millis(self.rng.random_range(0..30))
+        } else {
+            Duration::from_secs(15)
+        };
         let begin = self.world.journal.now();
         let outcome = timeout(patience, send(&self.world, channel, ask.clone())).await.ok();
         let end = self.world.journal.now();
@@ -172,21 +177,27 @@ impl Client {
                 self.ask(Ask::Delete(pb::DeleteRangeRequest { key, range_end, prev_kv: true })).await;
             }
             47..58 => {
-                let range = pb::RangeRequest { key: self.key(), serializable: self.rng.random_bool(0.1), ..<_>::default() };
+                let range = pb::RangeRequest {
+                    key: self.key(),
+                    serializable: self.rng.random_bool(0.1),
+                    ..<_>::default()
+                };
                 self.ask(Ask::Range(range)).await;
             }
             58..75 => self.read_range().await,
             75..82 => self.list().await,
             82..88 => {
                 let kind = self.kind();
-                let range = pb::RangeRequest { key: kind.trim_end_matches('/').into(), limit: 1, ..<_>::default() };
+                let range =
+                    pb::RangeRequest { key: kind.trim_end_matches('/').into(), limit: 1, ..<_>::default() };
                 self.ask(Ask::Range(range)).await;
             }
             88..93 => {
                 let (key, range_end) = self.keys();
                 let revision = if self.rng.random_bool(0.3) { self.old_revision() } else { 0 };
                 let limit = if self.rng.random_bool(0.3) { 3 } else { 0 };
-                self.ask(Ask::Stream(pb::RangeRequest { key, range_end, revision, limit, ..<_>::default() })).await;
+                self.ask(Ask::Stream(pb::RangeRequest { key, range_end, revision, limit, ..<_>::default() }))
+                    .await;
             }
             93..99 => self.use_lease().await,
             _ => self.cross_groups().await,
@@ -200,7 +211,8 @@ impl Client {
         let stale = self.rng.random_bool(0.1);
         let known = if stale { (known - 1).max(0) } else { known };
         let put = Request::RequestPut(pb::PutRequest { key: key.clone(), value, lease, ..<_>::default() });
-        let delete = Request::RequestDeleteRange(pb::DeleteRangeRequest { key: key.clone(), ..<_>::default() });
+        let delete =
+            Request::RequestDeleteRange(pb::DeleteRangeRequest { key: key.clone(), ..<_>::default() });
         let change = if known > 0 && self.rng.random_bool(0.25) { delete } else { put };
         let get = Request::RequestRange(pb::RangeRequest { key: key.clone(), ..<_>::default() });
         let failure = if known == 0 && self.rng.random() { Vec::new() } else { vec![op(get)] };
@@ -250,12 +262,18 @@ impl Client {
         match (self.rng.random_range(0..8), last) {
             (0..3, _) | (_, None) => {
                 self.serial += 1;
-                let id = if self.rng.random() { 0 } else { (self.id as i64 + 1) * 1_000_000 + self.serial.cast_signed() };
+                let id = if self.rng.random() {
+                    0
+                } else {
+                    (self.id as i64 + 1) * 1_000_000 + self.serial.cast_signed()
+                };
                 let ttl = self.rng.random_range(1..6);
                 self.ask(Ask::Grant(pb::LeaseGrantRequest { id, ttl })).await;
             }
             (3..6, Some(id)) => drop(self.ask(Ask::KeepAlive(pb::LeaseKeepAliveRequest { id })).await),
-            (6, Some(id)) => drop(self.ask(Ask::TimeToLive(pb::LeaseTimeToLiveRequest { id, keys: true })).await),
+            (6, Some(id)) => {
+                drop(self.ask(Ask::TimeToLive(pb::LeaseTimeToLiveRequest { id, keys: true })).await)
+            }
             (_, Some(id)) => drop(self.ask(Ask::Revoke(pb::LeaseRevokeRequest { id })).await),
         }
     }
@@ -280,7 +298,8 @@ impl Client {
     /// Writes one key of each kind.
     pub(crate) async fn touch_all(&mut self) {
         for kind in KINDS.iter().chain(&[OUTSIDE]) {
-            let put = pb::PutRequest { key: format!("{kind}last").into(), value: self.value(), ..<_>::default() };
+            let put =
+                pb::PutRequest { key: format!("{kind}last").into(), value: self.value(), ..<_>::default() };
             self.ask(Ask::Put(put)).await;
         }
     }
@@ -294,7 +313,12 @@ impl Client {
     /// Reads everything, again until it is answered; the revision of the answer.
     pub(crate) async fn probe(&mut self) -> i64 {
         loop {
-            let range = pb::RangeRequest { key: "\0".into(), range_end: "\0".into(), count_only: true, ..<_>::default() };
+            let range = pb::RangeRequest {
+                key: "\0".into(),
+                range_end: "\0".into(),
+                count_only: true,
+                ..<_>::default()
+            };
             if let Some(Ok(answer)) = self.ask(Ask::Range(range)).await {
                 return answer.revision();
             }
@@ -366,7 +390,8 @@ pub(crate) async fn compact(world: Arc<World>, id: usize, proxy: usize, time: Du
     let (mut version, mut revision) = (0, 0);
     while began.elapsed() < time {
         sleep(Duration::from_millis(client.rng.random_range(100..900))).await;
-        let put = pb::PutRequest { key: COMPACT_KEY.into(), value: revision.to_string().into(), ..<_>::default() };
+        let put =
+            pb::PutRequest { key: COMPACT_KEY.into(), value: revision.to_string().into(), ..<_>::default() };
         let get = pb::RangeRequest { key: COMPACT_KEY.into(), ..<_>::default() };
         let compare = pb::Compare {
             result: CompareResult::Equal.into(),
@@ -400,7 +425,9 @@ pub(crate) async fn compact(world: Arc<World>, id: usize, proxy: usize, time: Du
         if matches!(done, Some(Ok(_))) {
             for at in [before - 1, before] {
                 let (key, range_end) = client.keys();
-                client.ask(Ask::Range(pb::RangeRequest { key, range_end, revision: at, ..<_>::default() })).await;
+                client
+                    .ask(Ask::Range(pb::RangeRequest { key, range_end, revision: at, ..<_>::default() }))
+                    .await;
             }
         }
     }

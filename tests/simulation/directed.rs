@@ -28,14 +28,19 @@ async fn ask(client: &mut Client, ask: Ask) -> Result<Answer, Status> {
 }
 
 async fn put(client: &mut Client, key: &str) -> i64 {
-    let put = pb::PutRequest { key: Bytes::copy_from_slice(key.as_bytes()), value: "v".into(), ..<_>::default() };
+    let put =
+        pb::PutRequest { key: Bytes::copy_from_slice(key.as_bytes()), value: "v".into(), ..<_>::default() };
     ask(client, Ask::Put(put)).await.expect("put").revision()
 }
 
 /// A watch of everything.
-async fn watch(world: &World, start_revision: i64) -> (mpsc::Sender<pb::WatchRequest>, Streaming<pb::WatchResponse>) {
+async fn watch(
+    world: &World,
+    start_revision: i64,
+) -> (mpsc::Sender<pb::WatchRequest>, Streaming<pb::WatchResponse>) {
     let (requests, body) = mpsc::channel(8);
-    let create = pb::WatchCreateRequest { key: "\0".into(), range_end: "\0".into(), start_revision, ..<_>::default() };
+    let create =
+        pb::WatchCreateRequest { key: "\0".into(), range_end: "\0".into(), start_revision, ..<_>::default() };
     let create = pb::WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) };
     requests.send(create).await.expect("room");
     let opened = WatchClient::new(world.channel(0)).watch(ReceiverStream::new(body)).await.expect("opens");
@@ -47,7 +52,10 @@ async fn events(stream: &mut Streaming<pb::WatchResponse>, count: usize) -> Vec<
     let mut heard = Vec::new();
     while heard.len() < count {
         let next = timeout(Duration::from_secs(30), stream.message()).await;
-        let response = next.unwrap_or_else(|_| panic!("no more than {heard:?} of {count}")).expect("no end").expect("no end");
+        let response = next
+            .unwrap_or_else(|_| panic!("no more than {heard:?} of {count}"))
+            .expect("no end")
+            .expect("no end");
         heard.extend(response.events.into_iter().filter_map(|event| event.kv).map(|kv| kv.mod_revision));
     }
     heard
@@ -57,7 +65,9 @@ async fn events(stream: &mut Streaming<pb::WatchResponse>, count: usize) -> Vec<
 async fn a_lone_client_sees_dense_revisions() {
     let (_world, mut client) = world().await;
     for round in 0..10 {
-        for (index, key) in ["/registry/pods/a/x", "/registry/configmaps/a/x", "/registry/events/a/x"].iter().enumerate() {
+        for (index, key) in
+            ["/registry/pods/a/x", "/registry/configmaps/a/x", "/registry/events/a/x"].iter().enumerate()
+        {
             assert_eq!(put(&mut client, key).await, 2 + round * 3 + index as i64, "{key}");
         }
     }

@@ -65,7 +65,13 @@ struct Log {
 impl Disk {
     pub(crate) fn new(groups: &[GroupName], clock: Arc<Clock>, ignores_absent: bool) -> Arc<Self> {
         let layouts = groups.iter().map(|group| (group.clone(), Layout::new(b"", group))).collect();
-        Arc::new(Self { memory: Arc::new(Memory::new()), layouts, clock, log: Mutex::default(), ignores_absent })
+        Arc::new(Self {
+            memory: Arc::new(Memory::new()),
+            layouts,
+            clock,
+            log: Mutex::default(),
+            ignores_absent,
+        })
     }
 
     /// Everything committed so far, and what is wrong with it.
@@ -92,7 +98,8 @@ impl Disk {
         let mut rows: BTreeMap<(Bytes, i64), Option<KeyValue>> = BTreeMap::new();
         let mut records = Vec::new();
         for (key, value) in puts {
-            if let Some((group, _)) = self.layouts.iter().find(|(_, layout)| layout.log_span(0).contains(key)) {
+            if let Some((group, _)) = self.layouts.iter().find(|(_, layout)| layout.log_span(0).contains(key))
+            {
                 let record: Record = read_message(key, value.clone()).expect("a log row is a record");
                 records.push((group.clone(), record));
             } else if let Some((_, layout)) = self.layouts.first()
@@ -113,12 +120,21 @@ impl Disk {
                 let changes = write.changes.into_iter().map(|change| {
                     let kv = rows.remove(&(change.key.clone(), revision));
                     if kv.as_ref().is_none_or(|kv| kv.is_none() != change.deleted) {
-                        log.wrong.push(format!("group {group}: the record and the row of {:?} at {revision} differ", change.key));
+                        log.wrong.push(format!(
+                            "group {group}: the record and the row of {:?} at {revision} differ",
+                            change.key
+                        ));
                     }
                     (change.key, kv.flatten())
                 });
                 let changes = changes.collect();
-                log.committed.push(Committed { group: group.clone(), revision, changes, tick: self.clock.tick(), at: Instant::now() });
+                log.committed.push(Committed {
+                    group: group.clone(),
+                    revision,
+                    changes,
+                    tick: self.clock.tick(),
+                    at: Instant::now(),
+                });
             }
         }
         if let Some(((key, revision), _)) = rows.first_key_value() {

@@ -145,7 +145,9 @@ impl Service<Request<Incoming>> for Door {
                     delay.await;
                 }
                 let endpoint = state.endpoint.lock().clone();
-                let Some(mut endpoint) = endpoint else { std::panic::resume_unwind(Box::new("nobody serves")) };
+                let Some(mut endpoint) = endpoint else {
+                    std::panic::resume_unwind(Box::new("nobody serves"))
+                };
                 let answer = endpoint.call(request).await;
                 if let Some(delay) = state.delay() {
                     delay.await;
@@ -162,7 +164,9 @@ impl Service<Request<Incoming>> for Door {
             let cut = Box::pin(async move {
                 let _gone = cut.changed().await;
             });
-            Ok(answer.map(|body| Body::new(Passing { body, cut, state: Arc::clone(&state), delay: None, looked: false })))
+            Ok(answer.map(|body| {
+                Body::new(Passing { body, cut, state: Arc::clone(&state), delay: None, looked: false })
+            }))
         })
     }
 }
@@ -181,7 +185,10 @@ impl http_body::Body for Passing {
     type Data = Bytes;
     type Error = Status;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = &mut *self;
         if this.cut.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Some(Err(Status::unavailable("cut"))));

@@ -59,7 +59,12 @@ async fn simulate(plan: Plan) -> Run {
     let mut watching = Vec::new();
     let mut acting = Vec::new();
     for proxy in 0..proxies {
-        watching.push(tokio::spawn(watching::watch_store(Arc::clone(&world), 10 + proxy, proxy, hears.clone())));
+        watching.push(tokio::spawn(watching::watch_store(
+            Arc::clone(&world),
+            10 + proxy,
+            proxy,
+            hears.clone(),
+        )));
         acting.push(tokio::spawn(client::use_store(Arc::clone(&world), proxy, proxy, time)));
         acting.push(tokio::spawn(client::compact(Arc::clone(&world), 20 + proxy, proxy, time)));
     }

@@ -152,7 +152,8 @@ fn by(target: SortTarget, a: &KeyValue, b: &KeyValue) -> std::cmp::Ordering {
 }
 
 fn passes(request: &pb::RangeRequest, kv: &KeyValue) -> bool {
-    let inside = |low: i64, high: i64, number: i64| (low <= 0 || number >= low) && (high <= 0 || number <= high);
+    let inside =
+        |low: i64, high: i64, number: i64| (low <= 0 || number >= low) && (high <= 0 || number <= high);
     inside(request.min_mod_revision, request.max_mod_revision, kv.mod_revision)
         && inside(request.min_create_revision, request.max_create_revision, kv.create_revision)
 }
@@ -218,14 +219,21 @@ impl<'a> Evaluation<'a> {
             self.changes.push((kv.key.clone(), None));
         }
         let deleted = gone.len() as i64;
-        pb::DeleteRangeResponse { header: self.header(), deleted, prev_kvs: if delete.prev_kv { gone } else { Vec::new() } }
+        pb::DeleteRangeResponse {
+            header: self.header(),
+            deleted,
+            prev_kvs: if delete.prev_kv { gone } else { Vec::new() },
+        }
     }
 
     /// A transaction.
     pub(crate) fn txn(&mut self, txn: &pb::TxnRequest) -> pb::TxnResponse {
         let succeeded = txn.compare.iter().all(|compare| self.holds(compare));
         let ops = if succeeded { &txn.success } else { &txn.failure };
-        let responses: Vec<_> = ops.iter().map(|op| pb::ResponseOp { response: op.request.as_ref().map(|op| self.one(op)) }).collect();
+        let responses: Vec<_> = ops
+            .iter()
+            .map(|op| pb::ResponseOp { response: op.request.as_ref().map(|op| self.one(op)) })
+            .collect();
         pb::TxnResponse { header: self.header(), succeeded, responses }
     }
 
@@ -291,18 +299,22 @@ pub(crate) fn plain(mut answer: pb::TxnResponse) -> pb::TxnResponse {
 /// True if two plain answers differ in no more than the order of ties in sorted ranges, and in who falls to a limit
 /// among them.
 pub(crate) fn txn_agrees(expected: &pb::TxnResponse, given: &pb::TxnResponse) -> bool {
-    let alike = |(expected, given): (&pb::ResponseOp, &pb::ResponseOp)| match (&expected.response, &given.response) {
-        (Some(Done::ResponseRange(expected)), Some(Done::ResponseRange(given))) => {
-            let whole = |range: &pb::RangeResponse| (range.header, range.count, range.more, range.kvs.len());
-            let mut ours = expected.kvs.clone();
-            let mut theirs = given.kvs.clone();
-            ours.sort_by(|a, b| a.key.cmp(&b.key));
-            theirs.sort_by(|a, b| a.key.cmp(&b.key));
-            whole(expected) == whole(given) && (expected.more || ours == theirs)
-        }
-        (Some(Done::ResponseTxn(expected)), Some(Done::ResponseTxn(given))) => txn_agrees(expected, given),
-        (expected, given) => expected == given,
-    };
+    let alike =
+        |(expected, given): (&pb::ResponseOp, &pb::ResponseOp)| match (&expected.response, &given.response) {
+            (Some(Done::ResponseRange(expected)), Some(Done::ResponseRange(given))) => {
+                let whole =
+                    |range: &pb::RangeResponse| (range.header, range.count, range.more, range.kvs.len());
+                let mut ours = expected.kvs.clone();
+                let mut theirs = given.kvs.clone();
+                ours.sort_by(|a, b| a.key.cmp(&b.key));
+                theirs.sort_by(|a, b| a.key.cmp(&b.key));
+                whole(expected) == whole(given) && (expected.more || ours == theirs)
+            }
+            (Some(Done::ResponseTxn(expected)), Some(Done::ResponseTxn(given))) => {
+                txn_agrees(expected, given)
+            }
+            (expected, given) => expected == given,
+        };
     let lengths = expected.responses.len() == given.responses.len();
     lengths
         && (&expected.header, expected.succeeded) == (&given.header, given.succeeded)

@@ -93,9 +93,15 @@ pub(crate) struct Watch {
 #[derive(Clone, Debug)]
 pub(crate) enum Heard {
     Events(pb::WatchResponse),
-    Progress { revision: i64, manual: bool },
+    Progress {
+        revision: i64,
+        manual: bool,
+    },
     /// Ended by the server.
-    Cancelled { compact_revision: i64, reason: String },
+    Cancelled {
+        compact_revision: i64,
+        reason: String,
+    },
 }
 
 #[derive(Clone, Debug, Default)]
@@ -156,7 +162,8 @@ fn keys(key: &[u8], end: &[u8]) -> String {
 }
 
 fn kvs(kvs: &[kubebrain_proto::mvccpb::KeyValue]) -> String {
-    let kv = |kv: &kubebrain_proto::mvccpb::KeyValue| format!("{}@{}", kv.key.escape_ascii(), kv.mod_revision);
+    let kv =
+        |kv: &kubebrain_proto::mvccpb::KeyValue| format!("{}@{}", kv.key.escape_ascii(), kv.mod_revision);
     kvs.iter().map(kv).collect::<Vec<_>>().join(" ")
 }
 
@@ -173,7 +180,9 @@ impl fmt::Display for Ask {
                 }
                 if ask.serializable { write!(f, " serializable") } else { Ok(()) }
             }
-            Self::Put(ask) => write!(f, "put {} = {} lease {}", keys(&ask.key, b""), ask.value.escape_ascii(), ask.lease),
+            Self::Put(ask) => {
+                write!(f, "put {} = {} lease {}", keys(&ask.key, b""), ask.value.escape_ascii(), ask.lease)
+            }
             Self::Delete(ask) => write!(f, "delete {}", keys(&ask.key, &ask.range_end)),
             Self::Txn(ask) => {
                 write!(f, "txn if")?;
@@ -204,14 +213,20 @@ impl fmt::Display for Ask {
 
 impl fmt::Display for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "c{}/p{} [{}..{}] {} -> ", self.client, self.proxy, self.begin.tick, self.end.tick, self.ask)?;
+        write!(
+            f,
+            "c{}/p{} [{}..{}] {} -> ",
+            self.client, self.proxy, self.begin.tick, self.end.tick, self.ask
+        )?;
         match &self.outcome {
             None => write!(f, "not waited for"),
             Some(Err(status)) => write!(f, "{:?} {:?}", status.code(), status.message()),
             Some(Ok(answer)) => {
                 write!(f, "r{}", answer.revision())?;
                 match answer {
-                    Answer::Range(range) => write!(f, " {} of {}: {}", range.kvs.len(), range.count, kvs(&range.kvs)),
+                    Answer::Range(range) => {
+                        write!(f, " {} of {}: {}", range.kvs.len(), range.count, kvs(&range.kvs))
+                    }
                     Answer::Delete(delete) => write!(f, " deleted {}", delete.deleted),
                     Answer::Txn(txn) => write!(f, " succeeded {}", txn.succeeded),
                     Answer::KeepAlive(alive) => write!(f, " ttl {}", alive.ttl),

@@ -84,7 +84,22 @@ impl Bench {
         let small = rng.random();
         let (engine, store) = open(&disk, mood, small, seed).await;
         let (model, leases, gone) = (History::default(), BTreeMap::new(), Vec::new());
-        Self { rng, disk, mood, small, engine, store, gone, model, current: 1, compacted: -1, leases, advanced: false, serial: 0, done }
+        Self {
+            rng,
+            disk,
+            mood,
+            small,
+            engine,
+            store,
+            gone,
+            model,
+            current: 1,
+            compacted: -1,
+            leases,
+            advanced: false,
+            serial: 0,
+            done,
+        }
     }
 
     fn says(&mut self, what: String) {
@@ -102,12 +117,17 @@ impl Bench {
             2 => Bytes::from_static(b"\0"),
             _ => self.key(),
         };
-        if self.rng.random_bool(0.1) { (Bytes::from_static(b"\0"), Bytes::from_static(b"\0")) } else { (key, end) }
+        if self.rng.random_bool(0.1) {
+            (Bytes::from_static(b"\0"), Bytes::from_static(b"\0"))
+        } else {
+            (key, end)
+        }
     }
 
     fn range(&mut self) -> pb::RangeRequest {
         let (key, range_end) = self.keys();
-        let mut bound = |of: f64| if self.rng.random_bool(of) { self.rng.random_range(0..=self.current) } else { 0 };
+        let mut bound =
+            |of: f64| if self.rng.random_bool(of) { self.rng.random_range(0..=self.current) } else { 0 };
         let (min_mod_revision, max_mod_revision) = (bound(0.1), bound(0.1));
         let (min_create_revision, max_create_revision) = (bound(0.1), bound(0.1));
         let revision = match self.rng.random_bool(0.35) {
@@ -137,11 +157,19 @@ impl Bench {
         put.ignore_value = self.rng.random_bool(0.1);
         put.ignore_lease = self.rng.random_bool(0.1);
         if !put.ignore_value {
-            put.value = if self.rng.random_bool(0.1) { Bytes::new() } else { format!("v{}", self.serial % 40).into() };
+            put.value = if self.rng.random_bool(0.1) {
+                Bytes::new()
+            } else {
+                format!("v{}", self.serial % 40).into()
+            };
         }
         if !put.ignore_lease && self.rng.random_bool(0.3) {
             let known: Vec<i64> = self.leases.keys().copied().collect();
-            put.lease = if self.rng.random_bool(0.1) { 404 } else { known.choose(&mut self.rng).copied().unwrap_or(0) };
+            put.lease = if self.rng.random_bool(0.1) {
+                404
+            } else {
+                known.choose(&mut self.rng).copied().unwrap_or(0)
+            };
         }
         put
     }
@@ -251,7 +279,10 @@ impl Bench {
                 let given = model::plain(pb::TxnResponse::decode(reply.message).expect("a message"));
                 let before = self.model.at(self.current);
                 let expected = model::plain(evaluation.txn(txn));
-                assert!(model::txn_agrees(&expected, &given), "{txn:?}\ngiven    {given:?}\nexpected {expected:?}\non {before:?}");
+                assert!(
+                    model::txn_agrees(&expected, &given),
+                    "{txn:?}\ngiven    {given:?}\nexpected {expected:?}\non {before:?}"
+                );
             }
             Request::RequestRange(_) => {}
         }
@@ -280,10 +311,18 @@ impl Bench {
         };
         match (given, expected) {
             (Ok(given), Ok(at)) => {
-                assert_eq!(given.header.as_ref().map(|header| header.revision), Some(self.current), "{request:?}");
+                assert_eq!(
+                    given.header.as_ref().map(|header| header.revision),
+                    Some(self.current),
+                    "{request:?}"
+                );
                 let state = self.model.at(at);
                 let agrees = model::range_agrees(&state, &request, &given);
-                assert!(agrees, "{request:?}\ngiven    {given:?}\nexpected {:?}", model::range(&state, &request));
+                assert!(
+                    agrees,
+                    "{request:?}\ngiven    {given:?}\nexpected {:?}",
+                    model::range(&state, &request)
+                );
             }
             (Err(given), Err(expected)) => assert_eq!(given, expected),
             (given, expected) => panic!("{given:?} where the model has {expected:?}: {request:?}"),
@@ -295,7 +334,10 @@ impl Bench {
         let mut chunks = std::pin::pin!(chunks);
         let mut whole = pb::RangeResponse::default();
         while let Some(chunk) = chunks.next().await {
-            let chunk = pb::RangeStreamResponse::decode(chunk?).expect("a message").range_response.unwrap_or_default();
+            let chunk = pb::RangeStreamResponse::decode(chunk?)
+                .expect("a message")
+                .range_response
+                .unwrap_or_default();
             assert!(whole.header.is_none(), "nothing follows the header");
             whole.kvs.extend(chunk.kvs);
             (whole.header, whole.more, whole.count) = (chunk.header, chunk.more, chunk.count);
@@ -338,7 +380,11 @@ impl Bench {
         }
         self.gone.push(old);
         let now = self.store.shared().committed().to_wire();
-        assert!(now == self.current || (self.advanced && now > self.current), "r{now} after a restart at {}", self.current);
+        assert!(
+            now == self.current || (self.advanced && now > self.current),
+            "r{now} after a restart at {}",
+            self.current
+        );
         self.current = now;
         for lease in self.leases.values_mut() {
             lease.deadline = Instant::now() + Duration::from_secs(lease.ttl.cast_unsigned());
@@ -386,7 +432,10 @@ impl Bench {
                 let now = Instant::now();
                 let expected = self.leases.get(&id).map(|lease| (lease.ttl, lease.deadline - now));
                 assert_eq!(given, expected, "lease {id}");
-                assert_eq!(self.store.lease_keys(id), if expected.is_some() { self.attached(id) } else { Vec::new() });
+                assert_eq!(
+                    self.store.lease_keys(id),
+                    if expected.is_some() { self.attached(id) } else { Vec::new() }
+                );
             }
         }
     }
@@ -416,8 +465,12 @@ impl Bench {
             tokio::task::yield_now().await;
         }
         let now = Instant::now();
-        let mut over: Vec<_> =
-            self.leases.iter().filter(|(_, lease)| lease.deadline <= now).map(|(id, lease)| (lease.deadline, *id)).collect();
+        let mut over: Vec<_> = self
+            .leases
+            .iter()
+            .filter(|(_, lease)| lease.deadline <= now)
+            .map(|(id, lease)| (lease.deadline, *id))
+            .collect();
         over.sort();
         for (_, id) in over {
             self.end_lease(id);
@@ -474,7 +527,10 @@ fn fault(error: WriteError) -> Fault {
 fn is_distinct(txn: &pb::TxnRequest) -> bool {
     [&txn.success, &txn.failure].iter().all(|branch| {
         paths(branch).iter().all(|path| {
-            let mut pairs = path.iter().enumerate().flat_map(|(at, one)| path[at + 1..].iter().map(move |other| (one, other)));
+            let mut pairs = path
+                .iter()
+                .enumerate()
+                .flat_map(|(at, one)| path[at + 1..].iter().map(move |other| (one, other)));
             !pairs.any(|(one, other)| match (one, other) {
                 (Request::RequestPut(one), Request::RequestPut(other)) => one.key == other.key,
                 (Request::RequestPut(put), Request::RequestDeleteRange(delete))
@@ -507,7 +563,8 @@ fn a_store_answers_as_the_model_does() {
     for seed in first..first + count {
         let done = Arc::new(Mutex::new(Vec::new()));
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
             runtime.expect("a runtime").block_on(async {
                 let mut bench = Bench::new(seed, Arc::clone(&done)).await;
                 for _ in 0..OPS {
@@ -586,9 +643,8 @@ fn a_watcher_in_history_waits_for_a_batch_that_is_not_answered_yet() {
             start_revision: 2,
             ..<_>::default()
         };
-        let create = pb::WatchRequest {
-            request_union: Some(pb::watch_request::RequestUnion::CreateRequest(create)),
-        };
+        let create =
+            pb::WatchRequest { request_union: Some(pb::watch_request::RequestUnion::CreateRequest(create)) };
         let inbound = futures_util::stream::iter([Ok(create)]).chain(futures_util::stream::pending());
         let stopper = kubebrain_shared::stop::Stopper::default();
         let config = StreamConfig { progress_interval: Duration::from_secs(600), part: None };
@@ -616,7 +672,8 @@ async fn a_watcher_that_compaction_overtakes_hears_of_it() {
     engine.kill();
     let (_, store) = open(&disk, Mood::default(), true, 2).await;
     let create = pb::WatchCreateRequest { key: "k".into(), start_revision: 2, ..<_>::default() };
-    let create = pb::WatchRequest { request_union: Some(pb::watch_request::RequestUnion::CreateRequest(create)) };
+    let create =
+        pb::WatchRequest { request_union: Some(pb::watch_request::RequestUnion::CreateRequest(create)) };
     let inbound = futures_util::stream::iter([Ok(create)]).chain(futures_util::stream::pending());
     let stopper = kubebrain_shared::stop::Stopper::default();
     let config = StreamConfig { progress_interval: Duration::from_secs(600), part: None };
@@ -653,7 +710,11 @@ async fn a_transaction_may_need_one_value_twice() {
         target_union: Some(TargetUnion::Value("v".into())),
     };
     let keep = pb::PutRequest { key: "i".into(), ignore_value: true, ..<_>::default() };
-    let txn = pb::TxnRequest { compare: vec![compare], success: vec![op(Request::RequestPut(keep))], failure: Vec::new() };
+    let txn = pb::TxnRequest {
+        compare: vec![compare],
+        success: vec![op(Request::RequestPut(keep))],
+        failure: Vec::new(),
+    };
     let txn = Txn::from_wire(txn, &Limits::default()).expect("legal");
     let given = store.txn(txn, Revision::ZERO).await;
     assert!(given.is_ok(), "{given:?}");

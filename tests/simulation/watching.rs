@@ -32,7 +32,12 @@ impl Watcher {
     fn hear(&mut self, world: &World, heard: Heard) {
         match &heard {
             Heard::Events(response) => {
-                let last = response.events.iter().filter_map(|event| event.kv.as_ref()).map(|kv| kv.mod_revision).max();
+                let last = response
+                    .events
+                    .iter()
+                    .filter_map(|event| event.kv.as_ref())
+                    .map(|kv| kv.mod_revision)
+                    .max();
                 self.next = self.next.max(last.unwrap_or(0) + 1);
             }
             Heard::Progress { revision, .. } => self.next = self.next.max(revision + 1),
@@ -51,7 +56,12 @@ impl Watcher {
 }
 
 /// Watches until everything is settled and every watcher has heard of it.
-pub(crate) async fn watch_store(world: Arc<World>, id: usize, proxy: usize, mut settled: watch::Receiver<bool>) {
+pub(crate) async fn watch_store(
+    world: Arc<World>,
+    id: usize,
+    proxy: usize,
+    mut settled: watch::Receiver<bool>,
+) {
     let mut client = Client::new(Arc::clone(&world), id, proxy);
     let count = client.rng.random_range(1..=3);
     let mut watchers: Vec<Watcher> = (0..count).map(|_| watcher(&mut client)).collect();
@@ -117,7 +127,16 @@ async fn stream_once(
             if !send(RequestUnion::CreateRequest(create.clone())) {
                 return false;
             }
-            let watch = Watch { client: id, proxy, stream, create, asked, created: None, heard: Vec::new(), target: None };
+            let watch = Watch {
+                client: id,
+                proxy,
+                stream,
+                create,
+                asked,
+                created: None,
+                heard: Vec::new(),
+                target: None,
+            };
             watchers[index].current = Some(watch);
             creating = Some(index);
         }
@@ -187,10 +206,14 @@ async fn stream_once(
             }
         }
         if let Some((revision, since)) = target {
-            let done = watchers.iter().all(|watcher| watcher.current.as_ref().is_some_and(|current| told(current) >= revision));
+            let done = watchers
+                .iter()
+                .all(|watcher| watcher.current.as_ref().is_some_and(|current| told(current) >= revision));
             let late = since.elapsed() > PROGRESS_MAX;
             if late && !done {
-                world.journal.wrong(format!("w{id}/p{proxy}: no progress to {revision} within {PROGRESS_MAX:?}"));
+                world
+                    .journal
+                    .wrong(format!("w{id}/p{proxy}: no progress to {revision} within {PROGRESS_MAX:?}"));
             }
             if done || late {
                 for watcher in watchers.iter_mut() {

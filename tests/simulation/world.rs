@@ -86,7 +86,15 @@ impl Plan {
     /// Three groups behind one proxy, and nothing fails.
     pub(crate) fn quiet() -> Self {
         let planned = Self::new(0, Planted::default());
-        Self { groups: 3, proxies: 1, hashed: false, troubled: false, mood: Mood::default(), late: (0.0, 0), ..planned }
+        Self {
+            groups: 3,
+            proxies: 1,
+            hashed: false,
+            troubled: false,
+            mood: Mood::default(),
+            late: (0.0, 0),
+            ..planned
+        }
     }
 
     fn placement(&self) -> Placement {
