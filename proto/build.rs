@@ -4,7 +4,8 @@
 //! concatenations of stored bytes, so what a handler returns is an already encoded message.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = ["etcd/rpc.proto", "etcd/kv.proto", "etcd/auth.proto", "health/health.proto", "brain/peer.proto"];
+    let files =
+        ["etcd/rpc.proto", "etcd/kv.proto", "etcd/auth.proto", "health/health.proto", "brain/peer.proto"];
     for file in files {
         println!("cargo:rerun-if-changed={file}");
     }

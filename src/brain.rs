@@ -23,7 +23,9 @@ pub(crate) async fn run(flags: Brain) -> Result<()> {
     let clients = Listeners::bind("listen-client-urls", &flags.clients.listen_client_urls).await?;
     let peers = Listeners::bind("listen-peer-urls", &flags.listen_peer_urls).await?;
     if !peers.are_loopback() {
-        bail!("--listen-peer-urls: peers are trusted and there are no certificates yet, so only loopback is served");
+        bail!(
+            "--listen-peer-urls: peers are trusted and there are no certificates yet, so only loopback is served"
+        );
     }
     let table = match &flags.placement {
         Some(path) => placement::read(path)?,
@@ -55,7 +57,10 @@ pub(crate) async fn run(flags: Brain) -> Result<()> {
     let interval = flags.clients.watch_progress_notify_interval;
     let for_clients = endpoint(Audience::Clients, interval);
     let for_peers = endpoint(Audience::Peers, interval.min(PEER_PROGRESS_MAX));
-    let serve = ServeConfig { concurrent_streams_max: flags.clients.max_concurrent_streams, ..ServeConfig::default() };
+    let serve = ServeConfig {
+        concurrent_streams_max: flags.clients.max_concurrent_streams,
+        ..ServeConfig::default()
+    };
     banner::print(
         &format!("kubebrain brain of group {} at {}", flags.group, store.shared().committed()),
         &[
@@ -85,7 +90,10 @@ pub(crate) async fn run(flags: Brain) -> Result<()> {
             match store.prepare(next.clone()).await {
                 Ok(()) => match store.commit_placement().await {
                     Ok(()) => {
-                        tracing::info!(version = format!("{:x}", next.version()), "a new placement is in use");
+                        tracing::info!(
+                            version = format!("{:x}", next.version()),
+                            "a new placement is in use"
+                        );
                         table = next;
                     }
                     Err(error) => tracing::error!("the old placement stays: {error}"),

@@ -50,8 +50,13 @@ pub(crate) struct Brain {
     #[command(flatten)]
     pub clients: Clients,
     /// Where proxies reach this brain. Loopback only: there are no certificates here yet.
-    #[arg(long, env = "ETCD_LISTEN_PEER_URLS", value_name = "URL,...", value_delimiter = ',',
-          default_value = "http://127.0.0.1:2380")]
+    #[arg(
+        long,
+        env = "ETCD_LISTEN_PEER_URLS",
+        value_name = "URL,...",
+        value_delimiter = ',',
+        default_value = "http://127.0.0.1:2380"
+    )]
     pub listen_peer_urls: Vec<String>,
     /// Which group owns which keys. Without it this group owns all.
     #[arg(long, env = "KUBEBRAIN_PLACEMENT", value_name = "FILE")]
@@ -108,8 +113,13 @@ pub(crate) struct Clients {
     #[arg(long, env = "ETCD_NAME", default_value = "default")]
     pub name: String,
     /// Where clients reach this process.
-    #[arg(long, env = "ETCD_LISTEN_CLIENT_URLS", value_name = "URL,...", value_delimiter = ',',
-          default_value = "http://127.0.0.1:2379")]
+    #[arg(
+        long,
+        env = "ETCD_LISTEN_CLIENT_URLS",
+        value_name = "URL,...",
+        value_delimiter = ',',
+        default_value = "http://127.0.0.1:2379"
+    )]
     pub listen_client_urls: Vec<String>,
     /// Where clients are told to reach it. Without it: where it listens.
     #[arg(long, env = "ETCD_ADVERTISE_CLIENT_URLS", value_name = "URL,...", value_delimiter = ',')]

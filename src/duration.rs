@@ -35,7 +35,8 @@ mod tests {
 
     #[test]
     fn go_durations_are_read() {
-        let cases = [("1s", 1_000), ("10m0s", 600_000), ("1.5h", 5_400_000), ("100ms", 100), ("1h2m3s", 3_723_000)];
+        let cases =
+            [("1s", 1_000), ("10m0s", 600_000), ("1.5h", 5_400_000), ("100ms", 100), ("1h2m3s", 3_723_000)];
         for (text, millis) in cases {
             assert_eq!(parse(text), Ok(Duration::from_millis(millis)), "{text}");
         }

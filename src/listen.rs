@@ -30,7 +30,8 @@ impl Listeners {
 
     /// True if no other machine can reach them.
     pub(crate) fn are_loopback(&self) -> bool {
-        let local = |socket: &TcpListener| socket.local_addr().is_ok_and(|address| address.ip().is_loopback());
+        let local =
+            |socket: &TcpListener| socket.local_addr().is_ok_and(|address| address.ip().is_loopback());
         self.sockets.iter().all(local)
     }
 

@@ -12,7 +12,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 pub(crate) fn read(path: &Path) -> Result<Arc<Placement>> {
     let text = std::fs::read_to_string(path).with_context(|| format!("placement {}", path.display()))?;
-    let placement = Placement::parse(&text).map_err(|errors| anyhow!("placement {}:\n{errors}", path.display()))?;
+    let placement =
+        Placement::parse(&text).map_err(|errors| anyhow!("placement {}:\n{errors}", path.display()))?;
     Ok(Arc::new(placement))
 }
 

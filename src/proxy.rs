@@ -18,7 +18,11 @@ use crate::{banner, placement};
 /// The proxy's settings from the flags that clients care for.
 pub(crate) fn config(clients: &Clients, urls: &[String]) -> Config {
     let advertised = clients.advertise_client_urls.first().or(urls.first());
-    let mut config = Config { name: clients.name.clone(), request_bytes_max: clients.max_request_bytes, ..Config::default() };
+    let mut config = Config {
+        name: clients.name.clone(),
+        request_bytes_max: clients.max_request_bytes,
+        ..Config::default()
+    };
     config.etcd_version = kubebrain_brain::service::ETCD_VERSION.to_owned();
     if let Some(url) = advertised {
         config.advertised_url = url.clone();
@@ -26,9 +30,14 @@ pub(crate) fn config(clients: &Clients, urls: &[String]) -> Config {
     config
 }
 
-fn connectors(placement: &Placement) -> Result<HashMap<GroupName, Vec<Connector>>> {
+/// Connectors of the groups whose brains are others than `before`: the rest keep their connections.
+fn connectors(
+    placement: &Placement,
+    before: Option<&Placement>,
+) -> Result<HashMap<GroupName, Vec<Connector>>> {
+    let known: HashMap<_, _> = before.into_iter().flat_map(Placement::groups).collect();
     let mut connectors = HashMap::new();
-    for (group, urls) in placement.groups() {
+    for (group, urls) in placement.groups().filter(|(group, urls)| known.get(group) != Some(urls)) {
         if urls.is_empty() {
             bail!("group {group} has no brains: name their peer URLs in the placement");
         }
@@ -41,7 +50,8 @@ fn connectors(placement: &Placement) -> Result<HashMap<GroupName, Vec<Connector>
 pub(crate) async fn run(flags: cli::Proxy) -> Result<()> {
     let mut signals = Signals::new()?;
     let mut table = placement::read(&flags.placement)?;
-    let brains = connectors(&table).with_context(|| format!("placement {}", flags.placement.display()))?;
+    let brains =
+        connectors(&table, None).with_context(|| format!("placement {}", flags.placement.display()))?;
     let clients = Listeners::bind("listen-client-urls", &flags.clients.listen_client_urls).await?;
     let proxy = Proxy::new(config(&flags.clients, &clients.urls), table.clone(), brains);
     banner::print(
@@ -53,7 +63,10 @@ pub(crate) async fn run(flags: cli::Proxy) -> Result<()> {
         ],
     );
     let accepting = Stopper::default();
-    let serve = ServeConfig { concurrent_streams_max: flags.clients.max_concurrent_streams, ..ServeConfig::default() };
+    let serve = ServeConfig {
+        concurrent_streams_max: flags.clients.max_concurrent_streams,
+        ..ServeConfig::default()
+    };
     clients.serve(&proxy.service(), &serve, &accepting);
     let mut watched = placement::Watched::new(Some(flags.placement.clone()));
     let mut started = false;
@@ -79,7 +92,7 @@ pub(crate) async fn run(flags: cli::Proxy) -> Result<()> {
 
 fn reload(proxy: &Proxy, watched: &placement::Watched, table: &mut std::sync::Arc<Placement>) {
     let Some(next) = watched.reload(table) else { return };
-    match connectors(&next) {
+    match connectors(&next, Some(&**table)) {
         Ok(brains) => {
             proxy.replace_placement(next.clone(), brains);
             tracing::info!(version = format!("{:x}", next.version()), "a new placement is in use");

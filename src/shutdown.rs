@@ -59,7 +59,10 @@ pub(crate) async fn ended(stores: &[Store]) -> anyhow::Error {
 /// Returns when the engine has stopped for good, with the reason.
 pub(crate) async fn poisoned(engine: Option<&Embedded>) -> anyhow::Error {
     match engine {
-        Some(engine) => anyhow!("the store failed and this process stops, nothing acknowledged is lost: {}", engine.poisoned().await),
+        Some(engine) => anyhow!(
+            "the store failed and this process stops, nothing acknowledged is lost: {}",
+            engine.poisoned().await
+        ),
         None => std::future::pending().await,
     }
 }

@@ -37,6 +37,12 @@ struct Running {
     connector: MemoryConnector,
 }
 
+impl Running {
+    fn connectors(&self) -> Vec<Connector> {
+        vec![Connector::Memory(self.connector.clone())]
+    }
+}
+
 impl Groups {
     /// Opens a group and serves it in memory.
     async fn open(&self, group: &GroupName, placement: &Arc<Placement>) -> Result<Running> {
@@ -58,8 +64,7 @@ impl Groups {
     }
 
     fn connectors(&self) -> HashMap<GroupName, Vec<Connector>> {
-        let connector = |running: &Running| vec![Connector::Memory(running.connector.clone())];
-        self.running.iter().map(|(group, running)| (group.clone(), connector(running))).collect()
+        self.running.iter().map(|(group, running)| (group.clone(), running.connectors())).collect()
     }
 
     fn stores(&self) -> Vec<Store> {
@@ -67,8 +72,8 @@ impl Groups {
     }
 
     /// Takes a new placement into use in all groups, or in none: all prepare, new groups open, all are advanced past
-    /// whatever any of them has shown, all commit.
-    async fn replace(&mut self, next: &Arc<Placement>) -> Result<()> {
+    /// whatever any of them has shown, all commit. Gives the connectors of the new groups.
+    async fn replace(&mut self, next: &Arc<Placement>) -> Result<HashMap<GroupName, Vec<Connector>>> {
         let names: Vec<GroupName> = next.groups().map(|(group, _)| group.clone()).collect();
         let old = self.stores();
         let prepared = self.prepare(&old, next, &names).await;
@@ -84,6 +89,8 @@ impl Groups {
         for store in &old {
             store.commit_placement().await?;
         }
+        let connectors =
+            opened.iter().map(|(group, running)| (group.clone(), running.connectors())).collect();
         self.running.extend(opened);
         let gone: Vec<_> = self.running.keys().filter(|group| !names.contains(group)).cloned().collect();
         for group in gone {
@@ -91,10 +98,15 @@ impl Groups {
                 running.store.close().await;
             }
         }
-        Ok(())
+        Ok(connectors)
     }
 
-    async fn prepare(&self, old: &[Store], next: &Arc<Placement>, names: &[GroupName]) -> Result<Vec<(GroupName, Running)>> {
+    async fn prepare(
+        &self,
+        old: &[Store],
+        next: &Arc<Placement>,
+        names: &[GroupName],
+    ) -> Result<Vec<(GroupName, Running)>> {
         for store in old {
             store.prepare(next.clone()).await?;
         }
@@ -125,7 +137,10 @@ pub(crate) async fn run(flags: Standalone) -> Result<()> {
     let storage = storage::open(&flags.store).await?;
     let mut watched = placement::Watched::new(flags.placement.clone());
     let proxy_config = proxy::config(&flags.clients, &clients.urls);
-    let serve = ServeConfig { concurrent_streams_max: flags.clients.max_concurrent_streams, ..ServeConfig::default() };
+    let serve = ServeConfig {
+        concurrent_streams_max: flags.clients.max_concurrent_streams,
+        ..ServeConfig::default()
+    };
     let mut groups = Groups {
         flags,
         storage,
@@ -165,8 +180,8 @@ pub(crate) async fn run(flags: Standalone) -> Result<()> {
         }
         if let Some(next) = watched.reload(&table) {
             match groups.replace(&next).await {
-                Ok(()) => {
-                    proxy.replace_placement(next.clone(), groups.connectors());
+                Ok(connectors) => {
+                    proxy.replace_placement(next.clone(), connectors);
                     tracing::info!(version = format!("{:x}", next.version()), "a new placement is in use");
                     table = next;
                 }

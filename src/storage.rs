@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
+use kubebrain_brain::engine::Engine;
 use kubebrain_brain::engine::embedded::{self, Embedded};
 use kubebrain_brain::engine::memory::Memory;
-use kubebrain_brain::engine::Engine;
 use kubebrain_brain::mvcc;
 use kubebrain_brain::request::Limits;
 use kubebrain_shared::group::GroupName;

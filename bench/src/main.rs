@@ -139,10 +139,19 @@ async fn main() -> Result<()> {
     let after = flags.server_pid.map(cpu).transpose()?;
     taken.sort_unstable();
     let count = taken.len().max(1);
-    let at = |percent: usize| taken.get(count * percent / 100).copied().unwrap_or_default().as_secs_f64() * 1e3;
-    print!("{:.0} requests/s  p50 {:.2} ms  p99 {:.2} ms", count as f64 / flags.seconds as f64, at(50), at(99));
+    let at =
+        |percent: usize| taken.get(count * percent / 100).copied().unwrap_or_default().as_secs_f64() * 1e3;
+    print!(
+        "{:.0} requests/s  p50 {:.2} ms  p99 {:.2} ms",
+        count as f64 / flags.seconds as f64,
+        at(50),
+        at(99)
+    );
     if let (Some(before), Some(after)) = (before, after) {
-        print!("  server CPU {:.1} us/request", after.saturating_sub(before).as_secs_f64() * 1e6 / count as f64);
+        print!(
+            "  server CPU {:.1} us/request",
+            after.saturating_sub(before).as_secs_f64() * 1e6 / count as f64
+        );
     }
     println!();
     Ok(())

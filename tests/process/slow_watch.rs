@@ -82,7 +82,10 @@ async fn peak_bytes<T>(server: &Process, work: impl Future<Output = T>) -> (u64,
 
 /// A window that is small, so that a watcher that lags is served from the engine, and caches that fill at once.
 fn small(place: &Place) -> Start {
-    Start::standalone(place).flag("watch-window-bytes", "1048576").flag("value-cache-bytes", "4194304").flag("block-cache-bytes", "4194304")
+    Start::standalone(place)
+        .flag("watch-window-bytes", "1048576")
+        .flag("value-cache-bytes", "4194304")
+        .flag("block-cache-bytes", "4194304")
 }
 
 /// The peak of memory while pods are written, and what a client that does not read gets when it does.

@@ -177,7 +177,8 @@ impl Layout {
     pub fn read_data(&self, row: &Bytes, value: &Bytes) -> Result<DataRow, Damaged> {
         let what = "a data row";
         let body = self.prefix.len() + 1;
-        let split = row.len().checked_sub(8).filter(|split| *split > body).ok_or_else(|| damaged(row, what))?;
+        let split =
+            row.len().checked_sub(8).filter(|split| *split > body).ok_or_else(|| damaged(row, what))?;
         let key = unescape(&row[body..split]).ok_or_else(|| damaged(row, what))?;
         let revision = Revision::checked_from((!(&row[split..]).get_u64()).cast_signed());
         let revision = revision.ok_or_else(|| damaged(row, "a revision"))?;

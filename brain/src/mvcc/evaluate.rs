@@ -85,7 +85,10 @@ impl Evaluator<'_> {
         };
         // No key at all is compared as a missing one, also of a range.
         match entries.is_empty() {
-            true => !matches!(compare.operand, Operand::Value(_)) && held(compare, &Version::default(), &Bytes::new()),
+            true => {
+                !matches!(compare.operand, Operand::Value(_))
+                    && held(compare, &Version::default(), &Bytes::new())
+            }
             false => entries.iter().all(|entry| held(compare, &entry.version, &value(entry))),
         }
     }
@@ -238,7 +241,8 @@ pub fn needed(op: &Op, view: &View<'_>, now: u64, found: &mut Vec<Entry>) {
         Op::Put(put) if put.value == Given::Kept => found.extend(view.get(&put.key, now)),
         Op::Put(_) => {}
         Op::Txn(txn) => {
-            for compare in txn.compares.iter().filter(|compare| matches!(compare.operand, Operand::Value(_))) {
+            for compare in txn.compares.iter().filter(|compare| matches!(compare.operand, Operand::Value(_)))
+            {
                 found.extend(view.live(&compare.keys, now));
             }
             txn.success.iter().chain(&txn.failure).for_each(|op| needed(op, view, now, found));

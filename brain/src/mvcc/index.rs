@@ -114,7 +114,12 @@ impl Index {
     /// What compaction at `revision` makes superfluous among the `count` keys after `after`, key by key, oldest first:
     /// all versions up to it but the newest, and that one too if it is a deletion. The second half is the last key
     /// looked at, `None` at the end.
-    pub fn superfluous(&self, after: Option<&Bytes>, count: usize, revision: u64) -> (Vec<(Bytes, Vec<u64>)>, Option<Bytes>) {
+    pub fn superfluous(
+        &self,
+        after: Option<&Bytes>,
+        count: usize,
+        revision: u64,
+    ) -> (Vec<(Bytes, Vec<u64>)>, Option<Bytes>) {
         let start = after.map_or(Bound::Unbounded, Bound::Excluded);
         let (mut found, mut last, mut seen) = (Vec::new(), None, 0);
         for (key, versions) in self.keys.range::<Bytes, _>((start, Bound::Unbounded)).take(count) {
@@ -122,7 +127,10 @@ impl Index {
             last = Some(key);
             let dropped = superfluous(versions, revision);
             if dropped > 0 {
-                found.push((key.clone(), versions[..dropped].iter().map(|version| version.revision).collect()));
+                found.push((
+                    key.clone(),
+                    versions[..dropped].iter().map(|version| version.revision).collect(),
+                ));
             }
         }
         (found, last.filter(|_| seen == count).cloned())
@@ -180,7 +188,8 @@ mod tests {
 
     #[test]
     fn compaction_keeps_the_newest_and_every_later_version() {
-        let cases: [(u64, &[u64]); 6] = [(1, &[]), (2, &[]), (3, &[2]), (4, &[2, 3, 4]), (5, &[2, 3, 4]), (6, &[2, 3, 4])];
+        let cases: [(u64, &[u64]); 6] =
+            [(1, &[]), (2, &[]), (3, &[2]), (4, &[2, 3, 4]), (5, &[2, 3, 4]), (6, &[2, 3, 4])];
         for (revision, dropped) in cases {
             let mut index = index(&[("a", 2, true), ("a", 3, true), ("a", 4, false), ("a", 6, true)]);
             let (found, more) = index.superfluous(None, 10, revision);

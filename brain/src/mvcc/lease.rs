@@ -3,8 +3,8 @@
 //! Grants, revocations and holders are rows, written with the group's batches. Deadlines are not: a new master gives
 //! every lease its whole time again. Attachments are rebuilt from the keys.
 
-use std::collections::{BTreeSet, BinaryHeap, HashMap};
 use std::cmp::Reverse;
+use std::collections::{BTreeSet, BinaryHeap, HashMap};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -109,7 +109,8 @@ impl Leases {
     pub fn take_expired(&mut self, count: usize) -> Vec<i64> {
         let now = Instant::now();
         let mut expired = Vec::new();
-        while let Some(Reverse((due, id))) = self.due.peek().copied().filter(|Reverse((due, _))| *due <= now) {
+        while let Some(Reverse((due, id))) = self.due.peek().copied().filter(|Reverse((due, _))| *due <= now)
+        {
             if expired.len() == count {
                 break;
             }

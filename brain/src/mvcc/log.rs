@@ -31,7 +31,11 @@ pub async fn small(snapshot: &dyn Snapshot, layout: &Layout, small: Small) -> Re
 ///
 /// # Errors
 /// See [`LogError`].
-pub async fn record(snapshot: &dyn Snapshot, layout: &Layout, number: u64) -> Result<Option<Record>, LogError> {
+pub async fn record(
+    snapshot: &dyn Snapshot,
+    layout: &Layout,
+    number: u64,
+) -> Result<Option<Record>, LogError> {
     let key = layout.log(number);
     let value = snapshot.get(&key).await?;
     Ok(value.map(|value| codec::read_message(&key, value)).transpose()?)

@@ -76,9 +76,11 @@ impl Config {
     /// Defaults for a group.
     pub fn new(group: GroupName, name: impl Into<String>) -> Self {
         let name = name.into();
-        let id = |text: &str| text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-        });
+        let id = |text: &str| {
+            text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+                (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+            })
+        };
         Self {
             group,
             cluster_id: id("kubebrain") >> 1,
@@ -116,7 +118,11 @@ impl Store {
     ///
     /// # Errors
     /// See [`OpenError`]. Afterwards an older master of the group is refused, also where this fails.
-    pub async fn open(config: Config, engine: Arc<dyn Engine>, placement: Arc<Placement>) -> Result<Self, OpenError> {
+    pub async fn open(
+        config: Config,
+        engine: Arc<dyn Engine>,
+        placement: Arc<Placement>,
+    ) -> Result<Self, OpenError> {
         let layout = Layout::new(&config.store_prefix, &config.group);
         let loaded = open::open(&config, &engine, &layout, &placement).await?;
         let shared = Arc::new(Shared::new(
@@ -188,7 +194,10 @@ impl Store {
         self.raise(range, floor).await?;
         let reader = Reader::new(&self.shared, range.at)?;
         let answer = Answer::Range(reader.range(range).await?);
-        Ok(Reply { message: answer.encode(Some(&self.shared.identity), reader.header), revision: reader.header })
+        Ok(Reply {
+            message: answer.encode(Some(&self.shared.identity), reader.header),
+            revision: reader.header,
+        })
     }
 
     async fn raise(&self, range: &Range, floor: Revision) -> Result<(), Fault> {
@@ -238,7 +247,12 @@ impl Store {
     ///
     /// # Errors
     /// As [`Self::put`].
-    pub async fn delete(&self, delete: Delete, floor: Revision, part: Option<u64>) -> Result<Reply, WriteError> {
+    pub async fn delete(
+        &self,
+        delete: Delete,
+        floor: Revision,
+        part: Option<u64>,
+    ) -> Result<Reply, WriteError> {
         self.write(Op::Delete(delete), floor, part).await
     }
 
@@ -262,7 +276,11 @@ impl Store {
             }
         });
         if !missing.is_empty() {
-            self.shared.values.fill(&mut missing).await.map_err(|error| read::read_fault(&self.shared, &error))?;
+            self.shared
+                .values
+                .fill(&mut missing)
+                .await
+                .map_err(|error| read::read_fault(&self.shared, &error))?;
             let mut filled = missing.into_iter();
             answer.entries(&mut |entry| {
                 if entry.kv.is_none() {

@@ -35,14 +35,18 @@ pub enum OpenError {
     #[error(transparent)]
     Damaged(#[from] Damaged),
     /// Another format.
-    #[error("the store has format {found}, this program reads format {FORMAT}: use the version that wrote it, or another store")]
+    #[error(
+        "the store has format {found}, this program reads format {FORMAT}: use the version that wrote it, or another store"
+    )]
     Format {
         /// What the store says.
         found: u64,
     },
     /// The placement gives keys away that the store records for another group.
-    #[error("keys under {kind} belong to group {owner} since their first write, the placement gives them to group {group}; \
-        a kind moves only while it is empty: correct the placement")]
+    #[error(
+        "keys under {kind} belong to group {owner} since their first write, the placement gives them to group {group}; \
+        a kind moves only while it is empty: correct the placement"
+    )]
     Stranded {
         /// Whose keys.
         kind: String,
@@ -125,7 +129,11 @@ async fn check_format(engine: &Arc<dyn Engine>, layout: &Layout) -> Result<(), O
 }
 
 /// Inserts the takeover record after the last batch. From here on, an older master is refused.
-async fn take_over(config: &Config, engine: &Arc<dyn Engine>, layout: &Layout) -> Result<(u64, u64), OpenError> {
+async fn take_over(
+    config: &Config,
+    engine: &Arc<dyn Engine>,
+    layout: &Layout,
+) -> Result<(u64, u64), OpenError> {
     loop {
         let snapshot = engine.snapshot().await?;
         let tail = log::tail(&*snapshot, layout).await?;

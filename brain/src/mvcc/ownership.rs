@@ -16,11 +16,18 @@ use crate::engine::{Snapshot, Span};
 ///
 /// # Errors
 /// A sentence about what is not owned.
-pub fn check(placement: &Placement, group: &GroupName, ranges: &[KeyRange], part: Option<u64>) -> Result<(), String> {
+pub fn check(
+    placement: &Placement,
+    group: &GroupName,
+    ranges: &[KeyRange],
+    part: Option<u64>,
+) -> Result<(), String> {
     if let Some(version) = part {
         return match version == placement.version() {
             true => Ok(()),
-            false => Err(format!("group {group} has placement {:x}, asked by {version:x}", placement.version())),
+            false => {
+                Err(format!("group {group} has placement {:x}, asked by {version:x}", placement.version()))
+            }
         };
     }
     for range in ranges {
@@ -36,7 +43,10 @@ pub fn check(placement: &Placement, group: &GroupName, ranges: &[KeyRange], part
 }
 
 /// All recorded owners, of every group in the store.
-pub(super) async fn load(snapshot: &dyn Snapshot, layout: &Layout) -> Result<HashMap<Bytes, GroupName>, OpenError> {
+pub(super) async fn load(
+    snapshot: &dyn Snapshot,
+    layout: &Layout,
+) -> Result<HashMap<Bytes, GroupName>, OpenError> {
     let mut owners = HashMap::new();
     let mut span: Span = layout.owner_span();
     loop {

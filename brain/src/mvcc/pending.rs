@@ -68,7 +68,9 @@ impl View<'_> {
         let pending = self.pending.keys.get(key).and_then(|versions| Pending::at(versions, revision));
         match pending {
             Some(pending) => Self::entry(key, pending),
-            None => self.index.get(key, revision).map(|version| Entry { key: key.clone(), version, kv: None }),
+            None => {
+                self.index.get(key, revision).map(|version| Entry { key: key.clone(), version, kv: None })
+            }
         }
     }
 
@@ -84,7 +86,9 @@ impl View<'_> {
         }
         let stored = self.index.live(range, revision);
         let stored = stored.map(|(key, version)| Entry { key: key.clone(), version: *version, kv: None });
-        let Some(bounds) = bounds(range).filter(|_| !self.pending.is_empty()) else { return stored.collect() };
+        let Some(bounds) = bounds(range).filter(|_| !self.pending.is_empty()) else {
+            return stored.collect();
+        };
         let mut pending = self.pending.keys.range::<Bytes, _>(bounds).peekable();
         let mut live = Vec::new();
         let newer = |found: &mut Vec<Entry>, key, versions: &[PendingVersion]| {

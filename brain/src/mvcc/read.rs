@@ -78,7 +78,8 @@ impl<'a> Reader<'a> {
         let max = max.min(cursor.wanted);
         let index = self.shared.index.read();
         let mut live = index.live(&keys, self.at.get());
-        let entry = |(key, version): (&Bytes, &Version)| Entry { key: key.clone(), version: *version, kv: None };
+        let entry =
+            |(key, version): (&Bytes, &Version)| Entry { key: key.clone(), version: *version, kv: None };
         let entries: Vec<_> = live.by_ref().take(max).map(entry).collect();
         cursor.wanted -= entries.len();
         // The rest begins with what is there, so a cursor that is not done always has a next entry.
@@ -121,7 +122,10 @@ impl<'a> Reader<'a> {
     /// Everything at once.
     pub(super) async fn range(&self, range: &Range) -> Result<RangeAnswer, Fault> {
         if range.count_only && range.is_plain() {
-            return Ok(RangeAnswer { count: self.count(Some(range.keys.clone())).await?, ..RangeAnswer::default() });
+            return Ok(RangeAnswer {
+                count: self.count(Some(range.keys.clone())).await?,
+                ..RangeAnswer::default()
+            });
         }
         let wanted = range.limit.filter(|_| range.is_plain()).map_or(usize::MAX, |limit| limit.get());
         let mut cursor = Cursor { keys: Some(range.keys.clone()), wanted };
@@ -159,7 +163,12 @@ impl<'a> Reader<'a> {
     }
 
     /// The entries of the next chunk, none after the last.
-    pub(super) async fn chunk(&self, cursor: &mut Cursor, size: usize, keys_only: bool) -> Result<Vec<Entry>, Fault> {
+    pub(super) async fn chunk(
+        &self,
+        cursor: &mut Cursor,
+        size: usize,
+        keys_only: bool,
+    ) -> Result<Vec<Entry>, Fault> {
         let mut entries = self.step(cursor, size);
         self.fill(&mut entries, keys_only).await?;
         Ok(entries)
@@ -203,8 +212,13 @@ impl Chunks {
 }
 
 /// A `RangeStreamResponse`. Header, more and count stand only in the last one.
-pub(super) fn stream_message(entries: &[Entry], last: Option<(&super::answer::Identity, Revision, bool, usize)>) -> Bytes {
-    let mut range = BytesMut::with_capacity(entries.iter().map(|entry| entry.kv.as_ref().map_or(0, Bytes::len) + 6).sum());
+pub(super) fn stream_message(
+    entries: &[Entry],
+    last: Option<(&super::answer::Identity, Revision, bool, usize)>,
+) -> Bytes {
+    let mut range = BytesMut::with_capacity(
+        entries.iter().map(|entry| entry.kv.as_ref().map_or(0, Bytes::len) + 6).sum(),
+    );
     if let Some((identity, revision, _, _)) = last {
         put_header(&mut range, Some(identity), revision.get());
     }

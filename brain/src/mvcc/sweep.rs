@@ -34,7 +34,12 @@ enum SweepError {
 }
 
 /// Sweeps whenever more is compacted than was swept. `swept` shows how far it is.
-pub(super) async fn run(shared: Arc<Shared>, writer: mpsc::WeakSender<Command>, swept: watch::Sender<u64>, stop: Stop) {
+pub(super) async fn run(
+    shared: Arc<Shared>,
+    writer: mpsc::WeakSender<Command>,
+    swept: watch::Sender<u64>,
+    stop: Stop,
+) {
     loop {
         tokio::select! {
             () = stop.asked() => return,
@@ -97,9 +102,13 @@ async fn trim(shared: &Shared, writer: &mpsc::WeakSender<Command>, target: u64) 
     let Ok(permit) = writer.reserve().await else { return Ok(()) };
     permit.send(Command::Trimmed { number: keep });
     drop(writer);
-    while log::small(&*shared.engine.snapshot().await.map_err(LogError::from)?, &shared.layout, codec::Small::Trimmed)
-        .await?
-        .is_none_or(|mark| mark < keep)
+    while log::small(
+        &*shared.engine.snapshot().await.map_err(LogError::from)?,
+        &shared.layout,
+        codec::Small::Trimmed,
+    )
+    .await?
+    .is_none_or(|mark| mark < keep)
     {
         if shared.has_ended() {
             return Ok(());

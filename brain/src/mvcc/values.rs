@@ -117,7 +117,12 @@ impl Values {
         Ok(())
     }
 
-    async fn scan(&self, snapshot: &dyn Snapshot, entries: &mut [Entry], keep: bool) -> Result<(), ValueError> {
+    async fn scan(
+        &self,
+        snapshot: &dyn Snapshot,
+        entries: &mut [Entry],
+        keep: bool,
+    ) -> Result<(), ValueError> {
         let (Some(first), Some(last)) = (entries.first(), entries.last()) else { return Ok(()) };
         let keys = KeyRange::new(first.key.clone(), KeyRange::one(last.key.clone()).end().cloned());
         let mut span: Span = self.layout.data_span(&keys);
@@ -154,7 +159,9 @@ impl Values {
                 entry.kv = Some(kv);
             }
             None if entry.kv.is_some() => {}
-            None => return Err(ValueError::Missing { key: entry.key.clone(), revision: entry.version.revision }),
+            None => {
+                return Err(ValueError::Missing { key: entry.key.clone(), revision: entry.version.revision });
+            }
         }
         Ok(())
     }

@@ -72,7 +72,8 @@ mod tests {
     }
 
     fn delete(from: &'static str, to: &'static str) -> Op {
-        let keys = KeyRange::from_wire(Bytes::from_static(from.as_bytes()), Bytes::from_static(to.as_bytes()));
+        let keys =
+            KeyRange::from_wire(Bytes::from_static(from.as_bytes()), Bytes::from_static(to.as_bytes()));
         Op::Delete(Delete { keys, prev_kv: false })
     }
 

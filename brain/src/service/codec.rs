@@ -4,9 +4,9 @@ use std::marker::PhantomData;
 
 use bytes::{BufMut, Bytes};
 use prost::Message;
-use tonic::{Code, Status};
 use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::server::Grpc;
+use tonic::{Code, Status};
 
 use crate::request::Limits;
 
@@ -21,7 +21,11 @@ pub(super) fn server<C: Codec>(codec: C, limits: &Limits) -> Grpc<C> {
 
 /// What etcd's server says of a message above the bound; tonic has other words and another code for it.
 pub(super) fn in_etcds_words(status: Status) -> Status {
-    if is_too_large(&status) { Status::resource_exhausted("grpc: received message larger than max") } else { status }
+    if is_too_large(&status) {
+        Status::resource_exhausted("grpc: received message larger than max")
+    } else {
+        status
+    }
 }
 
 /// True for tonic's refusal of a message above the bound.

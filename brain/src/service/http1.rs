@@ -18,12 +18,20 @@ pub(super) fn answer(inner: &Inner, method: &Method, path: &str) -> Response<Bod
             let reason = if serves { "" } else { "stopping" };
             text(status, "application/json", format!("{{\"health\":\"{serves}\",\"reason\":\"{reason}\"}}"))
         }
-        "/livez" | "/readyz" => text(status, "text/plain", if serves { "ok\n" } else { "stopping\n" }.to_owned()),
+        "/livez" | "/readyz" => {
+            text(status, "text/plain", if serves { "ok\n" } else { "stopping\n" }.to_owned())
+        }
         "/version" => {
-            let body = format!("{{\"etcdserver\":\"{ETCD_VERSION}\",\"etcdcluster\":\"{ETCD_VERSION}\",\"storage\":\"{ETCD_VERSION}\"}}");
+            let body = format!(
+                "{{\"etcdserver\":\"{ETCD_VERSION}\",\"etcdcluster\":\"{ETCD_VERSION}\",\"storage\":\"{ETCD_VERSION}\"}}"
+            );
             text(StatusCode::OK, "application/json", body)
         }
-        _ => text(StatusCode::NOT_FOUND, "text/plain", "there is /health, /livez, /readyz and /version\n".to_owned()),
+        _ => text(
+            StatusCode::NOT_FOUND,
+            "text/plain",
+            "there is /health, /livez, /readyz and /version\n".to_owned(),
+        ),
     }
 }
 

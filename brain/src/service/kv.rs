@@ -31,7 +31,9 @@ pub(super) async fn range_stream(
     let (floor, part) = (inner.floor(request.metadata().as_ref())?, inner.part(request.metadata().as_ref()));
     let range = Range::try_from(request.into_inner())?;
     if !range.is_plain() {
-        return Err(Status::unimplemented("RangeStream takes neither a sort nor bounds on revisions: use Range"));
+        return Err(Status::unimplemented(
+            "RangeStream takes neither a sort nor bounds on revisions: use Range",
+        ));
     }
     owned(&inner, std::slice::from_ref(&range.keys), part)?;
     let (revision, chunks) = inner.store.range_stream(range, floor).await?;
@@ -82,4 +84,3 @@ fn fits(inner: &Inner, request: &impl Message) -> Result<(), Fault> {
         false => Ok(()),
     }
 }
-

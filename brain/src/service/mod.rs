@@ -99,9 +99,10 @@ impl Endpoint {
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
     {
         let inner = self.inner;
-        let grpc = request.headers().get(http::header::CONTENT_TYPE).is_some_and(|kind| {
-            kind.as_bytes().starts_with(b"application/grpc")
-        });
+        let grpc = request
+            .headers()
+            .get(http::header::CONTENT_TYPE)
+            .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
         if !grpc {
             return http1::answer(&inner, request.method(), request.uri().path());
         }
@@ -164,7 +165,8 @@ impl Endpoint {
 
 fn unknown(path: &str) -> Response<Body> {
     let method = path.trim_start_matches('/');
-    Status::unimplemented(format!("{method} is not served here: kubebrain does not have this call yet")).into_http()
+    Status::unimplemented(format!("{method} is not served here: kubebrain does not have this call yet"))
+        .into_http()
 }
 
 impl Inner {
@@ -172,8 +174,9 @@ impl Inner {
     fn floor(&self, headers: &HeaderMap) -> Result<Revision, Status> {
         match headers.contains_key(&metadata::FLOOR) && self.audience == Audience::Peers {
             false => Ok(Revision::ZERO),
-            true => metadata::revision(headers, &metadata::FLOOR)
-                .ok_or_else(|| Status::invalid_argument("kubebrain: the floor is not the number of a revision")),
+            true => metadata::revision(headers, &metadata::FLOOR).ok_or_else(|| {
+                Status::invalid_argument("kubebrain: the floor is not the number of a revision")
+            }),
         }
     }
 

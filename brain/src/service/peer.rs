@@ -13,7 +13,10 @@ use super::Inner;
 
 type Answered<T> = Result<tonic::Response<T>, Status>;
 
-pub(super) async fn advance(inner: Arc<Inner>, request: Request<wire::AdvanceRequest>) -> Answered<wire::AdvanceResponse> {
+pub(super) async fn advance(
+    inner: Arc<Inner>,
+    request: Request<wire::AdvanceRequest>,
+) -> Answered<wire::AdvanceResponse> {
     let floor = Revision::checked_from(request.into_inner().floor)
         .ok_or_else(|| Status::invalid_argument("kubebrain: the floor is not the number of a revision"))?;
     let revision = inner.store.advance(floor).await?;
@@ -30,7 +33,8 @@ pub(super) async fn share_lease(
         "" => inner.store.remaining(request.id).ok_or(Fault::LeaseNotFound)?,
         name => {
             let group = GroupName::parse(name);
-            let group = group.ok_or_else(|| Status::invalid_argument("kubebrain: this is not a group's name"))?;
+            let group =
+                group.ok_or_else(|| Status::invalid_argument("kubebrain: this is not a group's name"))?;
             inner.store.share(request.id, group).await?
         }
     };

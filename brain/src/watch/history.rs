@@ -8,6 +8,7 @@ use kubebrain_shared::revision::Revision;
 use thiserror::Error;
 
 use super::event::{Event, Prior, RevisionEvents};
+use crate::engine::ReadError;
 use crate::mvcc::answer::Entry;
 use crate::mvcc::codec::{self, Damaged, Record};
 use crate::mvcc::entry;
@@ -15,7 +16,6 @@ use crate::mvcc::index::Version;
 use crate::mvcc::log::{self, LogError};
 use crate::mvcc::shared::Shared;
 use crate::mvcc::values::ValueError;
-use crate::engine::ReadError;
 
 /// Records read at once: few where most have an event that is wanted, many where hardly any has.
 const RECORDS_MIN: usize = 64;
@@ -68,7 +68,12 @@ impl History {
     ///
     /// # Cancel safety
     /// Safe: the cursor moves when the page is whole.
-    pub async fn page(&mut self, shared: &Shared, keys: &KeyRange, from: u64) -> Result<HistoryPage, HistoryError> {
+    pub async fn page(
+        &mut self,
+        shared: &Shared,
+        keys: &KeyRange,
+        from: u64,
+    ) -> Result<HistoryPage, HistoryError> {
         // Somebody far behind reads page after page, perhaps without ever having to wait.
         tokio::task::yield_now().await;
         let committed = shared.committed();
@@ -89,10 +94,13 @@ impl History {
             for write in record.writes.into_iter().filter(|write| write.revision >= from) {
                 if write.revision > committed.get() {
                     // Durable but not published yet: the window will have it. Everything before it was read.
-                    return self.finish(shared, events, next.max(committed.get() + 1), reached - 1).await;
+                    return self
+                        .finish(shared, from, events, next.max(committed.get() + 1), reached - 1)
+                        .await;
                 }
                 next = write.revision + 1;
-                let changes: Vec<_> = write.changes.into_iter().filter(|change| keys.contains(&change.key)).collect();
+                let changes: Vec<_> =
+                    write.changes.into_iter().filter(|change| keys.contains(&change.key)).collect();
                 if !changes.is_empty() {
                     found += changes.len();
                     events.push((write.revision, changes));
@@ -103,12 +111,13 @@ impl History {
         if found < EVENTS_MAX && page.next.is_none() {
             next = next.max(committed.get() + 1);
         }
-        self.finish(shared, events, next, reached).await
+        self.finish(shared, from, events, next, reached).await
     }
 
     async fn finish(
         &mut self,
         shared: &Shared,
+        from: u64,
         found: Vec<(u64, Vec<codec::Change>)>,
         next: u64,
         reached: u64,
@@ -128,10 +137,9 @@ impl History {
             }
         }
         let filled = shared.values.fill_once(&mut puts).await;
-        // Rows may be swept while they are read; then the answer is "compacted", not a gap.
+        // Records and rows may be swept while they are read, or were before; then the answer is "compacted", not a gap.
         let compacted = shared.compacted();
-        let first = found.first().map(|(revision, _)| *revision);
-        if first.is_some_and(|first| i64::try_from(first).is_ok_and(|first| first < compacted)) {
+        if from.cast_signed() < compacted {
             return Err(HistoryError::Compacted(Revision::checked_from(compacted).unwrap_or_default()));
         }
         filled?;
@@ -145,7 +153,8 @@ impl History {
                         true => entry::deleted(&change.key, revision),
                         false => puts.next().and_then(|entry| entry.kv).unwrap_or_else(Bytes::new),
                     };
-                    let prior = priors.next().flatten().map_or(Prior::None, |version| Prior::At(version.revision));
+                    let prior =
+                        priors.next().flatten().map_or(Prior::None, |version| Prior::At(version.revision));
                     Event { key: change.key, deleted: change.deleted, kv, prior }
                 })
                 .collect();

@@ -114,7 +114,12 @@ impl Hub {
 
     /// Reads what a registered watcher has not. [`Read::Evicted`] also takes it out again, with the revision to go to
     /// history from in [`Registration::unread`].
-    pub fn read(&self, bytes_max: usize, registration: &Arc<Registration>, wanted: impl FnMut(u64, &Event) -> bool) -> Read {
+    pub fn read(
+        &self,
+        bytes_max: usize,
+        registration: &Arc<Registration>,
+        wanted: impl FnMut(u64, &Event) -> bool,
+    ) -> Read {
         let inner = &mut *self.inner.lock();
         let unread = registration.unread();
         if unread == 0 {
@@ -134,7 +139,10 @@ impl Hub {
     }
 
     /// The closed revision, if none of these watchers has anything to read.
-    pub fn closed_for<'a>(&self, mut registrations: impl Iterator<Item = &'a Arc<Registration>>) -> Option<u64> {
+    pub fn closed_for<'a>(
+        &self,
+        mut registrations: impl Iterator<Item = &'a Arc<Registration>>,
+    ) -> Option<u64> {
         let inner = self.inner.lock();
         registrations.all(|registration| registration.unread() == 0).then_some(inner.closed)
     }

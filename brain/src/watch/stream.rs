@@ -280,7 +280,9 @@ where
         for (id, watcher) in self.watchers.iter_mut().filter(|(_, watcher)| watcher.wish.progress) {
             let spoke = std::mem::take(&mut watcher.spoke);
             let closed = hub.closed_for(std::iter::once(&watcher.registration));
-            if let Some(closed) = closed.filter(|closed| watcher.is_synced() && !spoke && watcher.wish.start <= *closed) {
+            if let Some(closed) =
+                closed.filter(|closed| watcher.is_synced() && !spoke && watcher.wish.start <= *closed)
+            {
                 quiet.push((*id, closed));
             }
         }

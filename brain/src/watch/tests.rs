@@ -7,9 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use kubebrain_proto::etcdserverpb::watch_request::RequestUnion;
-use kubebrain_proto::etcdserverpb::{
-    WatchCreateRequest, WatchProgressRequest, WatchRequest, WatchResponse,
-};
+use kubebrain_proto::etcdserverpb::{WatchCreateRequest, WatchProgressRequest, WatchRequest, WatchResponse};
 use kubebrain_shared::group::GroupName;
 use kubebrain_shared::placement::Placement;
 use kubebrain_shared::range::KeyRange;
@@ -66,7 +64,10 @@ impl Client {
     }
 
     async fn ask(&self, request: RequestUnion) {
-        self.requests.send(Ok(WatchRequest { request_union: Some(request) })).await.expect("the stream lives");
+        self.requests
+            .send(Ok(WatchRequest { request_union: Some(request) }))
+            .await
+            .expect("the stream lives");
     }
 
     async fn watch(&mut self, prefix: &'static str, start_revision: i64) -> WatchResponse {

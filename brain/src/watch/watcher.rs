@@ -12,6 +12,7 @@ use super::hub::{Read, Registration};
 use crate::mvcc::answer::{Entry, put_header};
 use crate::mvcc::index::Version;
 use crate::mvcc::shared::Shared;
+use crate::mvcc::values::ValueError;
 
 /// Events of one response end with the revision that passes this; a slow client costs about so much at a time.
 const RESPONSE_BYTES: usize = 1 << 20;
@@ -136,7 +137,7 @@ impl Watcher {
                 }
             }
         };
-        let responses = self.responses(shared, events, header, horizon, fragment_bytes).await;
+        let responses = self.responses(shared, events, header, horizon, fragment_bytes).await?;
         self.spoke |= !responses.is_empty();
         Ok(if synced { Step::Synced(responses) } else { Step::Responses(responses) })
     }
@@ -148,16 +149,16 @@ impl Watcher {
         header: u64,
         horizon: u64,
         fragment_bytes: usize,
-    ) -> Vec<Bytes> {
+    ) -> Result<Vec<Bytes>, HistoryError> {
         let wanted: Vec<(u64, &Event)> = revisions
             .iter()
             .flat_map(|revision| revision.events.iter().map(|event| (revision.revision, event)))
             .filter(|(revision, event)| self.wish.wants(*revision, event))
             .collect();
         if wanted.is_empty() {
-            return Vec::new();
+            return Ok(Vec::new());
         }
-        let priors = if self.wish.prev_kv { priors(shared, &wanted, horizon).await } else { Vec::new() };
+        let priors = if self.wish.prev_kv { priors(shared, &wanted, horizon).await? } else { Vec::new() };
         let mut priors = priors.into_iter();
         let mut encoded = Vec::with_capacity(wanted.len());
         for (_, event) in wanted {
@@ -169,7 +170,8 @@ impl Watcher {
         };
         let last = parts.len() - 1;
         let part = |(position, events): (usize, Vec<Bytes>)| {
-            let mut response = BytesMut::with_capacity(events.iter().map(|event| event.len() + 6).sum::<usize>() + 64);
+            let mut response =
+                BytesMut::with_capacity(events.iter().map(|event| event.len() + 6).sum::<usize>() + 64);
             put_header(&mut response, Some(&shared.identity), header);
             put_varint_field(&mut response, 2, self.id.cast_unsigned());
             if position < last {
@@ -180,7 +182,7 @@ impl Watcher {
             }
             response.freeze()
         };
-        parts.into_iter().enumerate().map(part).collect()
+        Ok(parts.into_iter().enumerate().map(part).collect())
     }
 }
 
@@ -214,8 +216,13 @@ fn split(events: Vec<Bytes>, bytes_max: usize) -> Vec<Vec<Bytes>> {
     parts
 }
 
-/// The entries before, in order. One that was compacted meanwhile is missing, as in etcd.
-async fn priors(shared: &Shared, events: &[(u64, &Event)], horizon: u64) -> Vec<Option<Bytes>> {
+/// The entries before, in order. One that was compacted meanwhile is missing, as in etcd; one that cannot be read ends
+/// the stream, which is resumed.
+async fn priors(
+    shared: &Shared,
+    events: &[(u64, &Event)],
+    horizon: u64,
+) -> Result<Vec<Option<Bytes>>, HistoryError> {
     let mut wanted = Vec::new();
     for (_, event) in events.iter().filter(|(revision, _)| *revision > horizon) {
         if let Prior::At(revision) = event.prior {
@@ -227,6 +234,9 @@ async fn priors(shared: &Shared, events: &[(u64, &Event)], horizon: u64) -> Vec<
         for entry in &mut wanted {
             let one = std::slice::from_mut(entry);
             if let Err(error) = shared.values.fill_once(one).await {
+                if !matches!(error, ValueError::Missing { .. }) {
+                    return Err(error.into());
+                }
                 tracing::debug!(group = %shared.group, "an event goes out without the entry before it: {error}");
             }
         }
@@ -238,5 +248,5 @@ async fn priors(shared: &Shared, events: &[(u64, &Event)], horizon: u64) -> Vec<
         Prior::Known(kv) => Some(kv.clone()),
         Prior::At(_) => read.next().flatten(),
     };
-    events.iter().map(prior).collect()
+    Ok(events.iter().map(prior).collect())
 }

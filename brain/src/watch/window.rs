@@ -49,7 +49,12 @@ impl Window {
 
     /// Events at or above `revision` that `wanted` keeps, at most about `bytes_max` of them and whole revisions.
     /// The number is the revision to go on from.
-    pub fn replay(&self, revision: u64, bytes_max: usize, mut wanted: impl FnMut(u64, &Event) -> bool) -> (Replay, u64) {
+    pub fn replay(
+        &self,
+        revision: u64,
+        bytes_max: usize,
+        mut wanted: impl FnMut(u64, &Event) -> bool,
+    ) -> (Replay, u64) {
         if revision < self.from {
             return (Replay::Evicted, revision);
         }
@@ -61,7 +66,12 @@ impl Window {
             }
             next = events.revision + 1;
             let before = bytes;
-            bytes += events.events.iter().filter(|event| wanted(events.revision, event)).map(Event::bytes).sum::<usize>();
+            bytes += events
+                .events
+                .iter()
+                .filter(|event| wanted(events.revision, event))
+                .map(Event::bytes)
+                .sum::<usize>();
             if bytes > before {
                 found.push(events.clone());
             }

@@ -103,6 +103,12 @@ impl Plan {
         }
     }
 
+    /// The header's revision. A named revision that every group has answered for is one that they have reached.
+    pub(crate) fn header(&self) -> Revision {
+        let named = Revision::checked_from(self.request.revision).filter(|_| !self.at_now);
+        self.revision.max(named.unwrap_or_default())
+    }
+
     /// A part's error. A revision that was compacted while it was read "at now" is looked up again.
     pub(crate) fn refusal(&self, status: Status, bytes_max: usize) -> Setback {
         match (Fault::of(&status), status.code()) {
@@ -126,7 +132,7 @@ impl Plan {
         }
         let mut answer =
             BytesMut::with_capacity(64 + rows.iter().map(|row| row.raw.len() + 6).sum::<usize>());
-        identity.put_header(&mut answer, self.revision);
+        identity.put_header(&mut answer, self.header());
         put_rows(&mut answer, 2, &rows);
         put_end(&mut answer, more, count);
         Ok(Framed::new(&answer))
@@ -172,6 +178,15 @@ mod tests {
         assert_eq!(answer.header.expect("has one").revision, 7);
         let keys = answer.kvs.iter().map(|kv| String::from_utf8_lossy(&kv.key).into_owned()).collect();
         (keys, answer.more, answer.count)
+    }
+
+    #[test]
+    fn a_header_is_not_below_the_revision_that_was_read() {
+        for (named, at_now, header) in [(9, false, 9), (3, false, 7), (0, true, 7)] {
+            let request = RangeRequest { revision: named, ..RangeRequest::default() };
+            let plan = Plan { request, message: Framed::new(b""), revision: Revision::new(7), at_now };
+            assert_eq!(plan.header(), Revision::new(header), "read at {named}");
+        }
     }
 
     #[test]

@@ -53,7 +53,7 @@ impl Core {
         }))
         .await?;
         let limit = usize::try_from(plan.request.limit).unwrap_or(0);
-        Ok(StreamMerge::new(sources, limit, plan.revision, self.identity()).into_response())
+        Ok(StreamMerge::new(sources, limit, plan.header(), self.identity()).into_response())
     }
 }
 

@@ -103,7 +103,13 @@ impl WatchStream {
     pub(super) fn reroute(&mut self) {
         let table = self.core.table();
         let stays = |watcher: &Watcher| match &watcher.route {
-            Route::Merged(merged) => merged.version == table.version(),
+            Route::Merged(merged) => {
+                let owners = table.owners(&watcher.span());
+                let lanes = merged.lanes.iter().map(|lane| lane.upstream.group());
+                merged.version == table.version()
+                    && owners.len() == merged.lanes.len()
+                    && lanes.zip(&owners).all(|(group, owner)| Arc::ptr_eq(group, owner))
+            }
             Route::Direct { group, .. } => match &table.owners(&watcher.span())[..] {
                 [owner] => {
                     owner.name() == group

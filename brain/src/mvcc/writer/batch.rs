@@ -32,10 +32,12 @@ impl RevisionChanges {
         let events = self.changes.into_iter().map(|change| {
             let prior = match change.before {
                 None => Prior::None,
-                Some(before) => match before.kv.or_else(|| values.cached(&change.key, before.version.revision)) {
-                    Some(kv) => Prior::Known(kv),
-                    None => Prior::At(before.version.revision),
-                },
+                Some(before) => {
+                    match before.kv.or_else(|| values.cached(&change.key, before.version.revision)) {
+                        Some(kv) => Prior::Known(kv),
+                        None => Prior::At(before.version.revision),
+                    }
+                }
             };
             Event { deleted: change.version.is_tombstone(), key: change.key, kv: change.kv, prior }
         });
@@ -120,7 +122,10 @@ impl Flying {
             changes: revision
                 .changes
                 .iter()
-                .map(|change| codec::Change { key: change.key.clone(), deleted: change.version.is_tombstone() })
+                .map(|change| codec::Change {
+                    key: change.key.clone(),
+                    deleted: change.version.is_tombstone(),
+                })
                 .collect(),
         });
         let record = Record {
@@ -176,7 +181,9 @@ async fn settle(shared: Arc<Shared>, number: u64, nonce: u64, batch: Batch) -> R
                     let reason = "a group's keys were recorded for another group meanwhile".to_owned();
                     return Err(Ended::Storage { group: shared.group.clone(), reason });
                 }
-                Err(error) => tracing::warn!(group = %shared.group, "batch {number}: outcome not readable yet: {error}"),
+                Err(error) => {
+                    tracing::warn!(group = %shared.group, "batch {number}: outcome not readable yet: {error}")
+                }
             },
             Err(CommitError::Refused(Refusal::Unavailable(cause))) => {
                 tracing::warn!(group = %shared.group, "batch {number}: the storage takes no writes, trying on: {cause}");

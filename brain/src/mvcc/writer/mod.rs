@@ -151,7 +151,17 @@ impl Writer {
     pub(super) async fn run(mut self) {
         let mut commands = Vec::with_capacity(DRAIN_MAX);
         loop {
-            let due = self.shared.leases.lock().next_due().unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
+            let due = self
+                .shared
+                .leases
+                .lock()
+                .next_due()
+                .unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
+            // Here and not only below: an inbox that never runs dry would hold leases up.
+            if due <= Instant::now() && self.takes_more() {
+                self.expire_leases();
+                self.launch();
+            }
             tokio::select! {
                 biased;
                 outcome = Flying::landed(&mut self.flying) => match outcome {

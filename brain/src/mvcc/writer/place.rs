@@ -13,8 +13,10 @@ use crate::mvcc::ownership;
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum PlaceError {
     /// It gives away keys that this group has, or has had since the last compaction.
-    #[error("group {group} has keys under {kind}, which the new placement gives to group {owner}; \
-        a kind moves only while it is empty and its history is compacted")]
+    #[error(
+        "group {group} has keys under {kind}, which the new placement gives to group {owner}; \
+        a kind moves only while it is empty and its history is compacted"
+    )]
     Stranded {
         /// This group.
         group: String,
@@ -49,7 +51,8 @@ impl Writer {
         let snapshot = self.shared.engine.snapshot().await.map_err(|error| storage(error.to_string()))?;
         let owners = ownership::load(&*snapshot, &self.shared.layout).await;
         // What is on its way from this group is not in the snapshot yet.
-        let own = std::mem::take(&mut self.owners).into_iter().filter(|(_, owner)| *owner == self.shared.group);
+        let own =
+            std::mem::take(&mut self.owners).into_iter().filter(|(_, owner)| *owner == self.shared.group);
         let own: Vec<_> = own.collect();
         self.owners = owners.map_err(|error| storage(error.to_string()))?;
         self.owners.extend(own);

@@ -18,7 +18,13 @@ use crate::mvcc::{entry, ownership};
 use crate::request::Op;
 
 impl Writer {
-    pub(super) async fn write(&mut self, op: Op, floor: Revision, part: Option<u64>, reply: Reply<Written, WriteError>) {
+    pub(super) async fn write(
+        &mut self,
+        op: Op,
+        floor: Revision,
+        part: Option<u64>,
+        reply: Reply<Written, WriteError>,
+    ) {
         let written = match self.owned(&op, part) {
             Ok(()) => self.evaluate(&op, floor.get()).await.map_err(WriteError::Fault),
             Err(what) => Err(WriteError::NotOwner(what)),
@@ -120,7 +126,9 @@ impl Writer {
         let row = self.shared.layout.owner(&unit);
         match known {
             None => self.filling.absent(row.clone()),
-            Some(other) => self.filling.equals(row.clone(), Bytes::copy_from_slice(other.as_str().as_bytes())),
+            Some(other) => {
+                self.filling.equals(row.clone(), Bytes::copy_from_slice(other.as_str().as_bytes()))
+            }
         }
         self.filling.put(row, Bytes::copy_from_slice(self.shared.group.as_str().as_bytes()));
         self.owners.insert(unit, self.shared.group.clone());
