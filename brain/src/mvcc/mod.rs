@@ -18,6 +18,8 @@ pub mod pending;
 mod read;
 pub mod shared;
 mod sweep;
+#[cfg(test)]
+mod tests;
 pub mod values;
 mod writer;
 
