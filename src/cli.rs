@@ -1,5 +1,6 @@
 //! Flags and environment variables. etcd's names where the meaning is the same.
 
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -158,7 +159,9 @@ impl Log {
             eprintln!("kubebrain: --log-level {}: {error}; using info", self.log_level);
             EnvFilter::new("info")
         });
-        let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+        let colours = std::io::stderr().is_terminal();
+        let lines =
+            tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);
         match self.log_format {
             Format::Console => lines.with_target(false).init(),
             Format::Json => lines.json().init(),

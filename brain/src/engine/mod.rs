@@ -6,7 +6,7 @@
 //! reader ◀──rows── Snapshot ◀── snapshot: all that was answered before it was asked for, nothing later
 //! ```
 //!
-//! What every engine promises, and [`contract`] tries on each:
+//! What every engine promises, and `contract` tries on each:
 //! * **Order.** Keys are byte strings of 1 to [`KEY_BYTES_MAX`] bytes, ordered bytewise. Values are never empty.
 //! * **All or nothing.** A batch's writes happen together or not at all, for every reader and after every crash.
 //! * **Conditions.** They are judged against the state that the batch's writes are applied to: two batches under the

@@ -78,7 +78,11 @@ async fn of_two_masters_only_the_newer_one_writes() {
     let older = open(&engine).await;
     assert_eq!(put(&older, "/r/m/a", 0).await, Ok(2));
     let newer = open(&engine).await;
-    assert_eq!(put(&older, "/r/m/a", 0).await, Err(WriteError::Fault(Fault::Timeout)), "not known to the client");
+    assert_eq!(
+        put(&older, "/r/m/a", 0).await,
+        Err(WriteError::Fault(Fault::Timeout)),
+        "not known to the client"
+    );
     assert!(matches!(older.ended().await, Ended::Deposed { number: 3, .. }));
     assert_eq!(put(&newer, "/r/m/b", 0).await, Ok(3));
     let all = newer.range(&read_all(ReadAt::Latest), Revision::ZERO).await.expect("reads");
@@ -99,7 +103,10 @@ async fn a_kind_with_keys_stays_where_it_is_and_an_empty_one_may_go() {
     store.close().await;
     for group in ["a", "b"] {
         let refused = try_open(&engine, group, MOVED).await.err();
-        assert!(matches!(&refused, Some(OpenError::Stranded { kind, .. }) if kind == "/r/m/"), "{group}: {refused:?}");
+        assert!(
+            matches!(&refused, Some(OpenError::Stranded { kind, .. }) if kind == "/r/m/"),
+            "{group}: {refused:?}"
+        );
     }
 }
 

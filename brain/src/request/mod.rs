@@ -1,4 +1,4 @@
-//! Requests after every check has passed. A wire request becomes one of these or a [`Fault`]; nothing behind the
+//! Requests after every check has passed. A wire request becomes one of these or a `Fault`; nothing behind the
 //! services sees a wire type.
 
 mod check;

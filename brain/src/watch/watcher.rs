@@ -88,7 +88,7 @@ impl Watcher {
         matches!(self.place, Place::Synced)
     }
 
-    /// Reads on. At most about [`RESPONSE_BYTES`] are given.
+    /// Reads on. At most about a mebibyte is given.
     ///
     /// # Errors
     /// What history says, but for compaction.
