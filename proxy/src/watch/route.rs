@@ -21,15 +21,9 @@ const BATCH_BYTES: usize = 256 * 1024;
 
 impl WatchStream {
     /// A new watcher, which the client knows of already.
-    pub(super) fn admit(
-        &mut self,
-        id: i64,
-        create: Arc<WatchCreateRequest>,
-        start: Revision,
-        from_now: bool,
-    ) {
+    pub(super) fn admit(&mut self, id: i64, create: Arc<WatchCreateRequest>, start: Revision) {
         let route = Route::Direct { group: self.core.table().home().name().clone(), part: 0 };
-        let watcher = Watcher { create, start, from_now, told: Revision::ZERO, route };
+        let watcher = Watcher { create, start, told: Revision::ZERO, route };
         self.place(id, watcher, start.previous());
     }
 
@@ -37,42 +31,27 @@ impl WatchStream {
     fn place(&mut self, id: i64, mut watcher: Watcher, delivered: Revision) {
         let table = self.core.table();
         let owners = table.owners(&watcher.span());
-        let fresh = watcher.is_fresh(delivered);
         watcher.route = match &owners[..] {
-            [group] => self.direct(id, group, &watcher, delivered, fresh),
-            groups => self.merged(groups, table.version(), &watcher, delivered, fresh),
+            [group] => self.direct(id, group, &watcher, delivered),
+            groups => self.merged(groups, table.version(), &watcher, delivered),
         };
         self.watchers.insert(id, watcher);
     }
 
-    fn direct(
-        &mut self,
-        id: i64,
-        group: &Arc<Group>,
-        watcher: &Watcher,
-        delivered: Revision,
-        fresh: bool,
-    ) -> Route {
+    fn direct(&mut self, id: i64, group: &Arc<Group>, watcher: &Watcher, delivered: Revision) -> Route {
         let part = self.next_part();
         self.clients.insert(part, id);
         let name = group.name().clone();
         let new = || Upstream::new(Arc::clone(&self.core), Arc::clone(group), None);
         let upstream = self.shared.entry(name.clone()).or_insert_with(new);
-        upstream.add(part, Arc::clone(&watcher.create), delivered, fresh);
+        upstream.add(part, Arc::clone(&watcher.create), delivered);
         Route::Direct { group: name, part }
     }
 
-    fn merged(
-        &self,
-        groups: &[Arc<Group>],
-        version: u64,
-        watcher: &Watcher,
-        delivered: Revision,
-        fresh: bool,
-    ) -> Route {
+    fn merged(&self, groups: &[Arc<Group>], version: u64, watcher: &Watcher, delivered: Revision) -> Route {
         let lane = |group: &Arc<Group>| {
             let mut upstream = Upstream::new(Arc::clone(&self.core), Arc::clone(group), Some(version));
-            upstream.add(ONLY_PART, Arc::clone(&watcher.create), delivered, fresh);
+            upstream.add(ONLY_PART, Arc::clone(&watcher.create), delivered);
             MergedLane { upstream, notified: false }
         };
         let unordered = self.core.config.planted(Seam::MergeWithoutWatermark);

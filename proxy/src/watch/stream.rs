@@ -162,12 +162,11 @@ impl WatchStream {
         };
         let id = if asked_id == 0 { self.free_id() } else { asked_id };
         self.say(floor, WatchResponse { watch_id: id, created: true, ..<_>::default() });
-        let from_now = create.start_revision == 0;
         let start = match create.start_revision {
             0 => floor.next(),
             named => Revision::checked_from(named).unwrap_or(Revision::MAX),
         };
-        self.admit(id, create, start, from_now);
+        self.admit(id, create, start);
     }
 
     fn cancel(&mut self, watch_id: i64) {

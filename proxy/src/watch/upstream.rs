@@ -44,8 +44,6 @@ pub(super) struct Upstream {
 struct Part {
     create: Arc<WatchCreateRequest>,
     closed: Revision,
-    /// It asked for "from now" and has closed nothing yet: being too old for the group is no loss.
-    fresh: bool,
     acknowledged: bool,
     /// Acknowledged before the last question for progress was sent.
     covered: bool,
@@ -105,8 +103,8 @@ impl Upstream {
     }
 
     /// Adds a part that wants everything above `closed`. Its id is never used again on this upstream.
-    pub(super) fn add(&mut self, id: i64, create: Arc<WatchCreateRequest>, closed: Revision, fresh: bool) {
-        let part = Part { create, closed, fresh, acknowledged: false, covered: false, resumed: false };
+    pub(super) fn add(&mut self, id: i64, create: Arc<WatchCreateRequest>, closed: Revision) {
+        let part = Part { create, closed, acknowledged: false, covered: false, resumed: false };
         self.parts.insert(id, part);
         self.unsent.push_back(id);
     }
@@ -309,22 +307,13 @@ impl Upstream {
             (_, None) => None, // removed while this was on its way
             (Kind::Events { last }, Some(part)) => {
                 part.closed = part.closed.max(last);
-                part.fresh = false;
                 self.settle();
                 Some(Signal::Events { part: id, answer, last })
             }
             (Kind::Progress, Some(part)) => {
                 part.closed = part.closed.max(answer.revision);
-                part.fresh = false;
                 self.settle();
                 Some(Signal::Progress { part: id, revision: answer.revision })
-            }
-            (Kind::Compacted { at }, Some(part)) if part.fresh => {
-                part.closed = part.closed.max(at.previous());
-                part.acknowledged = false;
-                part.covered = false;
-                self.unsent.push_back(id);
-                Some(Signal::Closed)
             }
             (Kind::Compacted { at }, Some(_)) => {
                 self.forget(id);
@@ -340,7 +329,6 @@ impl Upstream {
             Kind::Progress => {
                 for part in self.parts.values_mut().filter(|part| part.covered) {
                     part.closed = part.closed.max(answer.revision);
-                    part.fresh = false;
                 }
                 self.settle();
                 Some(Signal::Closed)

@@ -17,8 +17,6 @@ pub(super) struct Watcher {
     pub(super) create: Arc<WatchCreateRequest>,
     /// The first revision that it wants.
     pub(super) start: Revision,
-    /// It asked for "from now".
-    pub(super) from_now: bool,
     /// The highest revision of an event or progress that it was told.
     pub(super) told: Revision,
     pub(super) route: Route,
@@ -51,11 +49,6 @@ pub(super) const ONLY_PART: i64 = 1;
 impl Watcher {
     pub(super) fn span(&self) -> Span {
         Span { key: self.create.key.clone(), end: self.create.range_end.clone() }
-    }
-
-    /// True if every part has reached what the client was told or asked for from the beginning.
-    pub(super) fn is_fresh(&self, delivered: Revision) -> bool {
-        self.from_now && delivered < self.start
     }
 }
 
