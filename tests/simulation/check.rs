@@ -632,7 +632,6 @@ impl Judge<'_> {
                 Heard::Cancelled { compact_revision, reason } => {
                     let legal = *compact_revision > told + 1
                         && *compact_revision <= self.compactions(tick, false)
-                        && (watch.create.start_revision > 0 || told >= first)
                         && reason.is_empty();
                     if !legal {
                         self.wrong(
