@@ -21,19 +21,19 @@
 pub mod config;
 pub mod proxy;
 
-mod call;
-mod classify;
-mod core;
-mod fanout;
 mod floor;
-mod group;
-mod grpc;
 mod identity;
-mod layer;
+mod grpc;
 mod retry;
-mod service;
+mod classify;
+mod group;
 mod table;
+mod core;
+mod call;
+mod fanout;
 mod watch;
+mod layer;
+mod service;
 
 #[cfg(test)]
 mod testing;

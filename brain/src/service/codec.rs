@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 
 use bytes::{BufMut, Bytes};
 use prost::Message;
-use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::server::Grpc;
 use tonic::{Code, Status};
 
@@ -121,9 +121,5 @@ impl<D: Message + Default> Decoder for MessageDecoder<D> {
         message.map(Some).map_err(|error| {
             Status::invalid_argument(format!("the request is not the message that this call takes: {error}"))
         })
-    }
-
-    fn buffer_settings(&self) -> BufferSettings {
-        BufferSettings::default()
     }
 }

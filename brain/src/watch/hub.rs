@@ -151,11 +151,6 @@ impl Hub {
     pub fn remove(&self, registration: &Arc<Registration>) {
         self.inner.lock().watchers.remove(&registration.range, registration);
     }
-
-    /// Where the window begins: a cursor from here on needs no history.
-    pub fn window_from(&self) -> u64 {
-        self.inner.lock().window.from()
-    }
 }
 
 impl Registration {

@@ -248,7 +248,7 @@ where
                 self.work.push_back(id);
             }
             Ok(Step::Synced(responses)) => self.ready.extend(responses),
-            Ok(Step::Compacted(_)) => {
+            Ok(Step::Compacted) => {
                 self.remove(id);
                 self.cancel_compacted(id);
             }

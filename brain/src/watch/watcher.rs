@@ -64,8 +64,8 @@ pub enum Step {
     Responses(Vec<Bytes>),
     /// Nothing more to read for now; the last responses.
     Synced(Vec<Bytes>),
-    /// What it should read next is compacted up to this revision.
-    Compacted(i64),
+    /// What it should read next is compacted.
+    Compacted,
 }
 
 impl Wish {
@@ -131,7 +131,7 @@ impl Watcher {
                             *next = page.next;
                             (page.events, shared.hub.closed(), false)
                         }
-                        Err(HistoryError::Compacted(_)) => return Ok(Step::Compacted(shared.compacted())),
+                        Err(HistoryError::Compacted(_)) => return Ok(Step::Compacted),
                         Err(error) => return Err(error),
                     },
                 }
