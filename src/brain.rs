@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use kubebrain_brain::compaction::Alone;
 use kubebrain_brain::mvcc::Store;
 use kubebrain_brain::service::{Audience, Endpoint, EndpointConfig};
 use kubebrain_shared::placement::Placement;
@@ -20,6 +21,7 @@ const PEER_PROGRESS_MAX: Duration = Duration::from_secs(30);
 
 pub(crate) async fn run(flags: Brain) -> Result<()> {
     let mut signals = Signals::new()?;
+    let compaction = flags.compaction.policy()?;
     let clients = Listeners::bind("listen-client-urls", &flags.clients.listen_client_urls).await?;
     let peers = Listeners::bind("listen-peer-urls", &flags.listen_peer_urls).await?;
     if !peers.are_loopback() {
@@ -34,8 +36,14 @@ pub(crate) async fn run(flags: Brain) -> Result<()> {
     if !table.groups().any(|(group, _)| *group == flags.group) {
         bail!("--group {}: the placement has no such group", flags.group);
     }
+    if compaction.is_some() && table.groups().count() > 1 {
+        bail!(
+            "--auto-compaction-retention: this group is one of several, which must be compacted at one revision: set it \
+             on the proxy instead"
+        );
+    }
     let storage = storage::open(&flags.store).await?;
-    let config = storage::config(flags.group.clone(), 1, &flags.store, &flags.clients);
+    let config = storage.config(flags.group.clone(), 1, &flags.store, &flags.clients);
     let opened = Store::open(config, storage.engine.clone(), table.clone()).await;
     let store = opened.with_context(|| format!("group {} cannot be opened", flags.group))?;
 
@@ -70,6 +78,9 @@ pub(crate) async fn run(flags: Brain) -> Result<()> {
             ("try", banner::try_it(&clients.urls)),
         ],
     );
+    if let Some(policy) = compaction {
+        tokio::spawn(policy.run(Alone(store.clone()), streams.handle()));
+    }
     clients.serve(&for_clients, &serve, &accepting);
     peers.serve(&for_peers, &ServeConfig::default(), &accepting);
     drop((for_clients, for_peers));

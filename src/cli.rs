@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use kubebrain_shared::compaction::Policy;
 use kubebrain_shared::group::GroupName;
 use tracing_subscriber::EnvFilter;
 
@@ -36,6 +37,8 @@ pub(crate) struct Standalone {
     pub store: Store,
     #[command(flatten)]
     pub clients: Clients,
+    #[command(flatten)]
+    pub compaction: Compaction,
     /// Which group owns which keys. Without it: core, pods and events.
     #[arg(long, env = "KUBEBRAIN_PLACEMENT", value_name = "FILE")]
     pub placement: Option<PathBuf>,
@@ -50,6 +53,8 @@ pub(crate) struct Brain {
     pub store: Store,
     #[command(flatten)]
     pub clients: Clients,
+    #[command(flatten)]
+    pub compaction: Compaction,
     /// Where proxies reach this brain. Loopback only: there are no certificates here yet.
     #[arg(
         long,
@@ -68,6 +73,8 @@ pub(crate) struct Brain {
 pub(crate) struct Proxy {
     #[command(flatten)]
     pub clients: Clients,
+    #[command(flatten)]
+    pub compaction: Compaction,
     /// Which group owns which keys, and where its brains are.
     #[arg(long, env = "KUBEBRAIN_PLACEMENT", value_name = "FILE")]
     pub placement: PathBuf,
@@ -97,6 +104,48 @@ pub(crate) struct Store {
     /// Operations in each list of a transaction.
     #[arg(long, env = "ETCD_MAX_TXN_OPS", default_value_t = 128)]
     pub max_txn_ops: usize,
+    /// Bytes of keys and values, uncompacted history included, that all groups of this store may keep together; above it
+    /// puts are refused until keys are deleted, history is compacted and the alarm is disarmed. 0 and less is no bound:
+    /// etcd's default of 2 GiB is not ours, the store does not need it.
+    #[arg(
+        long,
+        env = "ETCD_QUOTA_BACKEND_BYTES",
+        value_name = "BYTES",
+        default_value_t = 0,
+        allow_negative_numbers = true
+    )]
+    pub quota_backend_bytes: i64,
+    /// Between two times that what is left of a lease is written down: a restart gives a lease at most this much too
+    /// much.
+    #[arg(long, env = "KUBEBRAIN_LEASE_CHECKPOINT_INTERVAL", value_name = "DURATION", default_value = "5m",
+          value_parser = duration::parse)]
+    pub lease_checkpoint_interval: Duration,
+}
+
+/// Which history is kept.
+#[derive(Debug, Args)]
+pub(crate) struct Compaction {
+    /// periodic: history is kept for a time; revision: a number of revisions is kept.
+    #[arg(long, env = "ETCD_AUTO_COMPACTION_MODE", value_name = "MODE", default_value = "periodic")]
+    pub auto_compaction_mode: String,
+    /// How much history is kept: hours or a duration such as 5m, or a number of revisions. 0: all, until a client
+    /// compacts, as kube-apiserver does every five minutes. All groups are compacted at one revision.
+    #[arg(
+        long,
+        env = "ETCD_AUTO_COMPACTION_RETENTION",
+        value_name = "RETENTION",
+        default_value = "0",
+        allow_hyphen_values = true
+    )]
+    pub auto_compaction_retention: String,
+}
+
+impl Compaction {
+    /// `None` where nothing is compacted automatically.
+    pub(crate) fn policy(&self) -> anyhow::Result<Option<Policy>> {
+        Policy::parse(&self.auto_compaction_mode, &self.auto_compaction_retention, duration::parse)
+            .map_err(anyhow::Error::msg)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -49,6 +49,7 @@ fn connectors(
 
 pub(crate) async fn run(flags: cli::Proxy) -> Result<()> {
     let mut signals = Signals::new()?;
+    let compaction = flags.compaction.policy()?;
     let mut table = placement::read(&flags.placement)?;
     let brains =
         connectors(&table, None).with_context(|| format!("placement {}", flags.placement.display()))?;
@@ -74,6 +75,7 @@ pub(crate) async fn run(flags: cli::Proxy) -> Result<()> {
         tokio::select! {
             () = proxy.start(), if !started => {
                 started = true;
+                compaction.into_iter().for_each(|policy| proxy.compact_automatically(policy));
                 tracing::info!("ready");
             }
             heard = signals.next() => match heard {

@@ -47,7 +47,7 @@ impl Groups {
     /// Opens a group and serves it in memory.
     async fn open(&self, group: &GroupName, placement: &Arc<Placement>) -> Result<Running> {
         let count = placement.groups().count();
-        let config = storage::config(group.clone(), count, &self.flags.store, &self.flags.clients);
+        let config = self.storage.config(group.clone(), count, &self.flags.store, &self.flags.clients);
         let opened = Store::open(config, self.storage.engine.clone(), placement.clone()).await;
         let store = opened.with_context(|| format!("group {group} cannot be opened"))?;
         let config = EndpointConfig {
@@ -126,6 +126,7 @@ impl Groups {
 
 pub(crate) async fn run(flags: Standalone) -> Result<()> {
     let mut signals = Signals::new()?;
+    let compaction = flags.compaction.policy()?;
     let clients = Listeners::bind("listen-client-urls", &flags.clients.listen_client_urls).await?;
     let mut table = match &flags.placement {
         Some(path) => placement::read(path)?,
@@ -156,6 +157,7 @@ pub(crate) async fn run(flags: Standalone) -> Result<()> {
     let accepting = Stopper::default();
     let urls = clients.urls.clone();
     proxy.start().await;
+    compaction.into_iter().for_each(|policy| proxy.compact_automatically(policy));
     clients.serve(&proxy.service(), &serve, &accepting);
     banner::print(
         &format!("kubebrain standalone at {}", proxy.floor()),

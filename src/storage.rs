@@ -8,6 +8,7 @@ use kubebrain_brain::engine::Engine;
 use kubebrain_brain::engine::embedded::{self, Embedded};
 use kubebrain_brain::engine::memory::Memory;
 use kubebrain_brain::mvcc;
+use kubebrain_brain::mvcc::quota::Quota;
 use kubebrain_brain::request::Limits;
 use kubebrain_shared::group::GroupName;
 
@@ -19,11 +20,14 @@ pub(crate) struct Storage {
     pub engine: Arc<dyn Engine>,
     /// The same, if it is on disk.
     pub embedded: Option<Arc<Embedded>>,
+    /// What all groups in it may keep together.
+    pub quota: Arc<Quota>,
 }
 
 pub(crate) async fn open(flags: &cli::Store) -> Result<Storage> {
+    let quota = Quota::new(u64::try_from(flags.quota_backend_bytes).ok().filter(|bytes| *bytes > 0));
     match flags.engine {
-        cli::Engine::Memory => Ok(Storage { engine: Arc::new(Memory::new()), embedded: None }),
+        cli::Engine::Memory => Ok(Storage { engine: Arc::new(Memory::new()), embedded: None, quota }),
         cli::Engine::Embedded => {
             let config = embedded::Config {
                 cache_bytes: flags.block_cache_bytes,
@@ -32,18 +36,28 @@ pub(crate) async fn open(flags: &cli::Store) -> Result<Storage> {
             let opened = tokio::task::spawn_blocking(move || Embedded::open(&config)).await?;
             let embedded = Arc::new(opened.context("the store cannot be opened")?);
             tracing::debug!(bytes = embedded.size(), "store opened");
-            Ok(Storage { engine: embedded.clone(), embedded: Some(embedded) })
+            Ok(Storage { engine: embedded.clone(), embedded: Some(embedded), quota })
         }
     }
 }
 
-/// The store of one of `groups` groups in this process.
-pub(crate) fn config(group: GroupName, groups: usize, store: &cli::Store, clients: &Clients) -> mvcc::Config {
-    mvcc::Config {
-        store_prefix: Bytes::copy_from_slice(store.store_prefix.as_bytes()),
-        limits: Limits { txn_ops_max: store.max_txn_ops, request_bytes_max: clients.max_request_bytes },
-        value_cache_bytes: store.value_cache_bytes / groups.max(1) as u64,
-        window_bytes: store.watch_window_bytes,
-        ..mvcc::Config::new(group, clients.name.clone())
+impl Storage {
+    /// The store of one of `groups` groups in this process.
+    pub(crate) fn config(
+        &self,
+        group: GroupName,
+        groups: usize,
+        store: &cli::Store,
+        clients: &Clients,
+    ) -> mvcc::Config {
+        mvcc::Config {
+            store_prefix: Bytes::copy_from_slice(store.store_prefix.as_bytes()),
+            limits: Limits { txn_ops_max: store.max_txn_ops, request_bytes_max: clients.max_request_bytes },
+            value_cache_bytes: store.value_cache_bytes / groups.max(1) as u64,
+            window_bytes: store.watch_window_bytes,
+            quota: self.quota.clone(),
+            lease_checkpoint_interval: store.lease_checkpoint_interval,
+            ..mvcc::Config::new(group, clients.name.clone())
+        }
     }
 }

@@ -4,4 +4,5 @@ pub mod engine;
 pub mod request;
 pub mod mvcc;
 pub mod watch;
+pub mod compaction;
 pub mod service;

@@ -154,6 +154,11 @@ impl Answer {
         Ok(Self { head, first: Some(first), rest: Body::new(rest), error, revision })
     }
 
+    /// Of its header block.
+    pub(crate) const fn headers(&self) -> &HeaderMap {
+        &self.head.headers
+    }
+
     /// On to the client, byte for byte; only what brains say to proxies is taken out.
     pub(crate) fn relay(self) -> Response<Body> {
         let Self { mut head, first, rest, .. } = self;

@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use futures_util::future::join_all;
+use kubebrain_shared::compaction::Policy;
 use kubebrain_shared::dial::Connector;
 use kubebrain_shared::group::GroupName;
 use kubebrain_shared::placement::Placement;
@@ -15,6 +16,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use crate::config::Config;
 use crate::core::Core;
 use crate::retry::Retry;
+use crate::service::compact::Together;
 use crate::table::Table;
 
 pub use crate::service::Service;
@@ -79,6 +81,14 @@ impl Proxy {
         let table = Table::new(placement, connectors, Some(&self.core.table()), &self.core.config);
         tracing::info!(version = format!("{:x}", table.version()), "the placement was replaced");
         self.core.replace_table(table);
+    }
+
+    /// Compacts all groups by a policy, at one revision, until the stop. Once is enough for all proxies; with several, each
+    /// compacts what it has seen, and what another one has compacted counts as done.
+    pub fn compact_automatically(&self, policy: Policy) {
+        let Some(stop) = self.core.stop_handle() else { return };
+        let groups = Together { core: Arc::clone(&self.core) };
+        tokio::spawn(groups.run(policy, stop));
     }
 
     /// Ends every stream with `Unavailable` "server stopped" and waits for them, up to the configured drain time. New

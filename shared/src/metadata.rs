@@ -16,6 +16,8 @@ pub const REVISION: HeaderName = HeaderName::from_static("kubebrain-revision");
 pub const PART: HeaderName = HeaderName::from_static("kubebrain-part");
 /// On a refusal: why. The only value is [`NOT_OWNER`]; surely nothing was applied.
 pub const REFUSAL: HeaderName = HeaderName::from_static("kubebrain-refusal");
+/// On an answer to `Status`: a number that the groups of one store have in common, in hex. Sizes are added up by store.
+pub const STORE: HeaderName = HeaderName::from_static("kubebrain-store");
 /// The brain does not own the keys, or has another placement than the one named by [`PART`].
 pub const NOT_OWNER: HeaderValue = HeaderValue::from_static("not-owner");
 
@@ -29,6 +31,18 @@ pub fn number(revision: Revision) -> HeaderValue {
 /// The revision under `name`; `None` if it is missing or not a number of a revision.
 pub fn revision(headers: &HeaderMap, name: &HeaderName) -> Option<Revision> {
     headers.get(name)?.to_str().ok()?.parse().ok().and_then(Revision::checked_from)
+}
+
+/// Says which store answers.
+pub fn put_store(metadata: &mut MetadataMap, store: u64) {
+    let mut headers = std::mem::take(metadata).into_headers();
+    headers.extend(HeaderValue::from_str(&format!("{store:x}")).ok().map(|store| (STORE, store)));
+    *metadata = MetadataMap::from_headers(headers);
+}
+
+/// The store that has answered; `None` if it did not say.
+pub fn store(headers: &HeaderMap) -> Option<u64> {
+    u64::from_str_radix(headers.get(STORE)?.to_str().ok()?, 16).ok()
 }
 
 /// The refusal of a key or table that a brain does not own.

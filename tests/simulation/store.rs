@@ -410,7 +410,7 @@ impl Bench {
             }
             2 => {
                 self.says(format!("renew {id}"));
-                let given = self.store.renew(id).map(|(ttl, _)| ttl);
+                let given = self.store.renew(id).await.expect("renewed").map(|(ttl, _)| ttl);
                 assert_eq!(given, self.leases.get(&id).map(|lease| lease.ttl));
                 if let Some(lease) = self.leases.get_mut(&id) {
                     lease.deadline = deadline(lease.ttl);

@@ -70,6 +70,19 @@ pub trait Engine: Send + Sync + 'static {
     /// Safe: a read.
     async fn partitions(&self, range: &Span) -> Result<Vec<Bytes>, ReadError>;
 
+    /// Rewrites what is stored without what was deleted or overwritten, so that the disk gets it back. Reads and commits
+    /// go on meanwhile. One at a time: a call while one runs is answered when that, or one more, has ended. Without a
+    /// disk there is nothing to do.
+    ///
+    /// # Errors
+    /// [`ReadError`]; what is stored is as before.
+    ///
+    /// # Cancel safety
+    /// A dropped call leaves the work to go on to its end.
+    async fn defragment(&self) -> Result<(), ReadError> {
+        Ok(())
+    }
+
     /// Bytes on disk as far as known here, journals included; 0 for memory. Cheap enough to ask once a second.
     fn size(&self) -> u64;
 }

@@ -5,6 +5,7 @@
 //!                                                  0x02             a tombstone
 //! <prefix> "g" esc(group) "l" n:u64     log        Record           batch n of the group
 //! <prefix> "g" esc(group) "s" name      small rows u64              "ceiling", "compacted", "trimmed"
+//! <prefix> "g" esc(group) "s" "alarms"  alarms     AlarmsRow        there while one stands
 //! <prefix> "g" esc(group) "t" id:u64    leases     LeaseRow
 //! <prefix> "o" esc(unit)                ownership  group name       who owns all keys that begin with `unit`
 //! <prefix> "v"                          format     FORMAT
@@ -105,6 +106,28 @@ pub struct LeaseRow {
     /// At the home group: other groups that hold it.
     #[prost(string, repeated, tag = "2")]
     pub holders: Vec<String>,
+    /// Seconds that it had left when this was written; 0 is all of them.
+    #[prost(int64, tag = "3")]
+    pub remaining: i64,
+}
+
+/// The alarms that stand.
+#[derive(Clone, PartialEq, Message)]
+pub struct AlarmsRow {
+    /// In order.
+    #[prost(message, repeated, tag = "1")]
+    pub alarms: Vec<AlarmRow>,
+}
+
+/// One alarm.
+#[derive(Clone, PartialEq, Message)]
+pub struct AlarmRow {
+    /// The member that it is about.
+    #[prost(fixed64, tag = "1")]
+    pub member: u64,
+    /// As on etcd's wire: 1 no space, 2 corrupt.
+    #[prost(uint32, tag = "2")]
+    pub kind: u32,
 }
 
 /// A small number that a group keeps.
@@ -216,6 +239,13 @@ impl Layout {
             Small::Compacted => b"compacted",
             Small::Trimmed => b"trimmed",
         });
+        key.freeze()
+    }
+
+    /// The row of the alarms.
+    pub fn alarms(&self) -> Bytes {
+        let mut key = self.own(b's');
+        key.put_slice(b"alarms");
         key.freeze()
     }
 

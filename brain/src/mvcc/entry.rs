@@ -44,7 +44,7 @@ mod tests {
 
     #[test]
     fn the_bytes_are_the_message() {
-        let version = Version { revision: 300, create: 7, count: 2, lease: -5 };
+        let version = Version { revision: 300, create: 7, count: 2, lease: -5, bytes: 0 };
         for value in [&b"value"[..], b""] {
             let kv = KeyValue::decode(key_value(b"key", &version, value)).expect("a message");
             let want = KeyValue {

@@ -159,7 +159,7 @@ impl Evaluator<'_> {
         };
         let version = match &before {
             Some(before) => Version { revision, lease, count: before.version.count + 1, ..before.version },
-            None => Version { revision, create: revision, count: 1, lease },
+            None => Version { revision, create: revision, count: 1, lease, bytes: 0 },
         };
         let value = match &put.value {
             Given::New(value) => value.clone(),

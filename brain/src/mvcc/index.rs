@@ -9,7 +9,7 @@ use std::ops::Bound;
 use bytes::Bytes;
 use kubebrain_shared::range::KeyRange;
 
-/// One version of a key. Plain integers: an index holds tens of millions.
+/// One version of a key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Version {
     /// The revision that made it.
@@ -20,12 +20,57 @@ pub struct Version {
     pub count: u64,
     /// The attached lease; 0 is none.
     pub lease: i64,
+    /// What its row takes in the engine, key and value; the index knows it up to [`BYTES_MAX`].
+    pub bytes: u64,
+}
+
+/// More is counted as this much, when it comes and when it goes.
+pub const BYTES_MAX: u64 = (1 << BYTES_BITS) - 1;
+const BYTES_BITS: u32 = 24;
+
+/// A version as the index keeps it, which holds tens of millions: the puts (2^40 are more than two hundred days of the
+/// fastest writer there is) share a word with the bytes.
+#[derive(Clone, Copy, Debug)]
+struct Packed {
+    revision: u64,
+    create: u64,
+    lease: i64,
+    count_and_bytes: u64,
+}
+
+impl Packed {
+    const fn is_tombstone(&self) -> bool {
+        self.count_and_bytes >> BYTES_BITS == 0
+    }
+
+    const fn bytes(&self) -> u64 {
+        self.count_and_bytes & BYTES_MAX
+    }
+}
+
+impl From<Version> for Packed {
+    fn from(version: Version) -> Self {
+        let Version { revision, create, count, lease, bytes } = version;
+        Self { revision, create, lease, count_and_bytes: count << BYTES_BITS | bytes.min(BYTES_MAX) }
+    }
+}
+
+impl From<Packed> for Version {
+    fn from(packed: Packed) -> Self {
+        let Packed { revision, create, lease, count_and_bytes } = packed;
+        Self { revision, create, lease, count: count_and_bytes >> BYTES_BITS, bytes: packed.bytes() }
+    }
 }
 
 impl Version {
     /// The deletion of a key.
     pub const fn tombstone(revision: u64) -> Self {
-        Self { revision, create: 0, count: 0, lease: 0 }
+        Self { revision, create: 0, count: 0, lease: 0, bytes: 0 }
+    }
+
+    /// The same, with what its row takes.
+    pub fn taking(self, row: &[u8], value: &[u8]) -> Self {
+        Self { bytes: ((row.len() + value.len()) as u64).min(BYTES_MAX), ..self }
     }
 
     /// True for a deletion.
@@ -37,7 +82,7 @@ impl Version {
 /// Versions by key, oldest first in each.
 #[derive(Debug, Default)]
 pub struct Index {
-    keys: BTreeMap<Bytes, Vec<Version>>,
+    keys: BTreeMap<Bytes, Vec<Packed>>,
     versions: usize,
 }
 
@@ -47,15 +92,15 @@ pub(super) fn bounds(range: &KeyRange) -> Option<(Bound<&Bytes>, Bound<&Bytes>)>
     (!range.is_empty()).then_some((Bound::Included(range.start()), end))
 }
 
-fn at(versions: &[Version], revision: u64) -> Option<&Version> {
+fn at(versions: &[Packed], revision: u64) -> Option<Version> {
     let found = versions.iter().rev().find(|version| version.revision <= revision)?;
-    (!found.is_tombstone()).then_some(found)
+    (!found.is_tombstone()).then(|| Version::from(*found))
 }
 
 impl Index {
     /// The live version of a key as of `revision`.
     pub fn get(&self, key: &[u8], revision: u64) -> Option<Version> {
-        at(self.keys.get(key)?, revision).copied()
+        at(self.keys.get(key)?, revision)
     }
 
     /// The live version of a key just before `revision`.
@@ -64,7 +109,7 @@ impl Index {
     }
 
     /// All that are live in `range` as of `revision`, in key order.
-    pub fn live(&self, range: &KeyRange, revision: u64) -> impl Iterator<Item = (&Bytes, &Version)> {
+    pub fn live(&self, range: &KeyRange, revision: u64) -> impl Iterator<Item = (&Bytes, Version)> {
         let within = bounds(range).map(|bounds| self.keys.range::<Bytes, _>(bounds));
         within.into_iter().flatten().filter_map(move |(key, versions)| Some((key, at(versions, revision)?)))
     }
@@ -86,10 +131,10 @@ impl Index {
         match self.keys.get_mut(key) {
             Some(versions) => {
                 debug_assert!(versions.last().is_none_or(|last| last.revision < version.revision));
-                versions.push(version);
+                versions.push(version.into());
             }
             None => {
-                self.keys.insert(key.clone(), vec![version]);
+                self.keys.insert(key.clone(), vec![version.into()]);
             }
         }
     }
@@ -98,7 +143,7 @@ impl Index {
     pub fn load(&mut self, key: Bytes, versions: Vec<Version>) {
         debug_assert!(versions.is_sorted_by_key(|version| version.revision));
         self.versions += versions.len();
-        self.keys.insert(key, versions);
+        self.keys.insert(key, versions.into_iter().map(Packed::from).collect());
     }
 
     /// Keys, dead ones with uncompacted history included.
@@ -136,24 +181,25 @@ impl Index {
         (found, last.filter(|_| seen == count).cloned())
     }
 
-    /// Forgets what [`Self::superfluous`] finds of these keys.
-    pub fn compact_all<'a>(&mut self, keys: impl Iterator<Item = &'a Bytes>, revision: u64) {
-        keys.for_each(|key| self.compact(key, revision));
+    /// Forgets what [`Self::superfluous`] finds of these keys; gives their bytes.
+    pub fn compact_all<'a>(&mut self, keys: impl Iterator<Item = &'a Bytes>, revision: u64) -> u64 {
+        keys.map(|key| self.compact(key, revision)).sum()
     }
 
-    fn compact(&mut self, key: &Bytes, revision: u64) {
-        let Some(versions) = self.keys.get_mut(key) else { return };
+    fn compact(&mut self, key: &Bytes, revision: u64) -> u64 {
+        let Some(versions) = self.keys.get_mut(key) else { return 0 };
         let dropped = superfluous(versions, revision);
-        versions.drain(..dropped);
+        let bytes = versions.drain(..dropped).map(|version| version.bytes()).sum();
         self.versions -= dropped;
         if versions.is_empty() {
             self.keys.remove(key);
         }
+        bytes
     }
 }
 
 /// How many of a key's oldest versions compaction at `revision` drops.
-fn superfluous(versions: &[Version], revision: u64) -> usize {
+fn superfluous(versions: &[Packed], revision: u64) -> usize {
     let up_to = versions.partition_point(|version| version.revision <= revision);
     match up_to.checked_sub(1).map(|newest| versions[newest].is_tombstone()) {
         None => 0,
@@ -170,7 +216,13 @@ mod tests {
         let mut index = Index::default();
         for (key, revision, put) in history {
             let version = match put {
-                true => Version { revision: *revision, create: *revision, count: 1, lease: 0 },
+                true => Version {
+                    revision: *revision,
+                    create: *revision,
+                    count: 1,
+                    bytes: 7,
+                    ..Version::default()
+                },
                 false => Version::tombstone(*revision),
             };
             index.insert(&Bytes::from_static(key.as_bytes()), version);
@@ -196,10 +248,23 @@ mod tests {
             assert_eq!(found.first().map_or(&[][..], |(_, revisions)| revisions), dropped, "at {revision}");
             assert_eq!(more, None);
             let before = index.get(b"a", 6);
-            index.compact(&Bytes::from_static(b"a"), revision);
+            let freed = index.compact(&Bytes::from_static(b"a"), revision);
+            let tombstones = usize::from(dropped.contains(&4));
+            assert_eq!(freed, 7 * (dropped.len() - tombstones) as u64, "the bytes that were put in");
             assert_eq!(index.versions(), 4 - dropped.len());
             assert_eq!(index.get(b"a", 6), before);
         }
+    }
+
+    #[test]
+    fn a_version_keeps_its_numbers_in_half_a_cache_line() {
+        assert_eq!(size_of::<Packed>(), 32);
+        for (count, bytes) in [(0, 0), (1, BYTES_MAX), ((1 << 40) - 1, 0), (77, 1234)] {
+            let version = Version { revision: 9, create: 3, count, lease: -5, bytes };
+            assert_eq!(Version::from(Packed::from(version)), version);
+        }
+        let large = Version { count: 3, bytes: BYTES_MAX + 1, ..Version::default() };
+        assert_eq!(Version::from(Packed::from(large)), Version { bytes: BYTES_MAX, ..large });
     }
 
     #[test]

@@ -1,7 +1,12 @@
 //! [`Leases`]: granted leases, the keys attached to them, and when they run out.
 //!
-//! Grants, revocations and holders are rows, written with the group's batches. Deadlines are not: a new master gives
-//! every lease its whole time again. Attachments are rebuilt from the keys.
+//! Grants, revocations and holders are rows, written with the group's batches. Deadlines are not, but now and then what
+//! is left of a long lease goes into its row: a *checkpoint*. A new master gives every lease what its row says.
+//! Attachments are rebuilt from the keys.
+//!
+//! A renewal that was answered must outlive a crash. Where a row says "all of its time", a renewal needs no write. Where
+//! it has a checkpoint, or the row that takes one back is not durable yet, the renewal goes through the writer and is
+//! answered when it is.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, HashMap};
@@ -14,6 +19,8 @@ use super::codec::LeaseRow;
 
 /// The longest time to live, in seconds; etcd's bound.
 pub const TTL_MAX: i64 = 9_000_000_000;
+/// As in etcd: leases shorter than this have none, so a restart gives a lease at most this much too much.
+pub const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(300);
 
 /// One granted lease.
 #[derive(Clone, Debug)]
@@ -24,21 +31,66 @@ pub struct Lease {
     pub deadline: Instant,
     /// Keys that end with it.
     pub keys: BTreeSet<Bytes>,
+    /// Rows on their way that take a checkpoint back.
+    clearing: u32,
+    /// A checkpoint is due some time.
+    scheduled: bool,
+}
+
+/// What became of a wish to renew.
+#[derive(Debug)]
+pub enum Renewal<'a> {
+    /// Done.
+    Done(&'a Lease),
+    /// Its row must be written first.
+    NeedsWrite,
 }
 
 /// All leases of a group.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Leases {
     granted: HashMap<i64, Lease>,
     /// Deadlines, possibly of leases renewed or gone since: looked at again when they come up.
     due: BinaryHeap<Reverse<(Instant, i64)>>,
+    /// When to write down what is left, one for each lease that is long enough.
+    checkpoints: BinaryHeap<Reverse<(Instant, i64)>>,
+    interval: Duration,
+}
+
+impl Default for Leases {
+    fn default() -> Self {
+        Self::new(CHECKPOINT_INTERVAL)
+    }
 }
 
 fn seconds(ttl: i64) -> Duration {
     Duration::from_secs(u64::try_from(ttl).unwrap_or(0).min(TTL_MAX.unsigned_abs()))
 }
 
+/// Never less than there is.
+pub(super) fn ceiling(remaining: Duration) -> i64 {
+    let whole = remaining.as_secs() + u64::from(remaining.subsec_nanos() > 0);
+    whole.min(TTL_MAX.unsigned_abs()).cast_signed()
+}
+
+impl LeaseRow {
+    /// Seconds that a new master gives it.
+    pub fn known(&self) -> i64 {
+        if self.remaining > 0 { self.remaining.min(self.ttl) } else { self.ttl }
+    }
+}
+
 impl Leases {
+    /// None yet; `interval` lies between two checkpoints of a lease.
+    pub fn new(interval: Duration) -> Self {
+        Self {
+            granted: HashMap::new(),
+            due: BinaryHeap::new(),
+            checkpoints: BinaryHeap::new(),
+            interval: interval.max(Duration::from_secs(1)),
+        }
+    }
+
     /// True if it is granted and not revoked.
     pub fn exists(&self, id: i64) -> bool {
         self.granted.contains_key(&id)
@@ -58,13 +110,59 @@ impl Leases {
     pub fn insert(&mut self, id: i64, row: LeaseRow, remaining: Duration) {
         let deadline = Instant::now() + remaining;
         self.due.push(Reverse((deadline, id)));
-        self.granted.insert(id, Lease { row, deadline, keys: BTreeSet::new() });
+        let lease = Lease { row, deadline, keys: BTreeSet::new(), clearing: 0, scheduled: false };
+        self.granted.insert(id, lease);
+        self.schedule(id);
     }
 
-    /// Adds one with its whole time to live.
+    /// Adds one with what its row leaves it.
     pub fn load(&mut self, id: i64, row: LeaseRow) {
-        let remaining = seconds(row.ttl);
+        let remaining = seconds(row.known());
         self.insert(id, row, remaining);
+    }
+
+    /// Looks at a lease again an interval from now, if it lives that long.
+    fn schedule(&mut self, id: i64) {
+        let Some(lease) = self.granted.get_mut(&id) else { return };
+        let at = Instant::now() + self.interval;
+        if !lease.scheduled && lease.deadline > at {
+            lease.scheduled = true;
+            self.checkpoints.push(Reverse((at, id)));
+        }
+    }
+
+    /// True if a row that says `known` seconds is worth writing again where only `remaining` are left.
+    pub fn is_worth_a_row(&self, known: i64, remaining: Duration) -> bool {
+        seconds(known).saturating_sub(remaining) >= self.interval / 2
+    }
+
+    /// When the next checkpoint may be worth writing.
+    pub fn next_checkpoint(&self) -> Option<Instant> {
+        self.checkpoints.peek().map(|Reverse((at, _))| *at)
+    }
+
+    /// Rows to write: of up to `count` leases that are due, those whose time has shrunk enough.
+    pub fn take_checkpoints(&mut self, count: usize) -> Vec<(i64, LeaseRow)> {
+        let now = Instant::now();
+        let mut rows = Vec::new();
+        for _ in 0..count {
+            let Some(Reverse((_, id))) =
+                self.checkpoints.peek().copied().filter(|Reverse((at, _))| *at <= now)
+            else {
+                break;
+            };
+            self.checkpoints.pop();
+            let (interval, Some(lease)) = (self.interval, self.granted.get_mut(&id)) else { continue };
+            lease.scheduled = false;
+            let remaining = lease.deadline.saturating_duration_since(now);
+            let shrunk = seconds(lease.row.known()).saturating_sub(remaining);
+            if !remaining.is_zero() && shrunk >= interval / 2 {
+                lease.row.remaining = ceiling(remaining);
+                rows.push((id, lease.row.clone()));
+            }
+            self.schedule(id);
+        }
+        rows
     }
 
     /// Changes who else holds it.
@@ -79,12 +177,39 @@ impl Leases {
         self.granted.remove(&id)
     }
 
-    /// Starts its time again.
-    pub fn renew(&mut self, id: i64) -> Option<&Lease> {
+    /// Starts its time again, where no row has to be written for it. `None` if it is not granted.
+    pub fn renew(&mut self, id: i64) -> Option<Renewal<'_>> {
+        let lease = self.granted.get(&id)?;
+        if lease.row.remaining != 0 || lease.clearing > 0 {
+            return Some(Renewal::NeedsWrite);
+        }
+        self.restart(id).map(Renewal::Done)
+    }
+
+    /// Starts its time again; gives its row if that must be written. Until [`Self::cleared`], every renewal waits.
+    pub fn renew_by_row(&mut self, id: i64) -> Option<(&Lease, bool)> {
+        let lease = self.granted.get_mut(&id)?;
+        let writes = lease.row.remaining != 0;
+        if writes {
+            lease.row.remaining = 0;
+            lease.clearing += 1;
+        }
+        self.restart(id).map(|lease| (lease, writes))
+    }
+
+    /// A row that [`Self::renew_by_row`] asked for is durable.
+    pub fn cleared(&mut self, id: i64) {
+        if let Some(lease) = self.granted.get_mut(&id) {
+            lease.clearing = lease.clearing.saturating_sub(1);
+        }
+    }
+
+    fn restart(&mut self, id: i64) -> Option<&Lease> {
         let lease = self.granted.get_mut(&id)?;
         lease.deadline = Instant::now() + seconds(lease.row.ttl);
         self.due.push(Reverse((lease.deadline, id)));
-        Some(lease)
+        self.schedule(id);
+        self.granted.get(&id)
     }
 
     /// A key moves from one lease to another; 0 is none.
@@ -129,7 +254,51 @@ mod tests {
     use super::*;
 
     fn row(ttl: i64) -> LeaseRow {
-        LeaseRow { ttl, holders: Vec::new() }
+        LeaseRow { ttl, ..LeaseRow::default() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_left_of_a_long_lease_is_written_now_and_then() {
+        let mut leases = Leases::new(Duration::from_secs(10));
+        leases.load(1, row(100));
+        leases.load(2, row(10));
+        leases.load(3, row(100));
+        tokio::time::advance(Duration::from_secs(8)).await;
+        leases.renew(3);
+        tokio::time::advance(Duration::from_secs(2)).await;
+        let written = leases.take_checkpoints(10);
+        assert_eq!(written.iter().map(|(id, row)| (*id, row.remaining)).collect::<Vec<_>>(), [(1, 90)]);
+        assert!(leases.take_checkpoints(10).is_empty(), "each interval once");
+        tokio::time::advance(Duration::from_secs(10)).await;
+        let mut written: Vec<_> =
+            leases.take_checkpoints(10).iter().map(|(id, row)| (*id, row.remaining)).collect();
+        written.sort_unstable();
+        assert_eq!(written, [(1, 80), (3, 88)]);
+        tokio::time::advance(Duration::from_secs(60)).await;
+        assert_eq!(leases.take_checkpoints(1).len(), 1, "no more at once than asked for");
+        let mut restarted = Leases::default();
+        restarted.load(1, LeaseRow { remaining: 80, ..row(100) });
+        let left = restarted.get(1).map(|lease| lease.deadline.saturating_duration_since(Instant::now()));
+        assert_eq!(left, Some(Duration::from_secs(80)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_with_a_checkpoint_is_renewed_by_a_row_until_that_is_durable() {
+        let mut leases = Leases::new(Duration::from_secs(10));
+        leases.load(1, row(100));
+        tokio::time::advance(Duration::from_secs(10)).await;
+        assert_eq!(leases.take_checkpoints(10).len(), 1);
+        assert!(matches!(leases.renew(1), Some(Renewal::NeedsWrite)));
+        let first = leases.renew_by_row(1).map(|(lease, writes)| (lease.row.remaining, writes));
+        assert_eq!(first, Some((0, true)));
+        assert!(matches!(leases.renew(1), Some(Renewal::NeedsWrite)), "the row is on its way");
+        tokio::time::advance(Duration::from_secs(10)).await;
+        assert_eq!(leases.take_checkpoints(10).len(), 1);
+        assert!(leases.renew_by_row(1).is_some_and(|(_, writes)| writes));
+        leases.cleared(1);
+        assert!(matches!(leases.renew(1), Some(Renewal::NeedsWrite)), "the second one still is");
+        leases.cleared(1);
+        assert!(matches!(leases.renew(1), Some(Renewal::Done(_))));
     }
 
     #[tokio::test(start_paused = true)]

@@ -5,6 +5,7 @@
 //!   group's answers have shown a higher one.
 //! * Reads of "now" see every write answered before they began.
 
+pub mod alarm;
 pub mod answer;
 pub mod codec;
 pub mod entry;
@@ -15,6 +16,7 @@ pub mod log;
 mod open;
 pub mod ownership;
 pub mod pending;
+pub mod quota;
 mod read;
 pub mod shared;
 mod sweep;
@@ -40,13 +42,16 @@ use tokio::time::Instant;
 
 use crate::engine::Engine;
 use crate::request::{Delete, Limits, Op, Put, Range, ReadAt, Txn};
+use alarm::Alarm;
 use answer::Answer;
 use codec::Layout;
+use lease::Renewal;
 pub use open::OpenError;
+use quota::Quota;
 use read::{Chunks, Reader};
 use shared::{Ended, Shared};
 use writer::{Command, Writer};
-pub use writer::{Granted, PlaceError, WriteError};
+pub use writer::{Granted, PlaceError, Renewed, WriteError};
 
 /// How long an answer is waited for: etcd's own bound, 5 s and two election timeouts.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(7);
@@ -72,6 +77,11 @@ pub struct Config {
     pub value_cache_bytes: u64,
     /// Bytes of recent events kept for watchers. Rises: slower watchers stay off the engine. Default 64 MiB.
     pub window_bytes: usize,
+    /// What the groups of this store may keep; shared by them. Default: no bound.
+    pub quota: Arc<Quota>,
+    /// Between two rows that say what is left of a long lease. Falls: a restart gives leases less time too much, and
+    /// more is written. Default 5 min, as in etcd; at least 1 s.
+    pub lease_checkpoint_interval: Duration,
 }
 
 impl Config {
@@ -92,6 +102,8 @@ impl Config {
             limits: Limits::default(),
             value_cache_bytes: 256 << 20,
             window_bytes: 64 << 20,
+            quota: Quota::new(None),
+            lease_checkpoint_interval: lease::CHECKPOINT_INTERVAL,
         }
     }
 }
@@ -135,6 +147,8 @@ impl Store {
             loaded.index,
             loaded.values,
             loaded.leases,
+            loaded.alarms,
+            loaded.share,
             config.window_bytes,
             placement,
             loaded.start.counter,
@@ -193,6 +207,7 @@ impl Store {
     /// # Errors
     /// What etcd answers.
     pub async fn range(&self, range: &Range, floor: Revision) -> Result<Reply, Fault> {
+        self.shared.alarms.trusted()?;
         self.raise(range, floor).await?;
         let reader = Reader::new(&self.shared, range.at)?;
         let answer = Answer::Range(reader.range(range).await?);
@@ -218,6 +233,7 @@ impl Store {
         range: Range,
         floor: Revision,
     ) -> Result<(Revision, impl Stream<Item = Result<Bytes, Fault>> + Send + use<>), Fault> {
+        self.shared.alarms.trusted()?;
         self.raise(&range, floor).await?;
         let header = Reader::new(&self.shared, range.at)?.header;
         // The reader borrows the store, so both live in a task.
@@ -267,6 +283,7 @@ impl Store {
     }
 
     async fn write(&self, op: Op, floor: Revision, part: Option<u64>) -> Result<Reply, WriteError> {
+        self.shared.alarms.trusted()?;
         // What the answer shows was there at or after this revision: it is not swept before it is read.
         let _pin = self.shared.pin();
         let written = self.ask(|reply| Command::Write { op, floor, part, reply }).await?;
@@ -300,6 +317,7 @@ impl Store {
     /// # Errors
     /// [`Fault::Compacted`] at or below the compacted revision, [`Fault::FutureRevision`] above the current one.
     pub async fn compact(&self, revision: i64, physical: bool, floor: Revision) -> Result<Revision, Fault> {
+        self.shared.alarms.trusted()?;
         let header = self.ask(|reply| Command::Compact { revision, floor, reply }).await?;
         if physical {
             let revision = u64::try_from(revision).unwrap_or(0);
@@ -314,6 +332,7 @@ impl Store {
     /// # Errors
     /// What etcd answers.
     pub async fn grant(&self, id: i64, ttl: i64, floor: Revision) -> Result<Granted, Fault> {
+        self.shared.alarms.trusted()?;
         self.ask(|reply| Command::Grant { id, ttl, remaining: None, floor, reply }).await
     }
 
@@ -331,6 +350,7 @@ impl Store {
     /// # Errors
     /// [`Fault::LeaseNotFound`].
     pub async fn revoke(&self, id: i64, floor: Revision) -> Result<Revision, Fault> {
+        self.shared.alarms.trusted()?;
         self.ask(|reply| Command::Revoke { id, floor, reply }).await
     }
 
@@ -342,10 +362,43 @@ impl Store {
         self.ask(|reply| Command::Share { id, group, reply }).await
     }
 
-    /// Starts a lease's time again; seconds, and the groups that hold it too. `None` if it is not granted.
-    pub fn renew(&self, id: i64) -> Option<(i64, Vec<String>)> {
-        let mut leases = self.shared.leases.lock();
-        leases.renew(id).map(|lease| (lease.row.ttl, lease.row.holders.clone()))
+    /// Starts a lease's time again, also in the eyes of a later master. `None` if it is not granted.
+    ///
+    /// # Errors
+    /// [`Fault::Timeout`] if its row has a checkpoint and is not written in time.
+    pub async fn renew(&self, id: i64) -> Result<Option<Renewed>, Fault> {
+        {
+            let mut leases = self.shared.leases.lock();
+            match leases.renew(id) {
+                None => return Ok(None),
+                Some(Renewal::Done(lease)) => {
+                    return Ok(Some((lease.row.ttl, lease.row.holders.clone())));
+                }
+                Some(Renewal::NeedsWrite) => {}
+            }
+        }
+        self.ask(|reply| Command::Renew { id, reply }).await
+    }
+
+    /// Alarms that stand.
+    pub fn alarms(&self) -> Vec<Alarm> {
+        self.shared.alarms.standing()
+    }
+
+    /// Raises an alarm, durably. False if it stood already.
+    ///
+    /// # Errors
+    /// [`Fault::TooManyRequests`] above the bound on alarms, [`Fault::Timeout`].
+    pub async fn raise_alarm(&self, alarm: Alarm) -> Result<bool, Fault> {
+        self.ask(|reply| Command::Raise { alarm, reply }).await
+    }
+
+    /// Ends an alarm, durably. False if it did not stand. Where its cause stays, the next write raises it again.
+    ///
+    /// # Errors
+    /// [`Fault::Timeout`].
+    pub async fn disarm(&self, alarm: Alarm) -> Result<bool, Fault> {
+        self.ask(|reply| Command::Disarm { alarm, reply }).await
     }
 
     /// A lease: seconds granted, and what is left. `None` if it is not granted.

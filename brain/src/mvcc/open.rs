@@ -11,11 +11,13 @@ use kubebrain_shared::range::KeyRange;
 use prost::Message;
 use thiserror::Error;
 
+use super::alarm::{AlarmKind, Alarms};
 use super::answer::Identity;
-use super::codec::{self, Damaged, FORMAT, LeaseRow, Record, Small, small_value};
+use super::codec::{self, AlarmsRow, Damaged, FORMAT, LeaseRow, Record, Small, small_value};
 use super::index::{Index, Version};
 use super::lease::Leases;
 use super::log::{self, LogError};
+use super::quota::Share;
 use super::values::Values;
 use super::writer::Start;
 use super::{Config, ownership};
@@ -71,6 +73,8 @@ pub(super) struct Loaded {
     pub index: Index,
     pub values: Values,
     pub leases: Leases,
+    pub alarms: Alarms,
+    pub share: Share,
     pub identity: Identity,
     pub start: Start,
 }
@@ -92,7 +96,9 @@ pub(super) async fn open(
     let mut loaded = Loaded {
         index: Index::default(),
         values,
-        leases: Leases::default(),
+        leases: Leases::new(config.lease_checkpoint_interval),
+        alarms: Alarms::default(),
+        share: config.quota.share(0),
         identity: Identity { cluster: config.cluster_id, member: config.member_id, term: epoch },
         start: Start { counter: 1, number: number + 1, ceiling: 0, compacted: -1, owners },
     };
@@ -103,6 +109,11 @@ pub(super) async fn open(
         loaded.start.compacted = compacted.cast_signed();
     }
     load_leases(snapshot, layout, &mut loaded.leases).await?;
+    let key = layout.alarms();
+    if let Some(value) = snapshot.get(&key).await? {
+        loaded.alarms = Alarms::of(&codec::read_message::<AlarmsRow>(&key, value)?);
+        loaded.share.set_alarmed(loaded.alarms.has(AlarmKind::NoSpace));
+    }
     let parts = placement.partition(&KeyRange::ALL);
     let parts = parts.unwrap_or_else(|| vec![(KeyRange::ALL, config.group.clone())]);
     for (range, _) in parts.into_iter().filter(|(_, owner)| *owner == config.group) {
@@ -232,6 +243,8 @@ async fn load_keys(
                 None => Version::tombstone(revision),
                 Some(kv) => read_version(&row, kv)?,
             };
+            let version = version.taking(&row, &value);
+            loaded.share.add(version.bytes);
             match &mut current {
                 Some((key, versions)) if *key == data.key => versions.push(version),
                 _ => {
@@ -260,6 +273,7 @@ fn read_version(row: &[u8], kv: &Bytes) -> Result<Version, OpenError> {
         create: kv.create_revision.cast_unsigned(),
         count: kv.version.cast_unsigned(),
         lease: kv.lease,
+        bytes: 0,
     })
 }
 

@@ -85,7 +85,7 @@ impl View<'_> {
             return self.get(key, revision).into_iter().collect();
         }
         let stored = self.index.live(range, revision);
-        let stored = stored.map(|(key, version)| Entry { key: key.clone(), version: *version, kv: None });
+        let stored = stored.map(|(key, version)| Entry { key: key.clone(), version, kv: None });
         let Some(bounds) = bounds(range).filter(|_| !self.pending.is_empty()) else {
             return stored.collect();
         };
@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     fn put(revision: u64) -> Version {
-        Version { revision, create: revision, count: 1, lease: 0 }
+        Version { revision, create: revision, count: 1, ..Version::default() }
     }
 
     #[test]

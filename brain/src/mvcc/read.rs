@@ -78,8 +78,7 @@ impl<'a> Reader<'a> {
         let max = max.min(cursor.wanted);
         let index = self.shared.index.read();
         let mut live = index.live(&keys, self.at.get());
-        let entry =
-            |(key, version): (&Bytes, &Version)| Entry { key: key.clone(), version: *version, kv: None };
+        let entry = |(key, version): (&Bytes, Version)| Entry { key: key.clone(), version, kv: None };
         let entries: Vec<_> = live.by_ref().take(max).map(entry).collect();
         cursor.wanted -= entries.len();
         // The rest begins with what is there, so a cursor that is not done always has a next entry.

@@ -11,10 +11,12 @@ use kubebrain_shared::revision::Revision;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
+use super::alarm::Alarms;
 use super::answer::Identity;
 use super::codec::Layout;
 use super::index::Index;
 use super::lease::Leases;
+use super::quota::Share;
 use super::values::Values;
 use crate::engine::Engine;
 use crate::watch::Hub;
@@ -35,6 +37,10 @@ pub struct Shared {
     pub values: Values,
     /// Leases.
     pub leases: Mutex<Leases>,
+    /// Alarms that stand.
+    pub alarms: Alarms,
+    /// What this group has of the store's quota.
+    pub share: Share,
     /// Watchers.
     pub hub: Hub,
     /// Which keys are this group's. Changed by the writer, between two writes.
@@ -83,6 +89,8 @@ impl Shared {
         index: Index,
         values: Values,
         leases: Leases,
+        alarms: Alarms,
+        share: Share,
         window_bytes: usize,
         placement: Arc<Placement>,
         committed: u64,
@@ -96,6 +104,8 @@ impl Shared {
             index: RwLock::new(index),
             values,
             leases: Mutex::new(leases),
+            alarms,
+            share,
             hub: Hub::new(window_bytes, committed),
             placement: ArcSwap::new(placement),
             committed: AtomicU64::new(committed),

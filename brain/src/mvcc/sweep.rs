@@ -75,7 +75,8 @@ async fn sweep(shared: &Shared, writer: &mpsc::WeakSender<Command>, target: u64)
                 }
             }
             shared.engine.commit(batch).await?;
-            shared.index.write().compact_all(found.iter().map(|(key, _)| key), target);
+            let freed = shared.index.write().compact_all(found.iter().map(|(key, _)| key), target);
+            shared.share.give_back(freed);
             tokio::time::sleep(PAUSE).await;
         }
         after = match last {

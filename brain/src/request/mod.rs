@@ -121,6 +121,24 @@ pub enum Op {
     Txn(Txn),
 }
 
+impl Op {
+    /// Keys and values that it may put, of the branches of a transaction the larger one; 0 if it puts nothing.
+    pub fn put_bytes(&self) -> u64 {
+        let all = |ops: &[Self]| ops.iter().map(Self::put_bytes).sum::<u64>();
+        match self {
+            Self::Range(_) | Self::Delete(_) => 0,
+            Self::Put(put) => {
+                let value = match &put.value {
+                    Given::New(value) => value.len(),
+                    Given::Kept => 0,
+                };
+                (put.key.len() + value) as u64
+            }
+            Self::Txn(txn) => all(&txn.success).max(all(&txn.failure)),
+        }
+    }
+}
+
 /// What a comparison looks at, and what it is held against.
 #[derive(Clone, Debug)]
 pub enum Operand {

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use kubebrain_proto::etcdserverpb as wire;
+use kubebrain_shared::fault::Fault;
 use kubebrain_shared::revision::Revision;
+use kubebrain_shared::unserved;
 use tonic::{Request, Status};
 
 use super::Inner;
@@ -22,4 +24,37 @@ pub(super) async fn member_list(
     // The cluster service answers at revision 0, as in etcd.
     let header = inner.header(Revision::ZERO);
     Ok(tonic::Response::new(wire::MemberListResponse { header, members: vec![member] }))
+}
+
+pub(super) async fn member_remove(
+    inner: Arc<Inner>,
+    request: Request<wire::MemberRemoveRequest>,
+) -> Result<tonic::Response<wire::MemberRemoveResponse>, Status> {
+    inner.is_member(request.into_inner().id)?;
+    Err(unserved::refusal("/etcdserverpb.Cluster/MemberRemove"))
+}
+
+pub(super) async fn member_update(
+    inner: Arc<Inner>,
+    request: Request<wire::MemberUpdateRequest>,
+) -> Result<tonic::Response<wire::MemberUpdateResponse>, Status> {
+    inner.is_member(request.into_inner().id)?;
+    Err(unserved::refusal("/etcdserverpb.Cluster/MemberUpdate"))
+}
+
+pub(super) async fn member_promote(
+    inner: Arc<Inner>,
+    request: Request<wire::MemberPromoteRequest>,
+) -> Result<tonic::Response<wire::MemberPromoteResponse>, Status> {
+    inner.is_member(request.into_inner().id)?;
+    Err(Fault::MemberNotLearner.into())
+}
+
+impl Inner {
+    fn is_member(&self, id: u64) -> Result<(), Fault> {
+        match id == self.store.shared().identity.member {
+            true => Ok(()),
+            false => Err(Fault::MemberNotFound),
+        }
+    }
 }

@@ -1,18 +1,64 @@
-//! `grpc.health.v1.Health`.
+//! `grpc.health.v1.Health`: of the server as a whole, the service with the empty name, as etcd has it.
 
+use std::pin::Pin;
 use std::sync::Arc;
 
+use futures_util::{Stream, stream};
 use kubebrain_proto::health::health_check_response::ServingStatus;
 use kubebrain_proto::health::{HealthCheckRequest, HealthCheckResponse};
+use kubebrain_shared::fault::Fault;
 use tonic::{Request, Status};
 
 use super::Inner;
 
 pub(super) async fn check(
     inner: Arc<Inner>,
-    _request: Request<HealthCheckRequest>,
+    request: Request<HealthCheckRequest>,
 ) -> Result<tonic::Response<HealthCheckResponse>, Status> {
-    let serves = !inner.stop.is_asked() && !inner.store.shared().has_ended();
-    let status = if serves { ServingStatus::Serving } else { ServingStatus::NotServing };
-    Ok(tonic::Response::new(HealthCheckResponse { status: status as i32 }))
+    match request.into_inner().service.as_str() {
+        "" => Ok(tonic::Response::new(inner.health())),
+        _ => Err(Status::not_found("unknown service")),
+    }
+}
+
+type Answers = Pin<Box<dyn Stream<Item = Result<HealthCheckResponse, Status>> + Send>>;
+
+/// Says it, and says it again when it changes; ends with the server.
+pub(super) async fn watch(
+    inner: Arc<Inner>,
+    request: Request<HealthCheckRequest>,
+) -> Result<tonic::Response<Answers>, Status> {
+    let known = request.into_inner().service.is_empty();
+    let answers = stream::unfold(Some(None), move |said: Option<Option<HealthCheckResponse>>| {
+        let inner = inner.clone();
+        async move {
+            let now = match said? {
+                None if known => inner.health(),
+                None => HealthCheckResponse { status: ServingStatus::ServiceUnknown.into() },
+                Some(said) => tokio::select! {
+                    biased;
+                    () = inner.stop.asked() => return Some((Err(Fault::Stopped.into()), None)),
+                    () = inner.sickened(said) => inner.health(),
+                },
+            };
+            Some((Ok(now), Some(Some(now))))
+        }
+    });
+    Ok(tonic::Response::new(Box::pin(answers)))
+}
+
+impl Inner {
+    fn health(&self) -> HealthCheckResponse {
+        let serves = !self.stop.is_asked() && !self.store.shared().has_ended();
+        let status = if serves { ServingStatus::Serving } else { ServingStatus::NotServing };
+        HealthCheckResponse { status: status.into() }
+    }
+
+    /// Returns when a server that was said to serve no longer does; there is no way back.
+    async fn sickened(&self, said: HealthCheckResponse) {
+        match said.status() {
+            ServingStatus::Serving => drop(self.store.ended().await),
+            _ => std::future::pending().await,
+        }
+    }
 }

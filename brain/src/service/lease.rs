@@ -70,11 +70,14 @@ pub(super) async fn keep_alive(
 ) -> Result<tonic::Response<Renewals>, Status> {
     let stop = inner.stop.clone();
     let requests = request.into_inner().take_until(async move { stop.asked().await });
-    let answers = requests.map(move |request| {
-        let id = request?.id;
-        let header = inner.header(inner.store.shared().committed());
-        let ttl = inner.store.renew(id).map_or(0, |(ttl, _)| ttl);
-        Ok(wire::LeaseKeepAliveResponse { header, id, ttl })
+    let answers = requests.then(move |request| {
+        let inner = inner.clone();
+        async move {
+            let id = request?.id;
+            let ttl = inner.store.renew(id).await?.map_or(0, |(ttl, _)| ttl);
+            let header = inner.header(inner.store.shared().committed());
+            Ok(wire::LeaseKeepAliveResponse { header, id, ttl })
+        }
     });
     Ok(tonic::Response::new(Box::pin(answers)))
 }

@@ -1,11 +1,14 @@
-//! `etcdserverpb.Maintenance`: what clients need to start.
+//! `etcdserverpb.Maintenance`.
 
 use std::sync::Arc;
 
 use kubebrain_proto::etcdserverpb as wire;
+use kubebrain_shared::fault::Fault;
+use kubebrain_shared::metadata;
 use tonic::{Request, Status};
 
-use super::{ETCD_VERSION, Inner};
+use super::{Audience, ETCD_VERSION, Inner};
+use crate::mvcc::alarm::{Alarm, AlarmKind};
 
 pub(super) async fn status(
     inner: Arc<Inner>,
@@ -13,28 +16,103 @@ pub(super) async fn status(
 ) -> Result<tonic::Response<wire::StatusResponse>, Status> {
     let shared = inner.store.shared();
     let revision = shared.committed();
-    let size = shared.engine.size().cast_signed();
+    let quota = shared.share.quota();
+    let in_use = quota.used().cast_signed();
     let answer = wire::StatusResponse {
         header: inner.header(revision),
         version: ETCD_VERSION.to_owned(),
-        db_size: size,
-        db_size_in_use: size,
+        // An engine without a disk has its rows; etcdctl divides by it.
+        db_size: match shared.engine.size().cast_signed() {
+            0 => in_use.max(1),
+            size => size,
+        },
+        db_size_in_use: in_use,
+        db_size_quota: quota.bytes_max().unwrap_or(0).cast_signed(),
         leader: shared.identity.member,
         raft_term: shared.identity.term,
         raft_index: revision.get(),
         raft_applied_index: revision.get(),
+        errors: inner.store.alarms().into_iter().map(sentence).collect(),
+        downgrade_info: Some(wire::DowngradeInfo::default()),
         ..Default::default()
     };
-    Ok(inner.answer(answer, revision))
+    let mut response = inner.answer(answer, revision);
+    if inner.audience == Audience::Peers {
+        metadata::put_store(response.metadata_mut(), quota.store());
+    }
+    Ok(response)
 }
 
+/// As etcd prints an alarm.
+fn sentence(alarm: Alarm) -> String {
+    format!("memberID:{} alarm:{}", alarm.member, to_wire(alarm).alarm().as_str_name())
+}
+
+fn to_wire(alarm: Alarm) -> wire::AlarmMember {
+    let kind = match alarm.kind {
+        AlarmKind::NoSpace => wire::AlarmType::Nospace,
+        AlarmKind::Corrupt => wire::AlarmType::Corrupt,
+    };
+    wire::AlarmMember { member_id: alarm.member, alarm: kind.into() }
+}
+
+/// Every alarm of a kind, or of all of them for `NONE`; raised or ended by hand where the kind is named, as in etcd.
 pub(super) async fn alarm(
     inner: Arc<Inner>,
     request: Request<wire::AlarmRequest>,
 ) -> Result<tonic::Response<wire::AlarmResponse>, Status> {
-    if request.into_inner().action != wire::alarm_request::AlarmAction::Get as i32 {
-        return Err(Status::unimplemented("alarms are neither raised nor cleared by hand here yet"));
+    use wire::alarm_request::AlarmAction;
+    let request = request.into_inner();
+    let kind = match wire::AlarmType::try_from(request.alarm) {
+        Ok(wire::AlarmType::None) => None,
+        Ok(wire::AlarmType::Nospace) => Some(AlarmKind::NoSpace),
+        Ok(wire::AlarmType::Corrupt) => Some(AlarmKind::Corrupt),
+        Err(_) => return Err(Status::invalid_argument("kubebrain: there is no such kind of alarm")),
+    };
+    let named = kind.map(|kind| Alarm { member: request.member_id, kind });
+    let alarms = match (AlarmAction::try_from(request.action), named) {
+        (Ok(AlarmAction::Get), _) => {
+            let standing = inner.store.alarms();
+            standing.into_iter().filter(|alarm| kind.is_none_or(|kind| alarm.kind == kind)).collect()
+        }
+        (Ok(AlarmAction::Activate | AlarmAction::Deactivate), None) => Vec::new(),
+        (Ok(AlarmAction::Activate), Some(alarm)) => {
+            inner.store.raise_alarm(alarm).await?;
+            vec![alarm]
+        }
+        (Ok(AlarmAction::Deactivate), Some(alarm)) => {
+            let stood = inner.store.disarm(alarm).await?;
+            stood.then_some(alarm).into_iter().collect()
+        }
+        (Err(_), _) => return Err(Status::invalid_argument("kubebrain: there is no such action on alarms")),
+    };
+    let revision = inner.store.shared().committed();
+    let alarms = alarms.into_iter().map(to_wire).collect();
+    Ok(inner.answer(wire::AlarmResponse { header: inner.header(revision), alarms }, revision))
+}
+
+/// Rewrites the store without what was deleted. Nobody waits for it but the caller.
+pub(super) async fn defragment(
+    inner: Arc<Inner>,
+    _request: Request<wire::DefragmentRequest>,
+) -> Result<tonic::Response<wire::DefragmentResponse>, Status> {
+    let shared = inner.store.shared();
+    tracing::info!(group = %shared.group, bytes = shared.engine.size(), "defragmenting");
+    shared.engine.defragment().await.map_err(|error| {
+        tracing::warn!(group = %shared.group, "defragmenting failed: {error}");
+        Status::internal(format!("kubebrain: the store was not defragmented: {error}"))
+    })?;
+    tracing::info!(group = %shared.group, bytes = shared.engine.size(), "defragmented");
+    Ok(tonic::Response::new(wire::DefragmentResponse::default()))
+}
+
+/// The one member leads: moving the lead to it is done already.
+pub(super) async fn move_leader(
+    inner: Arc<Inner>,
+    request: Request<wire::MoveLeaderRequest>,
+) -> Result<tonic::Response<wire::MoveLeaderResponse>, Status> {
+    match request.into_inner().target_id == inner.store.shared().identity.member {
+        true => Ok(tonic::Response::new(wire::MoveLeaderResponse::default())),
+        false => Err(Fault::BadLeaderTransferee.into()),
     }
-    let header = inner.header(inner.store.shared().committed());
-    Ok(tonic::Response::new(wire::AlarmResponse { header, alarms: Vec::new() }))
 }

@@ -3,6 +3,7 @@
 //! One [`Endpoint`] serves one listener. The client listener speaks etcd; the peer listener adds floors, parts and the
 //! peer protocol, and tells the revision of each answer in its metadata.
 
+mod auth;
 mod cluster;
 mod codec;
 mod fault;
@@ -27,6 +28,7 @@ use hyper::body::Incoming;
 use kubebrain_shared::metadata;
 use kubebrain_shared::revision::Revision;
 use kubebrain_shared::stop::Stop;
+use kubebrain_shared::unserved;
 use tonic::Status;
 use tonic::body::Body;
 use tower::{Service, service_fn};
@@ -145,9 +147,20 @@ impl Endpoint {
                 codec::server(TypedCodec::default(), &limits).streaming(call, request).await
             }
             "/etcdserverpb.Cluster/MemberList" => unary!(cluster::member_list),
+            "/etcdserverpb.Cluster/MemberRemove" => unary!(cluster::member_remove),
+            "/etcdserverpb.Cluster/MemberUpdate" => unary!(cluster::member_update),
+            "/etcdserverpb.Cluster/MemberPromote" => unary!(cluster::member_promote),
+            "/etcdserverpb.Auth/AuthStatus" => unary!(auth::status),
+            "/etcdserverpb.Auth/Authenticate" => unary!(auth::authenticate),
             "/etcdserverpb.Maintenance/Status" => unary!(maintenance::status),
             "/etcdserverpb.Maintenance/Alarm" => unary!(maintenance::alarm),
+            "/etcdserverpb.Maintenance/Defragment" => unary!(maintenance::defragment),
+            "/etcdserverpb.Maintenance/MoveLeader" => unary!(maintenance::move_leader),
             "/grpc.health.v1.Health/Check" => unary!(health::check),
+            "/grpc.health.v1.Health/Watch" => {
+                let call = service_fn(move |request| health::watch(inner.clone(), request));
+                codec::server(TypedCodec::default(), &limits).server_streaming(call, request).await
+            }
             path if inner.audience == Audience::Peers && path.starts_with("/kubebrain.peer.v1.Peer/") => {
                 match &path["/kubebrain.peer.v1.Peer/".len()..] {
                     "Advance" => unary!(peer::advance),
@@ -155,18 +168,12 @@ impl Endpoint {
                     "AdoptLease" => unary!(peer::adopt_lease),
                     "RenewLease" => unary!(peer::renew_lease),
                     "LeaseHolders" => unary!(peer::lease_holders),
-                    _ => unknown(path),
+                    _ => unserved::refusal(path).into_http(),
                 }
             }
-            path => unknown(path),
+            path => unserved::refusal(path).into_http(),
         }
     }
-}
-
-fn unknown(path: &str) -> Response<Body> {
-    let method = path.trim_start_matches('/');
-    Status::unimplemented(format!("{method} is not served here: kubebrain does not have this call yet"))
-        .into_http()
 }
 
 impl Inner {

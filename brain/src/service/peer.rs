@@ -56,7 +56,7 @@ pub(super) async fn renew_lease(
     inner: Arc<Inner>,
     request: Request<wire::RenewLeaseRequest>,
 ) -> Answered<wire::RenewLeaseResponse> {
-    let (ttl, groups) = inner.store.renew(request.into_inner().id).unwrap_or_default();
+    let (ttl, groups) = inner.store.renew(request.into_inner().id).await?.unwrap_or_default();
     Ok(tonic::Response::new(wire::RenewLeaseResponse { ttl, groups }))
 }
 

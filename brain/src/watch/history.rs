@@ -129,7 +129,7 @@ impl History {
             for (revision, changes) in &found {
                 for change in changes {
                     if !change.deleted {
-                        let version = Version { revision: *revision, create: 0, count: 1, lease: 0 };
+                        let version = Version { revision: *revision, count: 1, ..Version::default() };
                         puts.push(Entry { key: change.key.clone(), version, kv: None });
                     }
                     priors.push(index.before(&change.key, *revision));

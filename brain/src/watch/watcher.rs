@@ -226,7 +226,7 @@ async fn priors(
     let mut wanted = Vec::new();
     for (_, event) in events.iter().filter(|(revision, _)| *revision > horizon) {
         if let Prior::At(revision) = event.prior {
-            let version = Version { revision, create: 0, count: 1, lease: 0 };
+            let version = Version { revision, count: 1, ..Version::default() };
             wanted.push(Entry { key: event.key.clone(), version, kv: None });
         }
     }

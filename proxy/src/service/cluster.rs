@@ -1,8 +1,13 @@
 //! Cluster: to its clients a proxy is a cluster of one member.
 
 use http::Response;
-use kubebrain_proto::etcdserverpb::{Member, MemberListResponse};
+use kubebrain_proto::etcdserverpb::{
+    Member, MemberListResponse, MemberPromoteRequest, MemberRemoveRequest, MemberUpdateRequest,
+};
+use kubebrain_shared::fault::Fault;
 use kubebrain_shared::revision::Revision;
+use kubebrain_shared::unserved;
+use tonic::Status;
 use tonic::body::Body;
 
 use super::Call;
@@ -23,5 +28,30 @@ impl Call<'_> {
         };
         let header = Some(identity.header(Revision::ZERO));
         grpc::answer(&MemberListResponse { header, members: vec![member] })
+    }
+
+    pub(crate) fn member_remove(&self, path: &str) -> Status {
+        let request = grpc::decode::<MemberRemoveRequest>(self.message.message());
+        request.map_or_else(|refused| refused, |request| self.member_change(request.id, path))
+    }
+
+    pub(crate) fn member_update(&self, path: &str) -> Status {
+        let request = grpc::decode::<MemberUpdateRequest>(self.message.message());
+        request.map_or_else(|refused| refused, |request| self.member_change(request.id, path))
+    }
+
+    pub(crate) fn member_promote(&self) -> Status {
+        match grpc::decode::<MemberPromoteRequest>(self.message.message()) {
+            Ok(request) if request.id == self.core.identity().member_id => Fault::MemberNotLearner.into(),
+            Ok(_) => Fault::MemberNotFound.into(),
+            Err(refused) => refused,
+        }
+    }
+
+    fn member_change(&self, id: u64, path: &str) -> Status {
+        match id == self.core.identity().member_id {
+            true => unserved::refusal(path),
+            false => Fault::MemberNotFound.into(),
+        }
     }
 }

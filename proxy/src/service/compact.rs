@@ -3,17 +3,20 @@
 use std::sync::Arc;
 
 use futures_util::future::{join_all, try_join_all};
-use http::Response;
+use http::{HeaderMap, Response};
 use kubebrain_proto::etcdserverpb::{CompactionRequest, CompactionResponse};
+use kubebrain_shared::compaction::{Compactable, Policy};
 use kubebrain_shared::fault::Fault;
 use kubebrain_shared::revision::Revision;
+use kubebrain_shared::stop::Stop;
 use tonic::Status;
 use tonic::body::Body;
 
 use super::Call;
 use crate::call::Failure;
+use crate::core::Core;
 use crate::group::Group;
-use crate::grpc;
+use crate::grpc::{self, Framed};
 use crate::retry::Retry;
 
 const PATH: &str = "/etcdserverpb.KV/Compact";
@@ -70,5 +73,40 @@ impl Call<'_> {
         }
         let header = self.core.identity().header(self.core.floor.get());
         Ok(grpc::answer(&CompactionResponse { header: Some(header) }))
+    }
+}
+
+/// All groups of a proxy, for automatic compaction: at one revision, by the way that a client's `Compact` takes.
+pub(crate) struct Together {
+    pub(crate) core: Arc<Core>,
+}
+
+impl Together {
+    /// Compacts by a policy until `stop`.
+    pub(crate) async fn run(self, policy: Policy, stop: Stop) {
+        policy.run(self, stop).await;
+    }
+}
+
+impl Compactable for Together {
+    /// The highest revision of any group, with all of them raised to it: also through other proxies, nothing is written
+    /// at or below it any more.
+    async fn current(&self) -> Result<i64, Status> {
+        let groups: Vec<Arc<Group>> = self.core.table().groups().map(Arc::clone).collect();
+        let committed = self.core.fence(&groups).await?;
+        let newest = committed.iter().copied().max().unwrap_or_default();
+        let behind = groups.iter().zip(&committed).filter(|(_, committed)| **committed < newest);
+        try_join_all(behind.map(|(group, _)| self.core.advance(group, newest))).await?;
+        Ok(newest.to_wire())
+    }
+
+    async fn compact(&self, revision: i64) -> Result<(), Status> {
+        let message = Framed::of(&CompactionRequest { revision, physical: false });
+        let call = Call { core: &self.core, headers: HeaderMap::new(), message };
+        let response = call.compact().await?;
+        match Status::from_header_map(response.headers()) {
+            Some(status) if status.code() != tonic::Code::Ok => Err(status),
+            _ => Ok(()),
+        }
     }
 }

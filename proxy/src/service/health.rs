@@ -4,22 +4,26 @@ use futures_util::stream;
 use http::Response;
 use http_body::Frame;
 use http_body_util::StreamBody;
-use kubebrain_proto::health::HealthCheckResponse;
 use kubebrain_proto::health::health_check_response::ServingStatus;
+use kubebrain_proto::health::{HealthCheckRequest, HealthCheckResponse};
 use kubebrain_shared::fault::Fault;
+use kubebrain_shared::unserved;
 use tonic::Status;
 use tonic::body::Body;
 
 use crate::core::Core;
 use crate::grpc::{self, Framed};
 
-/// Check, and Watch, which says it again whenever it changes.
+/// Check, and Watch, which says it again whenever it changes. There is one service, the one with the empty name, as in
+/// etcd.
 pub(super) async fn answer(core: &Core, path: &str, body: Body) -> Result<Response<Body>, Status> {
-    let _any_service = grpc::one_message(body, 64 * 1024).await?;
+    let request: HealthCheckRequest = grpc::decode(grpc::one_message(body, 64 * 1024).await?.message())?;
+    let known = request.service.is_empty();
     match path {
+        "/grpc.health.v1.Health/Check" if !known => Err(Status::not_found("unknown service")),
         "/grpc.health.v1.Health/Check" => Ok(grpc::answer(&status(*core.ready().borrow()))),
-        "/grpc.health.v1.Health/Watch" => Ok(watch(core)),
-        other => Err(Status::unimplemented(format!("kubebrain: a proxy does not serve {other}"))),
+        "/grpc.health.v1.Health/Watch" => Ok(watch(core, known)),
+        other => Err(unserved::refusal(other)),
     }
 }
 
@@ -28,19 +32,23 @@ fn status(ready: bool) -> HealthCheckResponse {
     HealthCheckResponse { status: status.into() }
 }
 
-fn watch(core: &Core) -> Response<Body> {
+fn watch(core: &Core, known: bool) -> Response<Body> {
     let mut ready = core.ready().subscribe();
     ready.mark_changed();
     let state = core.stop_handle().map(|stop| (ready, stop));
-    let frames = stream::unfold(Some(state), |state| async {
+    let frames = stream::unfold(Some(state), move |state| async move {
         let stopped = || Frame::trailers(grpc::trailers(Err(Fault::Stopped.into())));
         let Some((mut ready, stop)) = state? else { return Some((Ok::<_, Status>(stopped()), None)) };
         tokio::select! {
             biased;
             () = stop.asked() => Some((Ok(stopped()), None)),
             _changed = ready.changed() => {
-                let now = *ready.borrow_and_update();
-                Some((Ok(Frame::data(Framed::of(&status(now)).frame())), Some(Some((ready, stop)))))
+                let ready_now = *ready.borrow_and_update();
+                let now = match known {
+                    true => status(ready_now),
+                    false => HealthCheckResponse { status: ServingStatus::ServiceUnknown.into() },
+                };
+                Some((Ok(Frame::data(Framed::of(&now).frame())), Some(Some((ready, stop)))))
             }
         }
     });

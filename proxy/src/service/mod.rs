@@ -1,7 +1,8 @@
 //! The local etcd endpoint: one method per request, by path.
 
+mod auth;
 mod cluster;
-mod compact;
+pub(crate) mod compact;
 mod health;
 mod kv;
 mod lease;
@@ -18,6 +19,7 @@ use std::task::{Context, Poll};
 use http::{HeaderMap, Method, Request, Response, header};
 use hyper::body::Incoming;
 use kubebrain_shared::fault::Fault;
+use kubebrain_shared::unserved;
 use tonic::Status;
 use tonic::body::Body;
 
@@ -146,9 +148,16 @@ async fn unary(call: Call<'_>, path: &str) -> Result<Response<Body>, Status> {
         "/etcdserverpb.Lease/LeaseRevoke" => call.lease_revoke().await,
         "/etcdserverpb.Lease/LeaseTimeToLive" => call.lease_time_to_live().await,
         "/etcdserverpb.Cluster/MemberList" => Ok(call.member_list()),
+        "/etcdserverpb.Cluster/MemberRemove" => Err(call.member_remove(path)),
+        "/etcdserverpb.Cluster/MemberUpdate" => Err(call.member_update(path)),
+        "/etcdserverpb.Cluster/MemberPromote" => Err(call.member_promote()),
+        "/etcdserverpb.Auth/AuthStatus" => Ok(call.auth_status()),
+        "/etcdserverpb.Auth/Authenticate" => Err(Fault::AuthNotEnabled.into()),
         "/etcdserverpb.Maintenance/Status" => call.status().await,
-        "/etcdserverpb.Maintenance/Alarm" => call.alarm(),
-        other => Err(Status::unimplemented(format!("kubebrain: a proxy does not serve {other}"))),
+        "/etcdserverpb.Maintenance/Alarm" => call.alarm().await,
+        "/etcdserverpb.Maintenance/Defragment" => call.defragment().await,
+        "/etcdserverpb.Maintenance/MoveLeader" => call.move_leader(),
+        other => Err(unserved::refusal(other)),
     }
 }
 

@@ -20,6 +20,7 @@
 //! another name and renamed when it is whole, so a crash while making it leaves nothing that is later taken for one.
 
 mod commit;
+mod defragment;
 mod open;
 mod scan;
 
@@ -37,6 +38,7 @@ use crate::engine::error::{CommitError, OpenError, Poison, ReadError, Refusal};
 use crate::engine::scan::Span;
 use crate::engine::{Engine, Snapshot};
 use commit::{Committer, Order};
+use defragment::Defragmenter;
 use open::Store;
 
 /// A larger batch is refused. One journal record is read whole at recovery, and a batch is a few writes of a
@@ -73,6 +75,7 @@ pub struct Embedded {
     inbox: Option<mpsc::Sender<Order>>,
     poison: watch::Sender<Option<Poison>>,
     committer: Option<JoinHandle<()>>,
+    defragmenter: Defragmenter,
 }
 
 impl Config {
@@ -96,7 +99,13 @@ impl Embedded {
             .name("engine-commit".to_owned())
             .spawn(move || committer.run())
             .map_err(|source| OpenError::Io { directory: config.directory.clone(), source })?;
-        Ok(Self { store, inbox: Some(inbox), poison, committer: Some(committer) })
+        Ok(Self {
+            store,
+            inbox: Some(inbox),
+            poison,
+            committer: Some(committer),
+            defragmenter: Defragmenter::default(),
+        })
     }
 
     /// Returns when a write or sync has failed, with the reason for people; never otherwise. The owner waits here all
@@ -161,6 +170,10 @@ impl Engine for Embedded {
 
     async fn partitions(&self, range: &Span) -> Result<Vec<Bytes>, ReadError> {
         Ok(scan::cuts(&self.store, range))
+    }
+
+    async fn defragment(&self) -> Result<(), ReadError> {
+        self.defragmenter.run(&self.store).await
     }
 
     fn size(&self) -> u64 {

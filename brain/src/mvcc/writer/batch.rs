@@ -173,7 +173,10 @@ async fn settle(shared: Arc<Shared>, number: u64, nonce: u64, batch: Batch) -> R
     let mut delay = Duration::from_millis(10);
     loop {
         match shared.engine.commit(batch.clone()).await {
-            Ok(()) => return Ok(()),
+            Ok(()) => {
+                shared.share.set_full(false);
+                return Ok(());
+            }
             Err(CommitError::Conflict { .. }) => match whose(&shared, number).await {
                 Ok(Some(found)) if found == nonce => return Ok(()),
                 Ok(Some(_)) => return Err(Ended::Deposed { group: shared.group.clone(), number }),
@@ -187,6 +190,11 @@ async fn settle(shared: Arc<Shared>, number: u64, nonce: u64, batch: Batch) -> R
             },
             Err(CommitError::Refused(Refusal::Unavailable(cause))) => {
                 tracing::warn!(group = %shared.group, "batch {number}: the storage takes no writes, trying on: {cause}");
+            }
+            Err(CommitError::Refused(Refusal::NoSpace)) => {
+                // What is on its way stays so; what would be added behind it is refused until this has found room.
+                shared.share.set_full(true);
+                tracing::error!(group = %shared.group, "batch {number}: no space left, trying on: free some");
             }
             Err(CommitError::Refused(refusal)) => {
                 return Err(Ended::Storage { group: shared.group.clone(), reason: refusal.to_string() });

@@ -10,16 +10,19 @@ use kubebrain_shared::revision::Revision;
 use prost::Message;
 use tokio::time::Instant;
 
-use super::{Granted, Writer};
+use super::{Granted, Renewed, Writer};
 use crate::mvcc::codec::LeaseRow;
 use crate::mvcc::evaluate::Evaluator;
-use crate::mvcc::lease::TTL_MAX;
+use crate::mvcc::lease::{TTL_MAX, ceiling};
 use crate::request::{Delete, Op};
 
 /// etcd's lower bound at default settings: one and a half election timeouts, rounded up.
 const TTL_MIN: i64 = 2;
 /// Leases that end in one go, as in etcd a second's worth.
 const EXPIRED_MAX: usize = 1000;
+/// Checkpoints looked at in one go, and the time between two goes: together etcd's rate.
+const CHECKPOINTS_MAX: usize = 500;
+const CHECKPOINTS_PAUSE: Duration = Duration::from_millis(500);
 
 impl Writer {
     pub(super) fn grant(&mut self, id: i64, ttl: i64, remaining: Option<Duration>) -> Result<Granted, Fault> {
@@ -37,7 +40,10 @@ impl Writer {
         if leases.exists(id) && !adopted {
             return Err(Fault::LeaseExists);
         }
-        let row = LeaseRow { ttl: ttl.max(TTL_MIN), holders: Vec::new() };
+        let mut row = LeaseRow { ttl: ttl.max(TTL_MIN), ..LeaseRow::default() };
+        if let Some(remaining) = remaining.filter(|remaining| leases.is_worth_a_row(row.ttl, *remaining)) {
+            row.remaining = ceiling(remaining).max(1);
+        }
         let granted = Granted { id, ttl: row.ttl, revision: Revision::new(self.counter) };
         if leases.exists(id) {
             return Ok(granted);
@@ -81,7 +87,59 @@ impl Writer {
         }
     }
 
-    pub(super) fn expire_leases(&mut self) {
+    /// When something is to be done for leases; far away if nothing is.
+    pub(super) fn leases_due(&self) -> Instant {
+        let leases = self.shared.leases.lock();
+        let checkpoint = leases.next_checkpoint().map(|at| at.max(self.checkpoints_from));
+        let due = [leases.next_due(), checkpoint].into_iter().flatten().min();
+        drop(leases);
+        let due = due.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
+        // What is not to be trusted is not changed either.
+        match self.shared.alarms.is_corrupt() {
+            true => due.max(Instant::now() + Duration::from_secs(1)),
+            false => due,
+        }
+    }
+
+    pub(super) fn look_after_leases(&mut self) {
+        if self.shared.alarms.is_corrupt() {
+            return;
+        }
+        self.expire_leases();
+        self.checkpoint_leases();
+    }
+
+    fn checkpoint_leases(&mut self) {
+        if self.checkpoints_from > Instant::now() {
+            return;
+        }
+        let mut leases = self.shared.leases.lock();
+        if leases.next_checkpoint().is_none_or(|at| at > Instant::now()) {
+            return;
+        }
+        let rows = leases.take_checkpoints(CHECKPOINTS_MAX);
+        drop(leases);
+        self.checkpoints_from = Instant::now() + CHECKPOINTS_PAUSE;
+        for (id, row) in rows {
+            self.filling.put(self.shared.layout.lease(id), Bytes::from(row.encode_to_vec()));
+        }
+    }
+
+    /// Starts a lease's time again; where its row has a checkpoint, that is taken back in this batch.
+    pub(super) fn renew(&mut self, id: i64) -> Option<Renewed> {
+        let mut leases = self.shared.leases.lock();
+        let (lease, writes) = leases.renew_by_row(id)?;
+        let row = lease.row.clone();
+        drop(leases);
+        if writes {
+            self.filling.put(self.shared.layout.lease(id), Bytes::from(row.encode_to_vec()));
+            let shared = self.shared.clone();
+            self.filling.then(Box::new(move || shared.leases.lock().cleared(id)));
+        }
+        Some((row.ttl, row.holders))
+    }
+
+    fn expire_leases(&mut self) {
         let expired = self.shared.leases.lock().take_expired(EXPIRED_MAX);
         expired.into_iter().for_each(|id| self.revoke(id));
     }

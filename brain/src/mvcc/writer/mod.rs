@@ -12,6 +12,7 @@
 //! * In order, for each durable batch: index, committed revision, watchers, answers. So whoever hears of a revision
 //!   can read it, and a progress never runs ahead of an event.
 
+mod alarms;
 mod batch;
 mod leases;
 mod place;
@@ -29,6 +30,7 @@ use kubebrain_shared::revision::Revision;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+use super::alarm::Alarm;
 use super::answer::Answer;
 use super::codec::{Small, small_value};
 use super::pending::Pending;
@@ -41,6 +43,8 @@ pub use place::PlaceError;
 const CEILING_STEP: u64 = 1_000_000;
 /// Commands taken from the inbox at once.
 const DRAIN_MAX: usize = 256;
+/// What a lease is judged to take, as in etcd.
+const LEASE_BYTES: u64 = 64;
 
 /// Why a write was not done; surely not, in every case.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,6 +81,9 @@ pub struct Granted {
     pub revision: Revision,
 }
 
+/// A lease's seconds to live, and the groups that hold it too.
+pub type Renewed = (i64, Vec<String>);
+
 type Reply<T, E = Fault> = oneshot::Sender<Result<T, E>>;
 
 /// What the writer is asked to do. Where a floor is named, the group is at or above it when the answer is given.
@@ -87,6 +94,9 @@ pub(super) enum Command {
     Grant { id: i64, ttl: i64, remaining: Option<Duration>, floor: Revision, reply: Reply<Granted> },
     Revoke { id: i64, floor: Revision, reply: Reply<Revision> },
     Share { id: i64, group: GroupName, reply: Reply<(i64, Duration)> },
+    Renew { id: i64, reply: Reply<Option<Renewed>> },
+    Raise { alarm: Alarm, reply: Reply<bool> },
+    Disarm { alarm: Alarm, reply: Reply<bool> },
     Trimmed { number: u64 },
     Prepare { placement: Arc<Placement>, reply: Reply<(), PlaceError> },
     Commit { reply: Reply<(), PlaceError> },
@@ -116,6 +126,8 @@ pub(super) struct Writer {
     closing: Option<oneshot::Sender<()>>,
     /// Every handle is gone: what was taken on is finished.
     alone: bool,
+    /// No checkpoint of a lease before.
+    checkpoints_from: Instant,
 }
 
 /// Where the writer goes on from.
@@ -143,6 +155,7 @@ impl Writer {
             preparing: None,
             closing: None,
             alone: false,
+            checkpoints_from: Instant::now(),
         }
     }
 
@@ -151,15 +164,10 @@ impl Writer {
     pub(super) async fn run(mut self) {
         let mut commands = Vec::with_capacity(DRAIN_MAX);
         loop {
-            let due = self
-                .shared
-                .leases
-                .lock()
-                .next_due()
-                .unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
+            let due = self.leases_due();
             // Here and not only below: an inbox that never runs dry would hold leases up.
             if due <= Instant::now() && self.takes_more() {
-                self.expire_leases();
+                self.look_after_leases();
                 self.launch();
             }
             tokio::select! {
@@ -174,7 +182,7 @@ impl Writer {
                         self.take(command).await;
                     }
                 }
-                () = tokio::time::sleep_until(due), if self.takes_more() => self.expire_leases(),
+                () = tokio::time::sleep_until(due), if self.takes_more() => self.look_after_leases(),
             }
             self.launch();
             if self.alone && self.is_idle() {
@@ -223,7 +231,8 @@ impl Writer {
             }
             Command::Grant { id, ttl, remaining, floor, reply } => {
                 self.raise(floor.get());
-                let granted = self.grant(id, ttl, remaining);
+                let room = if remaining.is_none() { self.make_room(LEASE_BYTES) } else { Ok(()) };
+                let granted = room.and_then(|()| self.grant(id, ttl, remaining));
                 self.answer(reply, granted);
             }
             Command::Revoke { id, floor, reply } => {
@@ -238,6 +247,18 @@ impl Writer {
             Command::Share { id, group, reply } => {
                 let shared = self.share(id, &group);
                 self.answer(reply, shared);
+            }
+            Command::Renew { id, reply } => {
+                let renewed = self.renew(id);
+                self.answer(reply, Ok(renewed));
+            }
+            Command::Raise { alarm, reply } => {
+                let raised = self.raise_alarm(alarm);
+                self.answer(reply, raised);
+            }
+            Command::Disarm { alarm, reply } => {
+                let disarmed = self.disarm(alarm);
+                self.answer(reply, Ok(disarmed));
             }
             Command::Trimmed { number } => {
                 self.filling.put(self.shared.layout.small(Small::Trimmed), small_value(number));

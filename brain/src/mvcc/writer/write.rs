@@ -43,6 +43,13 @@ impl Writer {
     }
 
     async fn evaluate(&mut self, op: &Op, floor: u64) -> Result<Written, Fault> {
+        let bytes = op.put_bytes();
+        if bytes > 0
+            && let Err(fault) = self.make_room(bytes)
+        {
+            self.raise(floor);
+            return Err(fault);
+        }
         let now = self.counter.max(floor);
         let mut entries = Vec::new();
         needed(op, &View { index: &self.shared.index.read(), pending: &self.pending }, now, &mut entries);
@@ -93,14 +100,17 @@ impl Writer {
     }
 
     /// Adds the changes of the next revision to the batch.
-    pub(super) fn add(&mut self, revision: u64, changes: Vec<Change>) -> u64 {
+    pub(super) fn add(&mut self, revision: u64, mut changes: Vec<Change>) -> u64 {
         debug_assert!(revision > self.counter);
         self.counter = revision;
         self.filling.closes = revision;
-        for change in &changes {
+        for change in &mut changes {
             let deleted = change.version.is_tombstone();
             let row = self.shared.layout.data(&change.key, Revision::new(revision));
-            self.filling.put(row, codec::data_value((!deleted).then_some(&change.kv[..])));
+            let value = codec::data_value((!deleted).then_some(&change.kv[..]));
+            change.version = change.version.taking(&row, &value);
+            self.shared.share.add(change.version.bytes);
+            self.filling.put(row, value);
             if !deleted {
                 self.record_owner(&change.key);
             }

@@ -1,0 +1,18 @@
+//! Auth: there is none, and clients that ask are told so.
+
+use http::Response;
+use kubebrain_proto::etcdserverpb::AuthStatusResponse;
+use tonic::body::Body;
+
+use super::Call;
+use crate::grpc;
+
+/// Of a fresh etcd.
+const AUTH_REVISION: u64 = 1;
+
+impl Call<'_> {
+    pub(crate) fn auth_status(&self) -> Response<Body> {
+        let header = Some(self.core.identity().header(self.core.floor.get()));
+        grpc::answer(&AuthStatusResponse { header, enabled: false, auth_revision: AUTH_REVISION })
+    }
+}
