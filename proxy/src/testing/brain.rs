@@ -43,6 +43,10 @@ pub(crate) struct State {
     pub(crate) sent: BTreeMap<u64, usize>,
     /// How long a watch stream sleeps before it says something.
     pub(crate) watch_delay: Option<tokio::time::Duration>,
+    /// Alarms that stand, by member and kind.
+    pub(crate) alarms: BTreeSet<(u64, i32)>,
+    /// Which store it says that it has.
+    pub(crate) store: u64,
 }
 
 pub(crate) enum Planned {
@@ -70,6 +74,8 @@ impl Brain {
             generation: 0,
             sent: BTreeMap::new(),
             watch_delay: None,
+            alarms: BTreeSet::new(),
+            store: 7,
         };
         Self { name, state: Mutex::new(state), changed: watch::Sender::new(0), stuck: AtomicBool::new(false) }
     }

@@ -93,6 +93,8 @@ async fn answer(
     let mut response = grpc::answer_framed(frame.frame());
     let number = metadata::number(Revision::checked_from(revision).expect("sane"));
     response.headers_mut().insert(metadata::REVISION, number);
+    let store = format!("{:x}", brain.state.lock().store);
+    response.headers_mut().insert(metadata::STORE, store.parse().expect("hex"));
     Ok(response)
 }
 
@@ -179,8 +181,26 @@ async fn unary(
                 header: brain.header(state.revision),
                 version,
                 db_size: 42,
+                errors: state.alarms.iter().map(|(member, _)| format!("memberID:{member}")).collect(),
                 ..Default::default()
             })
+        }
+        "/etcdserverpb.Maintenance/Defragment" => Framed::of(&pb::DefragmentResponse::default()),
+        "/etcdserverpb.Maintenance/Alarm" => {
+            use pb::alarm_request::AlarmAction;
+            let request: pb::AlarmRequest = decode(message)?;
+            let alarm = (request.member_id, request.alarm);
+            let alarms = match request.action() {
+                AlarmAction::Get => state.alarms.iter().copied().collect(),
+                AlarmAction::Activate => {
+                    state.alarms.insert(alarm);
+                    vec![alarm]
+                }
+                AlarmAction::Deactivate => state.alarms.remove(&alarm).then_some(alarm).into_iter().collect(),
+            };
+            let alarms =
+                alarms.into_iter().map(|(member_id, alarm)| pb::AlarmMember { member_id, alarm }).collect();
+            Framed::of(&pb::AlarmResponse { header: brain.header(state.revision), alarms })
         }
         _ => lease(brain, state, path, message)?,
     };

@@ -2,6 +2,7 @@
 
 mod kv;
 mod lease;
+mod maintenance;
 mod model;
 mod watch;
 mod web;
