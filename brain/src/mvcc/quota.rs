@@ -101,9 +101,14 @@ impl Share {
         self.full.store(full, Ordering::Relaxed);
     }
 
+    /// True while the engine takes nothing: then even a refusal would wait, if it waited for what is on its way.
+    pub(super) fn is_full(&self) -> bool {
+        self.full.load(Ordering::Relaxed)
+    }
+
     /// True while nothing may be added: an alarm of any group of the store, or the engine's own refusal.
     pub(super) fn is_closed(&self) -> bool {
-        self.quota.alarmed.load(Ordering::Relaxed) > 0 || self.full.load(Ordering::Relaxed)
+        self.quota.alarmed.load(Ordering::Relaxed) > 0 || self.is_full()
     }
 }
 

@@ -8,6 +8,9 @@ use tokio::sync::Mutex;
 use super::open::Store;
 use crate::engine::error::{Cause, ReadError};
 
+/// Each reads and writes the whole store; three were enough wherever this was tried.
+const PASSES_MAX: usize = 4;
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Defragmenter {
@@ -29,7 +32,16 @@ impl Defragmenter {
             let _turn = turn;
             // First what is still in memory: of old versions there, too, the tables keep only what is needed.
             store.rows.rotate_memtable_and_wait()?;
-            store.rows.major_compact()?;
+            // One pass learns which values are stale, the next one leaves them out, and what those leave is dropped.
+            let mut bytes = u64::MAX;
+            for _ in 0..PASSES_MAX {
+                store.rows.major_compact()?;
+                let now = store.rows.disk_space();
+                if now >= bytes.saturating_sub(bytes / 64) {
+                    break;
+                }
+                bytes = now;
+            }
             ended.fetch_add(1, Ordering::Release);
             Ok(())
         });

@@ -198,7 +198,8 @@ fn builder(config: &Config, path: &Path) -> fjall::DatabaseBuilder<Database> {
 
 /// The one tree that holds all rows.
 fn rows(database: &Database, config: &Config) -> fjall::Result<Keyspace> {
-    let separation = KvSeparationOptions::default().separation_threshold(SEPARATE_BYTES_MIN);
+    // By default only the oldest quarter of the files with stale values is rewritten: of fewer than four, none ever.
+    let separation = KvSeparationOptions::default().separation_threshold(SEPARATE_BYTES_MIN).age_cutoff(1.0);
     database.keyspace(ROWS, || {
         KeyspaceCreateOptions::default()
             .manual_journal_persist(true)

@@ -181,3 +181,64 @@ async fn a_failed_write_in_the_background_poisons_the_engine() {
     let refused = engine.commit(Batch::new().put("a", "2").clone()).await;
     assert!(matches!(refused, Err(CommitError::Refused(Refusal::Stopped(_)))), "{refused:?}");
 }
+
+/// Rows that do not shrink when compressed, the values apart from their keys.
+async fn fill(engine: &Embedded, rows: usize, round: u64) {
+    let mut rng = SmallRng::seed_from_u64(round);
+    let mut batch = Batch::new();
+    for number in 0..rows {
+        let mut value = vec![0; 4 << 10];
+        rng.fill_bytes(&mut value);
+        batch.put(format!("{number:06}"), value);
+        if batch.size() > 4 << 20 || number + 1 == rows {
+            engine.commit(std::mem::take(&mut batch)).await.expect("written");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn defragmentation_gives_the_disk_back_while_others_read_and_write() {
+    const ROWS: usize = 8 << 10; // 32 MiB a round
+    let directory = TempDir::new().expect("a temporary directory");
+    let config = Config { memtable_bytes: 4 << 20, ..Config::new(directory.path()) };
+    let engine = Arc::new(Embedded::open(&config).expect("opens"));
+    for round in 0..2 {
+        fill(&engine, ROWS, round).await;
+    }
+    let mut batch = Batch::new();
+    for number in 16..ROWS {
+        batch.delete(format!("{number:06}"));
+    }
+    engine.commit(batch).await.expect("deleted");
+    let before = engine.store.rows.disk_space();
+    let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let others = tokio::spawn({
+        let (engine, stop) = (engine.clone(), stop.clone());
+        async move {
+            let (mut slowest, mut count) = (Duration::ZERO, 0);
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                let began = tokio::time::Instant::now();
+                put(&engine, "other", "x").await;
+                let snapshot = engine.snapshot().await.expect("snapshot");
+                assert_eq!(snapshot.get(b"other").await.expect("get"), Some("x".into()));
+                (slowest, count) = (slowest.max(began.elapsed()), count + 1);
+            }
+            (slowest, count)
+        }
+    });
+    let began = tokio::time::Instant::now();
+    let three = tokio::join!(engine.defragment(), engine.defragment(), engine.defragment());
+    three.0.and(three.1).and(three.2).expect("defragmented");
+    let (took, after) = (began.elapsed(), engine.store.rows.disk_space());
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    let (slowest, count) = others.await.expect("no panic");
+    println!(
+        "{before} bytes, {after} after {took:?}; meanwhile {count} writes and reads, slowest {slowest:?}"
+    );
+    assert_eq!(engine.defragmenter.ended(), 1, "those who wait have it done together");
+    assert!(after < before / 4 && after < 4 << 20, "{before} before, {after} after");
+    assert!(count > 0 && slowest < Duration::from_secs(5), "{count}, slowest {slowest:?}");
+    let snapshot = engine.snapshot().await.expect("snapshot");
+    let rows = snapshot.scan(Span::ALL, 100).await.expect("rows").rows;
+    assert_eq!(rows.len(), 17, "what was not deleted is still there");
+}

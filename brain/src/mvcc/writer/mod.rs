@@ -16,6 +16,8 @@ mod alarms;
 mod batch;
 mod leases;
 mod place;
+#[cfg(test)]
+mod tests;
 mod write;
 
 use std::collections::HashMap;
@@ -228,6 +230,9 @@ impl Writer {
                     Ok(()) => self.answer(reply, Ok(Revision::new(self.counter))),
                     Err(fault) => self.answer(reply, Err(fault)),
                 }
+            }
+            Command::Grant { reply, .. } if self.shared.share.is_full() => {
+                let _gone = reply.send(Err(Fault::NoSpace));
             }
             Command::Grant { id, ttl, remaining, floor, reply } => {
                 self.raise(floor.get());

@@ -25,6 +25,10 @@ impl Writer {
         part: Option<u64>,
         reply: Reply<Written, WriteError>,
     ) {
+        if op.put_bytes() > 0 && self.shared.share.is_full() {
+            let _gone = reply.send(Err(Fault::NoSpace.into()));
+            return;
+        }
         let written = match self.owned(&op, part) {
             Ok(()) => self.evaluate(&op, floor.get()).await.map_err(WriteError::Fault),
             Err(what) => Err(WriteError::NotOwner(what)),
