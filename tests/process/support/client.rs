@@ -29,6 +29,11 @@ impl Client {
         Self { channel, kv }
     }
 
+    /// For services that have no method here.
+    pub(crate) fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+
     /// Puts a key; gives its revision.
     pub(crate) async fn put(&self, key: &str, value: impl Into<Vec<u8>>) -> Result<i64, Status> {
         let value = value.into().into();
