@@ -177,6 +177,12 @@ impl Leases {
         self.granted.remove(&id)
     }
 
+    /// Removes one that has run out; one that was renewed at the last moment stays.
+    pub fn remove_expired(&mut self, id: i64) -> Option<Lease> {
+        let lease = self.granted.get(&id)?;
+        if lease.deadline > Instant::now() { None } else { self.granted.remove(&id) }
+    }
+
     /// Starts its time again, where no row has to be written for it. `None` if it is not granted.
     pub fn renew(&mut self, id: i64) -> Option<Renewal<'_>> {
         let lease = self.granted.get(&id)?;
@@ -311,8 +317,11 @@ mod tests {
         tokio::time::advance(Duration::from_secs(5)).await;
         assert_eq!(leases.take_expired(10), [2]);
         assert_eq!(leases.take_expired(10), [0; 0]);
+        leases.renew(2);
+        assert!(leases.remove_expired(2).is_none(), "renewed before it was removed");
         tokio::time::advance(Duration::from_secs(5)).await;
         assert_eq!(leases.take_expired(10), [1]);
+        assert!(leases.remove_expired(1).is_some());
     }
 
     #[tokio::test(start_paused = true)]

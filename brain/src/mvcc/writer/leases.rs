@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::{Granted, Renewed, Writer};
 use crate::mvcc::codec::LeaseRow;
 use crate::mvcc::evaluate::Evaluator;
-use crate::mvcc::lease::{TTL_MAX, ceiling};
+use crate::mvcc::lease::{Lease, TTL_MAX, ceiling};
 use crate::request::{Delete, Op};
 
 /// etcd's lower bound at default settings: one and a half election timeouts, rounded up.
@@ -60,7 +60,13 @@ impl Writer {
 
     /// Ends a lease and deletes its keys, all at one revision, in key order.
     pub(super) fn revoke(&mut self, id: i64) {
-        let Some(lease) = self.shared.leases.lock().remove(id) else { return };
+        let lease = self.shared.leases.lock().remove(id);
+        if let Some(lease) = lease {
+            self.end_lease(id, lease);
+        }
+    }
+
+    fn end_lease(&mut self, id: i64, lease: Lease) {
         self.filling.delete(self.shared.layout.lease(id));
         if lease.keys.is_empty() {
             return;
@@ -141,7 +147,12 @@ impl Writer {
 
     fn expire_leases(&mut self) {
         let expired = self.shared.leases.lock().take_expired(EXPIRED_MAX);
-        expired.into_iter().for_each(|id| self.revoke(id));
+        for id in expired {
+            let lease = self.shared.leases.lock().remove_expired(id);
+            if let Some(lease) = lease {
+                self.end_lease(id, lease);
+            }
+        }
     }
 
     pub(super) fn share(&mut self, id: i64, group: &GroupName) -> Result<(i64, Duration), Fault> {
