@@ -71,7 +71,9 @@ async fn a_defragmentation_is_of_all_groups_or_an_error() {
 
 #[tokio::test(start_paused = true)]
 async fn all_groups_are_compacted_automatically_at_one_revision() {
-    let cluster = Cluster::new().await;
+    // Nothing else raises the groups meanwhile.
+    let refresh_every = Duration::from_secs(86_400);
+    let cluster = Cluster::with(Config { refresh_every, ..Config::default() }).await;
     for _ in 0..9 {
         cluster.brain("events").write("/registry/events/a", "v");
     }
