@@ -250,8 +250,7 @@ mod tests {
         sleep(time).await;
         stopper.stop().await;
         task.await.expect("it ends");
-        let compacted = clock.compacted.lock().clone();
-        compacted
+        clock.compacted.lock().clone()
     }
 
     #[tokio::test(start_paused = true)]
