@@ -16,10 +16,11 @@ use tonic::Status;
 use tonic::body::Body;
 
 use super::Call;
-use crate::call::Ask;
+use crate::call::{Ask, Failure};
 use crate::core::Core;
 use crate::group::Group;
 use crate::grpc::{self, Framed};
+use crate::retry::Retry;
 
 const STATUS: &str = "/etcdserverpb.Maintenance/Status";
 const ALARM: &str = "/etcdserverpb.Maintenance/Alarm";
@@ -112,18 +113,30 @@ impl Core {
         tokio::time::timeout(PATIENCE, work).await.ok()?
     }
 
-    /// Asks every group and waits for all of them, also where one has failed.
+    /// Asks every group and waits for all of them, also where one has failed. One that was surely not reached is tried
+    /// again for as long as a request may take.
     async fn ask_all<M>(&self, path: &'static str, message: &impl prost::Message) -> Result<Vec<M>, Status>
     where
         M: prost::Message + Default,
     {
         let table = self.table();
-        let answers = join_all(table.groups().map(|group| async move {
-            self.ask(group, path, message).await.inspect_err(
-                |status: &Status| tracing::warn!(group = %group.name(), path, %status, "a group did not do it"),
-            )
-        }));
-        answers.await.into_iter().collect()
+        let message = Framed::of(message);
+        let ask = Ask { path, headers: HeaderMap::new(), message, part: None, floor: true };
+        let answers = join_all(table.groups().map(|group| self.ask_one(group, &ask))).await;
+        answers.into_iter().collect()
+    }
+
+    async fn ask_one<M: prost::Message + Default>(&self, group: &Group, ask: &Ask) -> Result<M, Status> {
+        let mut retry = Retry::new(self.config.retry_for);
+        loop {
+            match self.send(group, ask).await {
+                Ok(answer) => return answer.decode(self.config.merged_bytes_max).await,
+                Err(Failure::Unknown) => return Err(Fault::Timeout.into()),
+                Err(Failure::NotSent | Failure::NotOwner) => retry.pause().await.inspect_err(|_| {
+                    tracing::warn!(group = %group.name(), path = ask.path, "a group cannot be reached");
+                })?,
+            }
+        }
     }
 }
 
