@@ -32,7 +32,7 @@ faults! {
     TooManyOps = InvalidArgument, "etcdserver: too many operations in txn request";
     DuplicateKey = InvalidArgument, "etcdserver: duplicate key given in txn request";
     InvalidSortOption = InvalidArgument, "etcdserver: invalid sort option";
-    /// Never sent: the version that a client names is not looked at, as in etcd for every version that can be parsed.
+    /// Never sent: the version that a client names is not looked at; etcd refuses one that is not UTF-8.
     InvalidClientApiVersion = InvalidArgument, "etcdserver: invalid client api version";
     RequestTooLarge = InvalidArgument, "etcdserver: request is too large";
     Compacted = OutOfRange, "etcdserver: mvcc: required revision has been compacted";
