@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use kubebrain_shared::group::GroupName;
 use tracing_subscriber::EnvFilter;
 
+use crate::ctl::Ctl;
 use crate::duration;
 
 /// Kubernetes' state on a storage that scales out: etcd v3 over groups of brains.
@@ -28,6 +29,8 @@ pub(crate) enum Command {
     Brain(Brain),
     /// One etcd endpoint over the groups of a placement.
     Proxy(Proxy),
+    /// What an operator does: snapshots and their restoration.
+    Ctl(Ctl),
 }
 
 #[derive(Debug, Args)]
@@ -169,6 +172,6 @@ impl Log {
     }
 }
 
-fn group(text: &str) -> Result<GroupName, String> {
+pub(crate) fn group(text: &str) -> Result<GroupName, String> {
     GroupName::parse(text).ok_or_else(|| "a group's name has 1 to 63 of a-z, 0-9 and -".to_owned())
 }

@@ -7,6 +7,7 @@ pub mod fault;
 pub mod metadata;
 pub mod stop;
 pub mod wire;
+pub mod snapshot;
 pub mod placement;
 pub mod cork;
 pub mod serve;

@@ -105,6 +105,9 @@ pub struct LeaseRow {
     /// At the home group: other groups that hold it.
     #[prost(string, repeated, tag = "2")]
     pub holders: Vec<String>,
+    /// Seconds that it had left when this was written; 0 is all of them.
+    #[prost(int64, tag = "3")]
+    pub remaining: i64,
 }
 
 /// A small number that a group keeps.
@@ -132,6 +135,11 @@ impl Layout {
         own.put_u8(b'g');
         escape(&mut own, group.as_str().as_bytes());
         Self { prefix: Bytes::copy_from_slice(prefix), group: own.freeze() }
+    }
+
+    /// What all keys begin with.
+    pub const fn prefix(&self) -> &Bytes {
+        &self.prefix
     }
 
     /// The format row.

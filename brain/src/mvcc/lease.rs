@@ -49,6 +49,13 @@ impl Leases {
         self.granted.get(&id)
     }
 
+    /// All of them, with what is left to each.
+    pub fn all(&self) -> Vec<(i64, LeaseRow, Duration)> {
+        let now = Instant::now();
+        let left = |lease: &Lease| lease.deadline.saturating_duration_since(now);
+        self.granted.iter().map(|(id, lease)| (*id, lease.row.clone(), left(lease))).collect()
+    }
+
     /// All ids.
     pub fn ids(&self) -> Vec<i64> {
         self.granted.keys().copied().collect()
@@ -61,9 +68,9 @@ impl Leases {
         self.granted.insert(id, Lease { row, deadline, keys: BTreeSet::new() });
     }
 
-    /// Adds one with its whole time to live.
+    /// Adds one with the time to live that its row says.
     pub fn load(&mut self, id: i64, row: LeaseRow) {
-        let remaining = seconds(row.ttl);
+        let remaining = seconds(if row.remaining > 0 { row.remaining.min(row.ttl) } else { row.ttl });
         self.insert(id, row, remaining);
     }
 
@@ -129,7 +136,7 @@ mod tests {
     use super::*;
 
     fn row(ttl: i64) -> LeaseRow {
-        LeaseRow { ttl, holders: Vec::new() }
+        LeaseRow { ttl, ..LeaseRow::default() }
     }
 
     #[tokio::test(start_paused = true)]

@@ -12,6 +12,7 @@ mod kv;
 mod lease;
 mod maintenance;
 mod peer;
+mod snapshot;
 mod watch;
 
 use std::convert::Infallible;
@@ -147,6 +148,12 @@ impl Endpoint {
             "/etcdserverpb.Cluster/MemberList" => unary!(cluster::member_list),
             "/etcdserverpb.Maintenance/Status" => unary!(maintenance::status),
             "/etcdserverpb.Maintenance/Alarm" => unary!(maintenance::alarm),
+            "/etcdserverpb.Maintenance/Hash" => unary!(snapshot::hash),
+            "/etcdserverpb.Maintenance/HashKV" => unary!(snapshot::hash_kv),
+            "/etcdserverpb.Maintenance/Snapshot" => {
+                let call = service_fn(move |request| snapshot::snapshot(inner.clone(), request));
+                codec::server(TypedCodec::default(), &limits).server_streaming(call, request).await
+            }
             "/grpc.health.v1.Health/Check" => unary!(health::check),
             path if inner.audience == Audience::Peers && path.starts_with("/kubebrain.peer.v1.Peer/") => {
                 match &path["/kubebrain.peer.v1.Peer/".len()..] {
@@ -155,6 +162,11 @@ impl Endpoint {
                     "AdoptLease" => unary!(peer::adopt_lease),
                     "RenewLease" => unary!(peer::renew_lease),
                     "LeaseHolders" => unary!(peer::lease_holders),
+                    "Content" => unary!(snapshot::content),
+                    "Export" => {
+                        let call = service_fn(move |request| snapshot::export(inner.clone(), request));
+                        codec::server(TypedCodec::default(), &limits).server_streaming(call, request).await
+                    }
                     _ => unknown(path),
                 }
             }

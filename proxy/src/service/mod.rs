@@ -6,6 +6,7 @@ mod health;
 mod kv;
 mod lease;
 mod maintenance;
+mod snapshot;
 mod txn;
 mod web;
 
@@ -148,6 +149,9 @@ async fn unary(call: Call<'_>, path: &str) -> Result<Response<Body>, Status> {
         "/etcdserverpb.Cluster/MemberList" => Ok(call.member_list()),
         "/etcdserverpb.Maintenance/Status" => call.status().await,
         "/etcdserverpb.Maintenance/Alarm" => call.alarm(),
+        "/etcdserverpb.Maintenance/Hash" => call.hash().await,
+        "/etcdserverpb.Maintenance/HashKV" => call.hash_kv().await,
+        "/etcdserverpb.Maintenance/Snapshot" => call.snapshot().await,
         other => Err(Status::unimplemented(format!("kubebrain: a proxy does not serve {other}"))),
     }
 }

@@ -22,6 +22,7 @@
 mod commit;
 mod open;
 mod scan;
+mod staged;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -38,6 +39,7 @@ use crate::engine::scan::Span;
 use crate::engine::{Engine, Snapshot};
 use commit::{Committer, Order};
 use open::Store;
+pub use staged::{StageError, Staged};
 
 /// A larger batch is refused. One journal record is read whole at recovery, and a batch is a few writes of a
 /// Kubernetes cluster (1.5 MiB each at etcd's default) or one step of a compaction.

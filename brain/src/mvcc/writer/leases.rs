@@ -37,7 +37,7 @@ impl Writer {
         if leases.exists(id) && !adopted {
             return Err(Fault::LeaseExists);
         }
-        let row = LeaseRow { ttl: ttl.max(TTL_MIN), holders: Vec::new() };
+        let row = LeaseRow { ttl: ttl.max(TTL_MIN), ..LeaseRow::default() };
         let granted = Granted { id, ttl: row.ttl, revision: Revision::new(self.counter) };
         if leases.exists(id) {
             return Ok(granted);
