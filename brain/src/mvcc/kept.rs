@@ -194,3 +194,6 @@ impl ContentAt {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -388,3 +388,6 @@ fn named(name: &str) -> Result<GroupName, RestoreError> {
 fn text(group: &GroupName) -> Bytes {
     Bytes::copy_from_slice(group.as_str().as_bytes())
 }
+
+#[cfg(test)]
+mod tests;
