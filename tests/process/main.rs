@@ -14,3 +14,4 @@ mod proxies;
 mod sequence;
 mod shutdown;
 mod slow_watch;
+mod snapshot;
