@@ -2,10 +2,11 @@
 
 use std::fs::{self, File};
 use std::io::{BufReader, BufWriter, IsTerminal as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use kubebrain_proto::etcdserverpb::SnapshotRequest;
 use kubebrain_proto::etcdserverpb::maintenance_client::MaintenanceClient;
@@ -74,13 +75,26 @@ impl Drop for Partial {
     }
 }
 
+/// `HOST:PORT` of the one server that is asked. etcdctl's variable may leave the scheme out.
+fn authority(endpoint: &str) -> Result<String> {
+    if endpoint.contains(',') {
+        bail!("{endpoint}: a snapshot is taken from one server, name only one");
+    }
+    match endpoint.contains("://") {
+        true => listen::authority(endpoint),
+        false => Ok(endpoint.to_owned()),
+    }
+}
+
 async fn save(flags: Save) -> Result<()> {
-    let authority = listen::authority(&flags.endpoint).context("--endpoint")?;
+    let authority = authority(&flags.endpoint).context("--endpoint")?;
     let mut name = flags.file.clone().into_os_string();
     name.push(".part");
     let partial = Partial(PathBuf::from(name));
     let cannot = |path: &Path| format!("{} cannot be written", path.display());
-    let file = File::create(&partial.0).with_context(|| cannot(&partial.0))?;
+    // Secrets are in it.
+    let options = File::options().write(true).create(true).truncate(true).mode(0o600).clone();
+    let file = options.open(&partial.0).with_context(|| cannot(&partial.0))?;
     let mut writer = BufWriter::with_capacity(1 << 20, file);
     let channel = Channel::new(Connector::Tcp(authority), DialConfig::default());
     let mut client = MaintenanceClient::new(channel).max_decoding_message_size(usize::MAX);

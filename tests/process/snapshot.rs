@@ -1,10 +1,12 @@
 //! Snapshots of processes at work, what becomes of them on a disk, and stores that are made from them.
 
 use std::path::Path;
+use std::time::Duration;
 
 use kubebrain_proto::etcdserverpb::{RangeRequest, RangeResponse, SnapshotRequest, SnapshotResponse};
 use kubebrain_proto::mvccpb::Event;
 use kubebrain_shared::fault::Fault;
+use tokio::time::Instant;
 use tonic::{Status, Streaming};
 
 use crate::proxies::{GROUPS, cluster, table};
@@ -159,21 +161,27 @@ async fn groups_in_processes_of_their_own_are_saved_through_a_proxy_and_restored
     let (brains, proxies) = cluster(&place).await;
     let client = Client::new(proxies[0].address());
     for number in 0..60 {
-        client.put(&format!("{}/ns/{number:03}", KINDS[number % 3]), "x").await.expect("a put");
+        let key = format!("{}/ns/{:03}", KINDS[number % 3], number % 30);
+        client.put(&key, "x").await.expect("a put");
     }
-    let (at, mut bytes, messages) = begin(&client).await;
-    rest(messages, &mut bytes).await.expect("the whole of it");
-    let wanted = client.hash_kv(at).await.expect("a hash");
-    let rows = all_at(&client, at).await;
-    assert_eq!(rows.kvs.len(), 60);
+    let whole = client.hash_kv(0).await.expect("a hash");
     // A brain answers for its own group, and the groups' hashes add up.
     let mut sum = 0_u32;
     for brain in &brains {
-        let own = Client::new(brain.address()).hash_kv(at).await.expect("a hash");
-        assert_ne!(own.hash, wanted.hash);
+        let own = Client::new(brain.address()).hash_kv(whole.hash_revision).await.expect("a hash");
+        assert_ne!(own.hash, whole.hash);
         sum = sum.wrapping_add(own.hash);
     }
-    assert_eq!(sum, wanted.hash);
+    assert_eq!(sum, whole.hash);
+    // A compaction that has reached one group counts for all of them.
+    Client::new(brains[2].address()).compact(40).await.expect("a compaction");
+    let (at, mut bytes, messages) = begin(&client).await;
+    rest(messages, &mut bytes).await.expect("the whole of it");
+    let wanted = client.hash_kv(at).await.expect("a hash");
+    assert_eq!((wanted.compact_revision, at), (40, whole.hash_revision));
+    assert!(matches!(client.hash_kv(39).await, Err(status) if Fault::of(&status) == Some(Fault::Compacted)));
+    let rows = all_at(&client, at).await;
+    assert_eq!(rows.kvs.len(), 30);
     let file = place.join("snapshot");
     std::fs::write(&file, &bytes).expect("a file");
     drop((proxies, brains));
@@ -192,7 +200,8 @@ async fn groups_in_processes_of_their_own_are_saved_through_a_proxy_and_restored
     let placement = place.file("placement.yaml", &table(peer));
     let proxy = Start::proxy(&place, "again", &placement).run().await;
     let client = Client::new(proxy.address());
-    assert_eq!(client.hash_kv(at).await.expect("a hash").hash, wanted.hash);
+    let found = client.hash_kv(at).await.expect("a hash");
+    assert_eq!((found.hash, found.compact_revision), (wanted.hash, 40));
     assert_eq!(all_at(&client, at).await.kvs, rows.kvs);
     assert_eq!(client.put("/registry/pods/ns/new", "x").await.ok(), Some(at + 1));
 }
@@ -244,6 +253,24 @@ async fn what_is_damaged_or_cut_is_refused_and_leaves_no_store() {
     assert!(taken.contains("is not empty, it has"), "{taken}");
     let gone = ctl(["snapshot", "save", &text(&place.join("new")), "--endpoint=http://127.0.0.1:1"]);
     assert!(gone.is_err() && !place.join("new").exists() && !place.join("new.part").exists(), "{gone:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_to_stop_waits_for_no_snapshot() {
+    let place = Place::new();
+    let mut server = Start::standalone(&place).run().await;
+    let client = Client::new(server.address());
+    fill(&client).await;
+    let (_, mut bytes, messages) = begin(&client).await;
+    server.signal("TERM");
+    let begun = Instant::now();
+    let status = server.ended().await;
+    assert!(
+        status.success() && begun.elapsed() < Duration::from_secs(20),
+        "{status} after {:?}",
+        begun.elapsed()
+    );
+    assert!(rest(messages, &mut bytes).await.is_err(), "it was not whole");
 }
 
 /// Events up to a revision. Groups count for themselves, so those of one revision may come in any order.

@@ -184,6 +184,8 @@ impl Call<'_> {
                 () = stop.asked() => Err(Fault::Stopped.into()),
                 ended = relay(messages, sections, &sender) => ended,
             };
+            // A proxy that stops does not wait for a client that does not read.
+            drop(stop);
             let _gone = sender.send_timeout(ended.map(|()| None), STALLED).await;
         });
         Ok(grpc::response(Body::new(StreamBody::new(frames(receiver)))))

@@ -14,7 +14,7 @@ use kubebrain_shared::snapshot::{Header, Messages, Reader};
 use super::{Options, RestoreError, Restored, restore};
 use crate::engine::memory::Memory;
 use crate::mvcc::{Config, Export, ExportPart, Store};
-use crate::request::{Delete, Given, Put};
+use crate::request::{Delete, Given, Put, ReadAt};
 use crate::watch::history::{History, HistoryError};
 
 const ALONE: &str = "{prefix: /r, home: a, default: a, groups: {a: {}}}";
@@ -139,8 +139,8 @@ async fn a_restored_store_goes_on_where_the_snapshot_was_taken() {
         assert_eq!(events(&again, from).await, told);
         assert!(told.len() > 50 && told.iter().any(|(_, _, deleted, _)| *deleted));
         assert_eq!(put(&again, "/r/m/new", 0).await, revision + 1);
-        // The owners that were recorded hold, too.
-        again.close().await;
+        // The owners that were recorded hold, too, before anything is written.
+        let (_, engine) = restored(&file, &Options::default()).await.expect("restores");
         let refused = Store::open(Config::new(name("a"), "test"), engine, placement(TWO)).await.err();
         assert!(refused.is_some_and(|error| error.to_string().contains("/r/m/")));
     }
@@ -227,6 +227,9 @@ async fn a_bump_is_above_all_revisions_and_marks_all_of_them_compacted() {
     let options = Options { bump: 1000, mark_compacted: true, ..Options::default() };
     let (done, engine) = restored(&file, &options).await.expect("restores");
     assert_eq!((done.revision.get(), done.compacted), (revision + 1000, revision.cast_signed() + 1000));
+    let live = store.range(&crate::mvcc::read_all(ReadAt::Latest), Revision::ZERO).await.expect("reads");
+    let live = <kubebrain_proto::etcdserverpb::RangeResponse as prost::Message>::decode(live.message);
+    assert_eq!(done.rows, live.expect("an answer").count.unsigned_abs(), "one version of each key");
     let again = open(&engine, "a", ALONE).await;
     let compacted = revision + 1000;
     assert_eq!(hash(&again, compacted, -1).await, hash(&store, revision, revision.cast_signed()).await);
