@@ -76,7 +76,7 @@ pub enum RestoreError {
     #[error(transparent)]
     Snapshot(#[from] file::ReadError),
     /// The engine does not take it.
-    #[error("the restored store cannot be written")]
+    #[error("the restored store cannot be written, so there is none: see the cause, then restore again")]
     Commit(#[from] CommitError),
     /// The placement gives keys to other groups than the snapshot.
     #[error(
