@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{BufReader, BufWriter, IsTerminal as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand, ValueEnum};
@@ -14,6 +14,7 @@ use kubebrain_proto::mvccpb::KeyValue;
 use kubebrain_shared::dial::{Channel, Connector, DialConfig};
 use kubebrain_shared::snapshot::{Header, Reader, Record};
 use prost::Message as _;
+use tokio::time::Instant;
 
 use super::size;
 use crate::listen;

@@ -49,8 +49,11 @@ async fn content(store: &Store, at: u64, compacted: i64) -> Result<ContentAt, Fa
     store.content(Revision::new(at), compacted, Revision::ZERO).await
 }
 
-/// Of rows that are written down here: key, revision, create revision, version; version 0 is a deletion.
-fn expected(rows: &[(&str, u64, u64, u64)]) -> u32 {
+/// Key, revision, create revision, version; version 0 is a deletion.
+type Row = (&'static str, u64, u64, u64);
+
+/// Of rows that are written down here.
+fn expected(rows: &[Row]) -> u32 {
     let mut content = Content::default();
     for (key, revision, create, count) in rows {
         let version = Version { revision: *revision, create: *create, count: *count, lease: 0 };
@@ -64,12 +67,12 @@ fn expected(rows: &[(&str, u64, u64, u64)]) -> u32 {
 
 #[tokio::test(start_paused = true)]
 async fn the_hash_is_that_of_the_rows_that_compaction_keeps() {
-    const A: [(&str, u64, u64, u64); 4] = [("a", 2, 2, 1), ("a", 4, 2, 2), ("a", 5, 0, 0), ("a", 7, 7, 1)];
-    const B: [(&str, u64, u64, u64); 2] = [("b", 3, 3, 1), ("b", 6, 3, 2)];
-    const C: [(&str, u64, u64, u64); 2] = [("c", 8, 8, 1), ("c", 9, 0, 0)];
+    const A: [Row; 4] = [("a", 2, 2, 1), ("a", 4, 2, 2), ("a", 5, 0, 0), ("a", 7, 7, 1)];
+    const B: [Row; 2] = [("b", 3, 3, 1), ("b", 6, 3, 2)];
+    const C: [Row; 2] = [("c", 8, 8, 1), ("c", 9, 0, 0)];
     let store = open(Arc::new(Memory::new())).await;
     history(&store).await;
-    let cases: [(u64, i64, Vec<(&str, u64, u64, u64)>); 9] = [
+    let cases: [(u64, i64, Vec<Row>); 9] = [
         (1, -1, vec![]),
         (3, -1, vec![A[0], B[0]]),
         (9, -1, [&A[..], &B, &C].concat()),
