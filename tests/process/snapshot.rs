@@ -6,7 +6,6 @@ use std::time::Duration;
 use kubebrain_proto::etcdserverpb::{RangeRequest, RangeResponse, SnapshotRequest, SnapshotResponse};
 use kubebrain_proto::mvccpb::Event;
 use kubebrain_shared::fault::Fault;
-use tokio::time::Instant;
 use tonic::{Status, Streaming};
 
 use crate::proxies::{GROUPS, cluster, table};
@@ -256,21 +255,19 @@ async fn what_is_damaged_or_cut_is_refused_and_leaves_no_store() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_is_to_stop_waits_for_no_snapshot() {
+async fn a_server_that_is_to_stop_cuts_a_snapshot_off() {
     let place = Place::new();
     let mut server = Start::standalone(&place).run().await;
     let client = Client::new(server.address());
     fill(&client).await;
     let (_, mut bytes, messages) = begin(&client).await;
     server.signal("TERM");
-    let begun = Instant::now();
+    // Time for it to hear of that, while nothing is taken; connections are given more than this to end.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let ended = rest(messages, &mut bytes).await;
+    assert!(ended.is_err(), "it sent the whole of it first, {} bytes", bytes.len());
     let status = server.ended().await;
-    assert!(
-        status.success() && begun.elapsed() < Duration::from_secs(6),
-        "{status} after {:?}",
-        begun.elapsed()
-    );
-    assert!(rest(messages, &mut bytes).await.is_err(), "it was not whole");
+    assert!(status.success(), "{status}");
 }
 
 /// Events up to a revision. Groups count for themselves, so those of one revision may come in any order.
