@@ -9,6 +9,7 @@ use kubebrain_shared::compaction::Policy;
 use kubebrain_shared::group::GroupName;
 use tracing_subscriber::EnvFilter;
 
+use crate::ctl::Ctl;
 use crate::duration;
 
 /// Kubernetes' state on a storage that scales out: etcd v3 over groups of brains.
@@ -29,6 +30,8 @@ pub(crate) enum Command {
     Brain(Brain),
     /// One etcd endpoint over the groups of a placement.
     Proxy(Proxy),
+    /// What an operator does: snapshots and their restoration.
+    Ctl(Ctl),
 }
 
 #[derive(Debug, Args)]
@@ -218,6 +221,6 @@ impl Log {
     }
 }
 
-fn group(text: &str) -> Result<GroupName, String> {
+pub(crate) fn group(text: &str) -> Result<GroupName, String> {
     GroupName::parse(text).ok_or_else(|| "a group's name has 1 to 63 of a-z, 0-9 and -".to_owned())
 }

@@ -3,6 +3,7 @@
 mod banner;
 mod brain;
 mod cli;
+mod ctl;
 mod duration;
 mod listen;
 mod placement;
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
                 Command::Standalone(flags) => standalone::run(flags).await,
                 Command::Brain(flags) => brain::run(flags).await,
                 Command::Proxy(flags) => proxy::run(flags).await,
+                Command::Ctl(flags) => ctl::run(flags).await,
             }
         })
     });

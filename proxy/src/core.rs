@@ -23,6 +23,15 @@ use crate::identity::Identity;
 use crate::retry::Retry;
 use crate::table::Table;
 
+/// What a group says to a fence.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Fenced {
+    /// At least what was asked for, and every write acknowledged before.
+    pub(crate) revision: Revision,
+    /// Below it nothing can be read; -1 where nothing was compacted.
+    pub(crate) compacted: i64,
+}
+
 /// The state of a proxy.
 pub(crate) struct Core {
     pub(crate) config: Config,
@@ -94,7 +103,7 @@ impl Core {
     ///
     /// # Errors
     /// As the group gives it, or `Unavailable`.
-    pub(crate) async fn advance_once(&self, group: &Group, floor: Revision) -> Result<Revision, Status> {
+    pub(crate) async fn advance_once(&self, group: &Group, floor: Revision) -> Result<Fenced, Status> {
         let request = AdvanceRequest { floor: floor.to_wire() };
         let message = Framed::of(&request);
         let path = "/kubebrain.peer.v1.Peer/Advance";
@@ -105,7 +114,7 @@ impl Core {
             .ok_or_else(|| Status::internal("a brain's revision is out of bounds"))?;
         group.reached(revision);
         self.floor.raise(revision);
-        Ok(revision)
+        Ok(Fenced { revision, compacted: answer.compacted })
     }
 
     /// As [`Core::advance_once`], tried again for as long as a request may take: advancing twice does no harm.
@@ -113,10 +122,18 @@ impl Core {
     /// # Errors
     /// `Unavailable` "request timed out".
     pub(crate) async fn advance(&self, group: &Group, floor: Revision) -> Result<Revision, Status> {
+        Ok(self.advance_fully(group, floor).await?.revision)
+    }
+
+    /// As [`Core::advance`], with all that the group says.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) async fn advance_fully(&self, group: &Group, floor: Revision) -> Result<Fenced, Status> {
         let mut retry = Retry::new(self.config.retry_for);
         loop {
             match tokio::time::timeout_at(retry.until(), self.advance_once(group, floor)).await {
-                Ok(Ok(revision)) => return Ok(revision),
+                Ok(Ok(fenced)) => return Ok(fenced),
                 Ok(Err(status)) => tracing::debug!(group = %group.name(), %status, "a fence failed"),
                 Err(_) => return Err(Fault::Timeout.into()),
             }

@@ -9,6 +9,7 @@ pub mod metadata;
 pub mod stop;
 pub mod compaction;
 pub mod wire;
+pub mod snapshot;
 pub mod placement;
 pub mod cork;
 pub mod serve;

@@ -16,3 +16,4 @@ mod proxies;
 mod sequence;
 mod shutdown;
 mod slow_watch;
+mod snapshot;

@@ -4,11 +4,11 @@ use crate::support::client::{Client, keys, revision};
 use crate::support::process::{Place, Process, Start};
 use crate::support::watch::{key, mod_revision};
 
-const GROUPS: [&str; 3] = ["core", "events", "pods"];
+pub(crate) const GROUPS: [&str; 3] = ["core", "events", "pods"];
 /// A kind of each group, without the slash.
 const KINDS: [&str; 3] = ["/registry/leases", "/registry/events", "/registry/pods"];
 
-fn table(brain: impl Fn(&str) -> String) -> String {
+pub(crate) fn table(brain: impl Fn(&str) -> String) -> String {
     let groups: Vec<_> = GROUPS.iter().map(|group| format!("  {group}: {}\n", brain(group))).collect();
     let groups = groups.concat();
     format!(
@@ -17,7 +17,7 @@ fn table(brain: impl Fn(&str) -> String) -> String {
 }
 
 /// Brains, and two proxies of them.
-async fn cluster(place: &Place) -> (Vec<Process>, [Process; 2]) {
+pub(crate) async fn cluster(place: &Place) -> (Vec<Process>, [Process; 2]) {
     // Where brains are does not change what a table means: they need not know.
     let owners = place.file("owners.yaml", &table(|_| "{}".to_owned()));
     let mut brains = Vec::new();

@@ -157,6 +157,11 @@ impl Layout {
         Self { prefix: Bytes::copy_from_slice(prefix), group: own.freeze() }
     }
 
+    /// What all keys begin with.
+    pub const fn prefix(&self) -> &Bytes {
+        &self.prefix
+    }
+
     /// The format row.
     pub fn format(&self) -> Bytes {
         self.section(b'v').freeze()

@@ -101,6 +101,13 @@ impl Leases {
         self.granted.get(&id)
     }
 
+    /// All of them, with what is left to each.
+    pub fn all(&self) -> Vec<(i64, LeaseRow, Duration)> {
+        let now = Instant::now();
+        let left = |lease: &Lease| lease.deadline.saturating_duration_since(now);
+        self.granted.iter().map(|(id, lease)| (*id, lease.row.clone(), left(lease))).collect()
+    }
+
     /// All ids.
     pub fn ids(&self) -> Vec<i64> {
         self.granted.keys().copied().collect()

@@ -10,7 +10,9 @@ pub mod answer;
 pub mod codec;
 pub mod entry;
 pub mod evaluate;
+mod export;
 pub mod index;
+mod kept;
 pub mod lease;
 pub mod log;
 mod open;
@@ -18,6 +20,7 @@ pub mod ownership;
 pub mod pending;
 pub mod quota;
 mod read;
+pub mod restore;
 pub mod shared;
 mod sweep;
 #[cfg(test)]
@@ -37,7 +40,7 @@ use kubebrain_shared::range::KeyRange;
 use kubebrain_shared::revision::Revision;
 use kubebrain_shared::stop::Stopper;
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::engine::Engine;
@@ -45,6 +48,9 @@ use crate::request::{Delete, Limits, Op, Put, Range, ReadAt, Txn};
 use alarm::Alarm;
 use answer::Answer;
 use codec::Layout;
+pub use export::{Export, ExportPart};
+pub use kept::ContentAt;
+use kept::Kept;
 use lease::Renewal;
 pub use open::OpenError;
 use quota::Quota;
@@ -57,6 +63,8 @@ pub use writer::{Granted, PlaceError, Renewed, WriteError};
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(7);
 /// etcd's bound on proposals that wait; above it clients are told to come back.
 const COMMANDS_MAX: usize = 5000;
+/// Reads of the whole store at once: each holds a page of the engine in memory.
+const SCANS_MAX: usize = 4;
 
 /// One group's store.
 #[derive(Clone, Debug)]
@@ -125,6 +133,8 @@ pub struct Store {
     swept: watch::Receiver<u64>,
     limits: Limits,
     sweeper: Arc<Mutex<Option<Stopper>>>,
+    /// Reads of everything, which are long.
+    scans: Arc<Semaphore>,
 }
 
 impl Store {
@@ -160,7 +170,8 @@ impl Store {
         let sweeper = Stopper::default();
         tokio::spawn(sweep::run(shared.clone(), commands.downgrade(), sweeps, sweeper.handle()));
         let sweeper = Arc::new(Mutex::new(Some(sweeper)));
-        Ok(Self { shared, commands, swept, limits: config.limits, sweeper })
+        let scans = Arc::new(Semaphore::new(SCANS_MAX));
+        Ok(Self { shared, commands, swept, limits: config.limits, sweeper, scans })
     }
 
     /// What everybody reads.
@@ -325,6 +336,42 @@ impl Store {
             let _closed = swept.wait_for(|swept| *swept >= revision).await;
         }
         Ok(header)
+    }
+
+    /// The hash of what is kept at a revision: see [`ContentAt`]. `at` 0 is now. Deletions and old versions count as if
+    /// `compacted` were compacted, where that is above the own compacted revision.
+    ///
+    /// # Errors
+    /// [`Fault::Compacted`] below either of them, [`Fault::FutureRevision`] above the current revision,
+    /// [`Fault::TooManyRequests`] beside too many like it.
+    ///
+    /// # Cancel safety
+    /// Safe: a read.
+    pub async fn content(&self, at: Revision, compacted: i64, floor: Revision) -> Result<ContentAt, Fault> {
+        let _permit = self.scans.try_acquire().map_err(|_| Fault::TooManyRequests)?;
+        self.advance(floor).await?;
+        Kept::begin(&self.shared, at, compacted)?.content().await
+    }
+
+    /// The hash of everything: what is kept now, and the leases.
+    ///
+    /// # Errors
+    /// As [`Self::content`].
+    pub async fn content_of_all(&self) -> Result<ContentAt, Fault> {
+        let mut all = self.content(Revision::ZERO, -1, Revision::ZERO).await?;
+        all.add_leases(&self.shared.leases.lock().all());
+        Ok(all)
+    }
+
+    /// Begins to export the group's section of a snapshot, as of `at` (0 is now) and as compacted as
+    /// [`Self::content`] says. What it reads stays as it is until the export is dropped.
+    ///
+    /// # Errors
+    /// As [`Self::content`].
+    pub async fn export(&self, at: Revision, compacted: i64, floor: Revision) -> Result<Export, Fault> {
+        let permit = self.scans.clone().try_acquire_owned().map_err(|_| Fault::TooManyRequests)?;
+        self.advance(floor).await?;
+        Export::begin(self.shared.clone(), at, compacted, permit).await
     }
 
     /// Grants a lease; id 0 lets the store choose one.

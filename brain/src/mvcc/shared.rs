@@ -147,6 +147,16 @@ impl Shared {
         Pin { shared: self, revision }
     }
 
+    /// Pins what compaction has kept so far, however far it goes meanwhile. The second half is the compacted revision.
+    pub fn pin_history(&self) -> (Pin<'_>, i64) {
+        let mut pins = self.pins.lock();
+        // Read under the lock: whatever is swept beside this was compacted before.
+        let compacted = self.compacted();
+        let revision = u64::try_from(compacted).unwrap_or(0);
+        *pins.entry(revision).or_default() += 1;
+        (Pin { shared: self, revision }, compacted)
+    }
+
     /// Versions that only reads at or below this revision need may go.
     pub(super) fn sweepable(&self) -> u64 {
         let pins = self.pins.lock();

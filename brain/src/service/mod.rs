@@ -13,6 +13,7 @@ mod kv;
 mod lease;
 mod maintenance;
 mod peer;
+mod snapshot;
 mod watch;
 
 use std::convert::Infallible;
@@ -156,6 +157,12 @@ impl Endpoint {
             "/etcdserverpb.Maintenance/Alarm" => unary!(maintenance::alarm),
             "/etcdserverpb.Maintenance/Defragment" => unary!(maintenance::defragment),
             "/etcdserverpb.Maintenance/MoveLeader" => unary!(maintenance::move_leader),
+            "/etcdserverpb.Maintenance/Hash" => unary!(snapshot::hash),
+            "/etcdserverpb.Maintenance/HashKV" => unary!(snapshot::hash_kv),
+            "/etcdserverpb.Maintenance/Snapshot" => {
+                let call = service_fn(move |request| snapshot::snapshot(inner.clone(), request));
+                codec::server(TypedCodec::default(), &limits).server_streaming(call, request).await
+            }
             "/grpc.health.v1.Health/Check" => unary!(health::check),
             "/grpc.health.v1.Health/Watch" => {
                 let call = service_fn(move |request| health::watch(inner.clone(), request));
@@ -168,6 +175,11 @@ impl Endpoint {
                     "AdoptLease" => unary!(peer::adopt_lease),
                     "RenewLease" => unary!(peer::renew_lease),
                     "LeaseHolders" => unary!(peer::lease_holders),
+                    "Content" => unary!(snapshot::content),
+                    "Export" => {
+                        let call = service_fn(move |request| snapshot::export(inner.clone(), request));
+                        codec::server(TypedCodec::default(), &limits).server_streaming(call, request).await
+                    }
                     _ => unserved::refusal(path).into_http(),
                 }
             }

@@ -7,6 +7,7 @@ mod health;
 mod kv;
 mod lease;
 mod maintenance;
+mod snapshot;
 mod txn;
 mod web;
 
@@ -157,6 +158,9 @@ async fn unary(call: Call<'_>, path: &str) -> Result<Response<Body>, Status> {
         "/etcdserverpb.Maintenance/Alarm" => call.alarm().await,
         "/etcdserverpb.Maintenance/Defragment" => call.defragment().await,
         "/etcdserverpb.Maintenance/MoveLeader" => call.move_leader(),
+        "/etcdserverpb.Maintenance/Hash" => call.hash().await,
+        "/etcdserverpb.Maintenance/HashKV" => call.hash_kv().await,
+        "/etcdserverpb.Maintenance/Snapshot" => call.snapshot().await,
         other => Err(unserved::refusal(other)),
     }
 }

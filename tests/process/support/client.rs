@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use kubebrain_proto::etcdserverpb::kv_client::KvClient;
+use kubebrain_proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use kubebrain_proto::etcdserverpb::watch_client::WatchClient;
 use kubebrain_proto::etcdserverpb::{
-    CompactionRequest, DeleteRangeRequest, PutRequest, RangeRequest, RangeResponse, TxnRequest, TxnResponse,
+    CompactionRequest, DeleteRangeRequest, HashKvRequest, HashKvResponse, PutRequest, RangeRequest,
+    RangeResponse, TxnRequest, TxnResponse,
 };
 use kubebrain_proto::health::HealthCheckRequest;
 use kubebrain_proto::health::health_check_response::ServingStatus;
@@ -71,6 +73,15 @@ impl Client {
     pub(crate) async fn compact(&self, revision: i64) -> Result<(), Status> {
         let request = CompactionRequest { revision, physical: false };
         self.kv.clone().compact(request).await.map(drop)
+    }
+
+    pub(crate) fn maintenance(&self) -> MaintenanceClient<Channel> {
+        MaintenanceClient::new(self.channel.clone()).max_decoding_message_size(usize::MAX)
+    }
+
+    /// `endpoint hashkv --rev=REVISION`.
+    pub(crate) async fn hash_kv(&self, revision: i64) -> Result<HashKvResponse, Status> {
+        Ok(self.maintenance().hash_kv(HashKvRequest { revision }).await?.into_inner())
     }
 
     /// `watch --prefix PREFIX --rev=START` on a stream of its own.

@@ -1,5 +1,6 @@
 //! [`Process`]: a `kubebrain` that this test started, and ends.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -169,6 +170,15 @@ impl Start {
         assert!(!failure.message.contains("panicked"), "{failure:?}");
         failure
     }
+}
+
+/// Runs `kubebrain ctl` to its end; what it prints, or what it says instead.
+pub(crate) fn ctl<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Result<String, String> {
+    let output = Command::new(BINARY).arg("ctl").args(arguments).stdin(Stdio::null()).output();
+    let output = output.expect("the binary runs");
+    let [said, errors] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).expect("UTF-8"));
+    assert!(!errors.contains("panicked"), "{errors}");
+    if output.status.success() { Ok(said) } else { Err(errors) }
 }
 
 /// What a process that could not start has said.

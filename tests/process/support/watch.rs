@@ -51,6 +51,11 @@ impl Watch {
         }))
     }
 
+    /// The next response, whatever it says.
+    pub(crate) async fn response(&mut self) -> Result<Option<WatchResponse>, Status> {
+        self.responses.message().await
+    }
+
     /// Exactly so many events as come up to a revision.
     pub(crate) async fn events_to(&mut self, revision: i64) -> Vec<Event> {
         let mut events: Vec<Event> = Vec::new();

@@ -23,6 +23,7 @@ mod commit;
 mod defragment;
 mod open;
 mod scan;
+mod staged;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -40,6 +41,7 @@ use crate::engine::{Engine, Snapshot};
 use commit::{Committer, Order};
 use defragment::Defragmenter;
 use open::Store;
+pub use staged::{StageError, Staged};
 
 /// A larger batch is refused. One journal record is read whole at recovery, and a batch is a few writes of a
 /// Kubernetes cluster (1.5 MiB each at etcd's default) or one step of a compaction.

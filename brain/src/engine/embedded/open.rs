@@ -16,8 +16,8 @@ use crate::engine::error::OpenError;
 /// The layout of a store. Another number is another program's: it is refused.
 const FORMAT: u32 = 1;
 
-const LOCK: &str = "lock";
-const STORE: &str = "store";
+pub(super) const LOCK: &str = "lock";
+pub(super) const STORE: &str = "store";
 /// A store that is being made. One that is found is left from a crash and holds nothing.
 const UNFINISHED: &str = "store.unfinished";
 const FORMAT_FILE: &str = "format";
@@ -83,11 +83,11 @@ impl fmt::Debug for Store {
 
 /// A data directory, for errors that name it.
 #[derive(Clone, Copy)]
-struct Place<'a>(&'a Path);
+pub(super) struct Place<'a>(pub(super) &'a Path);
 
 impl Place<'_> {
     /// Takes the lock, and leaves this process's number for those who do not get it.
-    fn lock(self) -> Result<File, OpenError> {
+    pub(super) fn lock(self) -> Result<File, OpenError> {
         let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).clone();
         let mut file = options.open(self.0.join(LOCK)).map_err(|source| self.io(source))?;
         match file.try_lock() {
@@ -169,7 +169,7 @@ impl Place<'_> {
     }
 
     /// Names what the system said.
-    fn io(self, source: io::Error) -> OpenError {
+    pub(super) fn io(self, source: io::Error) -> OpenError {
         let directory = self.0.into();
         match source.kind() {
             ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied => {
@@ -209,7 +209,7 @@ fn rows(database: &Database, config: &Config) -> fjall::Result<Keyspace> {
 }
 
 /// Makes a directory and those above it. Something else in its place is "not a directory", whatever the system says.
-fn make_directory(path: &Path) -> io::Result<()> {
+pub(super) fn make_directory(path: &Path) -> io::Result<()> {
     match fs::create_dir_all(path) {
         Err(_) if fs::metadata(path).is_ok_and(|data| !data.is_dir()) => Err(ErrorKind::NotADirectory.into()),
         made => made,
@@ -217,7 +217,7 @@ fn make_directory(path: &Path) -> io::Result<()> {
 }
 
 /// Makes the names in a directory durable.
-fn sync_directory(path: &Path) -> io::Result<()> {
+pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 

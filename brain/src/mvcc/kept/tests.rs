@@ -1,0 +1,150 @@
+//! Hashes of stores that were written, compacted, swept, opened again, and kept on other engines.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use kubebrain_shared::fault::Fault;
+use kubebrain_shared::group::GroupName;
+use kubebrain_shared::placement::Placement;
+use kubebrain_shared::range::KeyRange;
+use kubebrain_shared::revision::Revision;
+use kubebrain_shared::snapshot::Content;
+
+use crate::engine::Engine;
+use crate::engine::embedded::{self, Embedded};
+use crate::engine::memory::Memory;
+use crate::mvcc::index::Version;
+use crate::mvcc::{Config, ContentAt, Store, entry};
+use crate::request::{Delete, Given, Put};
+
+async fn open(engine: Arc<dyn Engine>) -> Store {
+    let group = GroupName::parse("a").expect("a legal name");
+    let placement = Arc::new(Placement::single(group.clone()));
+    Store::open(Config::new(group, "test"), engine, placement).await.expect("opens")
+}
+
+async fn put(store: &Store, key: &'static str) {
+    let (key, value) = (Bytes::from_static(key.as_bytes()), Given::New(Bytes::from_static(b"v")));
+    let put = Put { key, value, lease: Given::New(0), prev_kv: false };
+    store.put(put, Revision::ZERO).await.expect("puts");
+}
+
+async fn delete(store: &Store, key: &'static str) {
+    let keys = KeyRange::one(Bytes::from_static(key.as_bytes()));
+    store.delete(Delete { keys, prev_kv: false }, Revision::ZERO, None).await.expect("deletes");
+}
+
+/// r2 a, r3 b, r4 a, r5 a is deleted, r6 b, r7 a, r8 c, r9 c is deleted.
+async fn history(store: &Store) {
+    for step in ["a", "b", "a", "-a", "b", "a", "c", "-c"] {
+        match step.strip_prefix('-') {
+            None => put(store, step).await,
+            Some(key) => delete(store, key).await,
+        }
+    }
+}
+
+async fn content(store: &Store, at: u64, compacted: i64) -> Result<ContentAt, Fault> {
+    store.content(Revision::new(at), compacted, Revision::ZERO).await
+}
+
+/// Key, revision, create revision, version; version 0 is a deletion.
+type Row = (&'static str, u64, u64, u64);
+
+/// Of rows that are written down here.
+fn expected(rows: &[Row]) -> u32 {
+    let mut content = Content::default();
+    for (key, revision, create, count) in rows {
+        let version = Version { revision: *revision, create: *create, count: *count, ..Version::default() };
+        match count {
+            0 => content.add(true, &entry::deleted(key.as_bytes(), *revision)),
+            _ => content.add(false, &entry::key_value(key.as_bytes(), &version, b"v")),
+        }
+    }
+    content.hash()
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_hash_is_that_of_the_rows_that_compaction_keeps() {
+    const A: [Row; 4] = [("a", 2, 2, 1), ("a", 4, 2, 2), ("a", 5, 0, 0), ("a", 7, 7, 1)];
+    const B: [Row; 2] = [("b", 3, 3, 1), ("b", 6, 3, 2)];
+    const C: [Row; 2] = [("c", 8, 8, 1), ("c", 9, 0, 0)];
+    let store = open(Arc::new(Memory::new())).await;
+    history(&store).await;
+    let cases: [(u64, i64, Vec<Row>); 9] = [
+        (1, -1, vec![]),
+        (3, -1, vec![A[0], B[0]]),
+        (9, -1, [&A[..], &B, &C].concat()),
+        (9, 2, [&A[..], &B, &C].concat()),
+        (9, 4, [&A[1..], &B, &C].concat()),
+        (9, 5, [&A[3..], &B, &C].concat()),
+        (6, 5, B.to_vec()),
+        (9, 8, vec![A[3], B[1], C[0], C[1]]),
+        (9, 9, vec![A[3], B[1]]),
+    ];
+    for (at, compacted, rows) in cases {
+        let found = content(&store, at, compacted).await.expect("reads");
+        assert_eq!(found.content.hash(), expected(&rows), "at {at}, compacted at {compacted}");
+        assert_eq!((found.revision.get(), found.compacted, found.header.get()), (at, compacted, 9));
+    }
+    assert_eq!(content(&store, 10, -1).await, Err(Fault::FutureRevision));
+    assert_eq!(content(&store, 4, 5).await, Err(Fault::Compacted));
+    store.compact(6, false, Revision::ZERO).await.expect("compacts");
+    assert_eq!(content(&store, 5, -1).await, Err(Fault::Compacted));
+    assert_eq!(content(&store, 6, -1).await.map(|found| found.compacted), Ok(6));
+    assert_eq!(content(&store, 0, -1).await.map(|found| found.revision.get()), Ok(9), "0 is now");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_sweep_and_a_restart_change_nothing() {
+    let engine = Arc::new(Memory::new());
+    let store = open(engine.clone()).await;
+    history(&store).await;
+    let whole = content(&store, 9, -1).await;
+    store.compact(8, false, Revision::ZERO).await.expect("compacts");
+    let before = content(&store, 9, -1).await.expect("reads");
+    assert_ne!(Ok(before.content), whole.map(|whole| whole.content));
+    let versions = store.shared().index.read().versions();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert!(store.shared().index.read().versions() < versions, "the sweep has been here");
+    assert_eq!(content(&store, 9, -1).await, Ok(before));
+    store.close().await;
+    let store = open(engine).await;
+    assert_eq!(content(&store, 9, -1).await, Ok(before));
+}
+
+#[tokio::test]
+async fn engines_agree() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let embedded = Embedded::open(&embedded::Config::new(directory.path())).expect("opens");
+    let (memory, disk) = (open(Arc::new(Memory::new())).await, open(Arc::new(embedded)).await);
+    for store in [&memory, &disk] {
+        history(store).await;
+        store.compact(4, true, Revision::ZERO).await.expect("compacts");
+    }
+    for at in [4, 6, 9] {
+        assert_eq!(content(&memory, at, -1).await, content(&disk, at, -1).await);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn few_read_everything_at_once() {
+    let store = open(Arc::new(Memory::new())).await;
+    // More than the parts that wait for whoever takes them.
+    for key in ["a", "b", "c", "d"] {
+        let value = Given::New(Bytes::from(vec![b'v'; 200_000]));
+        let put = Put { key: key.into(), value, lease: Given::New(0), prev_kv: false };
+        store.put(put, Revision::ZERO).await.expect("puts");
+    }
+    let begin = || store.export(Revision::ZERO, -1, Revision::ZERO);
+    let mut exports = Vec::new();
+    for _ in 0..super::super::SCANS_MAX {
+        exports.push(begin().await.expect("begins"));
+    }
+    assert!(matches!(begin().await, Err(Fault::TooManyRequests)));
+    assert_eq!(content(&store, 0, -1).await, Err(Fault::TooManyRequests));
+    drop(exports);
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert!(begin().await.is_ok());
+}

@@ -1,0 +1,82 @@
+//! `kubebrain ctl restore`: a data directory from a snapshot.
+
+use std::fs::File;
+use std::io::BufReader;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use bytes::Bytes;
+use clap::Args;
+use kubebrain_brain::engine::embedded::{self, Staged};
+use kubebrain_brain::mvcc::restore::{Options, restore};
+use kubebrain_shared::group::GroupName;
+use kubebrain_shared::snapshot::Reader;
+
+use crate::{cli, placement};
+
+/// Makes a data directory from a snapshot, for `standalone` or for brains. The directory gets a whole store or none.
+#[derive(Debug, Args)]
+pub(crate) struct Restore {
+    /// The snapshot.
+    file: PathBuf,
+    /// Where the store goes: a directory that is empty or not there yet.
+    #[arg(long, env = "ETCD_DATA_DIR", value_name = "DIR", default_value = "default.kubebrain")]
+    data_dir: PathBuf,
+    /// Which group gets which keys. Without it each group gets what it had. Another table than that of the snapshot
+    /// needs --mark-compacted, as history does not move with keys.
+    #[arg(long, env = "KUBEBRAIN_PLACEMENT", value_name = "FILE")]
+    placement: Option<PathBuf>,
+    /// Restore only these groups: for a brain that has a directory of its own.
+    #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = cli::group)]
+    group: Vec<GroupName>,
+    /// Goes before every stored key. Without it: what did when the snapshot was taken.
+    #[arg(long, env = "KUBEBRAIN_STORE_PREFIX")]
+    store_prefix: Option<String>,
+    /// Raise the revision by this, above all that clients have seen since the snapshot was taken.
+    #[arg(long, value_name = "N", default_value_t = 0, requires = "mark_compacted")]
+    bump_revision: u64,
+    /// Count everything up to the raised revision as compacted: clients that watch or list from before it are told to
+    /// begin anew. Wanted with --bump-revision, and of no use without.
+    #[arg(long, requires = "bump_revision")]
+    mark_compacted: bool,
+    /// Do not compare the sha256 at the end of the file. Each record's own checksum is compared anyway.
+    #[arg(long)]
+    skip_hash_check: bool,
+}
+
+pub(super) async fn run(flags: Restore) -> Result<()> {
+    if flags.mark_compacted && flags.bump_revision == 0 {
+        bail!(
+            "--mark-compacted needs a --bump-revision above 0: without it clients could meet revisions again"
+        );
+    }
+    let name = flags.file.display().to_string();
+    let file = File::open(&flags.file).with_context(|| format!("snapshot {name}"))?;
+    let source = BufReader::with_capacity(1 << 20, file);
+    let mut reader = Reader::new(source, !flags.skip_hash_check).with_context(|| name.clone())?;
+    let placement = flags.placement.as_deref().map(placement::read).transpose()?;
+    let options = Options {
+        bump: flags.bump_revision,
+        mark_compacted: flags.mark_compacted,
+        placement,
+        store_prefix: flags.store_prefix.map(Bytes::from),
+        groups: flags.group.into_iter().collect(),
+    };
+    let config = embedded::Config::new(&flags.data_dir);
+    let staged = tokio::task::spawn_blocking(move || Staged::new(&config)).await??;
+    let restored = restore(&mut reader, staged.engine(), &options).await.with_context(|| name.clone())?;
+    tokio::task::spawn_blocking(move || staged.finish()).await??;
+    let groups: Vec<_> = restored.groups.iter().map(GroupName::as_str).collect();
+    println!("restored {name} into {}", flags.data_dir.display());
+    println!("  groups    {}", groups.join(" "));
+    println!("  revision  {} (the snapshot's: {})", restored.revision.get(), restored.header.revision);
+    if restored.compacted >= 0 {
+        println!("  compacted {}", restored.compacted);
+    }
+    println!("  versions  {}", restored.rows);
+    println!("  leases    {}", restored.leases);
+    if !restored.store_prefix.is_empty() {
+        println!("  start with --store-prefix={}", restored.store_prefix.escape_ascii());
+    }
+    Ok(())
+}
