@@ -11,7 +11,7 @@ use kubebrain_shared::serve::ServeConfig;
 use kubebrain_shared::stop::Stopper;
 
 use crate::cli::Brain;
-use crate::listen::Listeners;
+use crate::listen::{Front, Listeners};
 use crate::shutdown::{self, Heard, Signals};
 use crate::{banner, placement, storage};
 
@@ -20,7 +20,7 @@ const PEER_PROGRESS_MAX: Duration = Duration::from_secs(30);
 
 pub(crate) async fn run(flags: Brain) -> Result<()> {
     let mut signals = Signals::new()?;
-    let clients = Listeners::bind("listen-client-urls", &flags.clients.listen_client_urls).await?;
+    let clients = Front::bind(&flags.clients).await?;
     let peers = Listeners::bind("listen-peer-urls", &flags.listen_peer_urls).await?;
     if !peers.are_loopback() {
         bail!(
@@ -57,10 +57,6 @@ pub(crate) async fn run(flags: Brain) -> Result<()> {
     let interval = flags.clients.watch_progress_notify_interval;
     let for_clients = endpoint(Audience::Clients, interval);
     let for_peers = endpoint(Audience::Peers, interval.min(PEER_PROGRESS_MAX));
-    let serve = ServeConfig {
-        concurrent_streams_max: flags.clients.max_concurrent_streams,
-        ..ServeConfig::default()
-    };
     banner::print(
         &format!("kubebrain brain of group {} at {}", flags.group, store.shared().committed()),
         &[
@@ -70,7 +66,7 @@ pub(crate) async fn run(flags: Brain) -> Result<()> {
             ("try", banner::try_it(&clients.urls)),
         ],
     );
-    clients.serve(&for_clients, &serve, &accepting);
+    clients.serve(&for_clients, &accepting);
     peers.serve(&for_peers, &ServeConfig::default(), &accepting);
     drop((for_clients, for_peers));
 

@@ -9,6 +9,7 @@ use kubebrain_shared::group::GroupName;
 use tracing_subscriber::EnvFilter;
 
 use crate::duration;
+use crate::listen::Serving;
 
 /// Kubernetes' state on a storage that scales out: etcd v3 over groups of brains.
 #[derive(Debug, Parser)]
@@ -16,6 +17,9 @@ use crate::duration;
 pub(crate) struct Cli {
     #[command(flatten)]
     pub log: Log,
+    /// Print the settings that flags and environment come to, and end.
+    #[arg(long, global = true)]
+    pub print_config: bool,
     #[command(subcommand)]
     pub command: Command,
 }
@@ -135,6 +139,8 @@ pub(crate) struct Clients {
     /// Streams that one connection may have open.
     #[arg(long, env = "ETCD_MAX_CONCURRENT_STREAMS", default_value_t = u32::MAX)]
     pub max_concurrent_streams: u32,
+    #[command(flatten)]
+    pub serving: Serving,
 }
 
 #[derive(Debug, Args)]

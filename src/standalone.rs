@@ -16,7 +16,7 @@ use kubebrain_shared::serve::{MemoryConnector, ServeConfig, memory, serve_memory
 use kubebrain_shared::stop::Stopper;
 
 use crate::cli::Standalone;
-use crate::listen::Listeners;
+use crate::listen::Front;
 use crate::shutdown::{self, Heard, Signals};
 use crate::storage::{self, Storage};
 use crate::{banner, placement, proxy};
@@ -126,7 +126,7 @@ impl Groups {
 
 pub(crate) async fn run(flags: Standalone) -> Result<()> {
     let mut signals = Signals::new()?;
-    let clients = Listeners::bind("listen-client-urls", &flags.clients.listen_client_urls).await?;
+    let clients = Front::bind(&flags.clients).await?;
     let mut table = match &flags.placement {
         Some(path) => placement::read(path)?,
         None => Arc::new(Placement::builtin()),
@@ -137,10 +137,6 @@ pub(crate) async fn run(flags: Standalone) -> Result<()> {
     let storage = storage::open(&flags.store).await?;
     let mut watched = placement::Watched::new(flags.placement.clone());
     let proxy_config = proxy::config(&flags.clients, &clients.urls);
-    let serve = ServeConfig {
-        concurrent_streams_max: flags.clients.max_concurrent_streams,
-        ..ServeConfig::default()
-    };
     let mut groups = Groups {
         flags,
         storage,
@@ -156,7 +152,7 @@ pub(crate) async fn run(flags: Standalone) -> Result<()> {
     let accepting = Stopper::default();
     let urls = clients.urls.clone();
     proxy.start().await;
-    clients.serve(&proxy.service(), &serve, &accepting);
+    clients.serve(&proxy.service(), &accepting);
     banner::print(
         &format!("kubebrain standalone at {}", proxy.floor()),
         &[
