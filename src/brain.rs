@@ -61,6 +61,7 @@ pub(crate) async fn run(flags: Brain) -> Result<()> {
         &format!("kubebrain brain of group {} at {}", flags.group, store.shared().committed()),
         &[
             ("clients", clients.urls.join(" ")),
+            ("probes", clients.probe_urls.join(" ")),
             ("peers", peers.urls.join(" ")),
             ("data", flags.store.data_dir.display().to_string()),
             ("try", banner::try_it(&clients.urls)),

@@ -155,7 +155,8 @@ pub(crate) fn command() -> Command {
             let own: BTreeSet<String> =
                 program.get_arguments().filter_map(|arg| arg.get_long().map(str::to_owned)).collect();
             let others = all().filter(|name| !own.contains(*name)).map(|name| {
-                let arg = Arg::new(id(name)).long(name).env(variable(name)).hide(true).action(ArgAction::Append);
+                let arg =
+                    Arg::new(id(name)).long(name).env(variable(name)).hide(true).action(ArgAction::Append);
                 match BOOLEANS.contains(&name) {
                     true => arg
                         .num_args(0..=1)
@@ -178,7 +179,8 @@ pub(crate) fn arguments(
     environment: impl Iterator<Item = (OsString, OsString)>,
 ) -> Vec<OsString> {
     let mut arguments: Vec<OsString> = given.collect();
-    let Some(at) = arguments.iter().skip(1).position(|arg| PROGRAMS.iter().any(|program| arg == program)) else {
+    let Some(at) = arguments.iter().skip(1).position(|arg| PROGRAMS.iter().any(|program| arg == program))
+    else {
         return arguments;
     };
     let known: BTreeSet<&str> = arguments
@@ -196,12 +198,15 @@ pub(crate) fn arguments(
         }
     }
     for (name, value) in environment {
-        let Some(old) = name.to_str().and_then(|name| name.strip_prefix("ETCD_EXPERIMENTAL_")) else { continue };
+        let Some(old) = name.to_str().and_then(|name| name.strip_prefix("ETCD_EXPERIMENTAL_")) else {
+            continue;
+        };
         let name = old.to_lowercase().replace('_', "-");
         let begin = format!("--{name}");
-        let is_given = arguments.iter().skip(at + 2).filter_map(|argument| argument.to_str()).any(|argument| {
-            argument.strip_prefix(&begin).is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
-        });
+        let is_given =
+            arguments.iter().skip(at + 2).filter_map(|argument| argument.to_str()).any(|argument| {
+                argument.strip_prefix(&begin).is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
+            });
         if known.contains(name.as_str()) && !is_given && std::env::var_os(variable(&name)).is_none() {
             let mut argument = OsString::from(begin + "=");
             argument.push(value);
@@ -226,7 +231,8 @@ fn long(text: &str, known: &BTreeSet<&str>) -> Option<String> {
 
 /// Refuses what must not be ignored, and names in one line what is.
 pub(crate) fn review(command: &Command, matches: &ArgMatches) -> Result<()> {
-    let Some((program, matches)) = matches.subcommand().filter(|(program, _)| PROGRAMS.contains(program)) else {
+    let Some((program, matches)) = matches.subcommand().filter(|(program, _)| PROGRAMS.contains(program))
+    else {
         return Ok(());
     };
     let value = |name: &str| -> Option<String> {
@@ -254,7 +260,8 @@ pub(crate) fn review(command: &Command, matches: &ArgMatches) -> Result<()> {
         }
     }
     let given = |name: &&str| {
-        let source = matches.try_contains_id(&id(name)).is_ok().then(|| matches.value_source(&id(name))).flatten();
+        let source =
+            matches.try_contains_id(&id(name)).is_ok().then(|| matches.value_source(&id(name))).flatten();
         matches!(source, Some(ValueSource::CommandLine | ValueSource::EnvVariable)) && value(name).is_some()
     };
     let ignored: Vec<String> = all().filter(given).map(|name| format!("--{name}")).collect();
@@ -283,7 +290,12 @@ pub(crate) fn settings(command: &Command, matches: &ArgMatches) -> String {
     let mut lines = format!("program = {program}\n");
     for arg in command.find_subcommand(program).into_iter().flat_map(Command::get_arguments) {
         let (Some(name), id) = (arg.get_long(), arg.get_id().as_str()) else { continue };
-        let Some(values) = matches.try_get_raw(id).ok().flatten().filter(|_| !id.starts_with("etcd:") && id != "print_config") else {
+        let Some(values) = matches
+            .try_get_raw(id)
+            .ok()
+            .flatten()
+            .filter(|_| !id.starts_with("etcd:") && id != "print_config")
+        else {
             continue;
         };
         let values: Vec<_> = values.map(OsStr::to_string_lossy).collect();

@@ -57,6 +57,7 @@ pub(crate) async fn run(flags: cli::Proxy) -> Result<()> {
         "kubebrain proxy",
         &[
             ("clients", clients.urls.join(" ")),
+            ("probes", clients.probe_urls.join(" ")),
             ("groups", table.groups().map(|(group, _)| group.as_str()).collect::<Vec<_>>().join(" ")),
             ("try", banner::try_it(&clients.urls)),
         ],

@@ -150,13 +150,14 @@ pub(crate) async fn run(flags: Standalone) -> Result<()> {
     }
     let proxy = Proxy::new(proxy_config, table.clone(), groups.connectors());
     let accepting = Stopper::default();
-    let urls = clients.urls.clone();
+    let (urls, probe_urls) = (clients.urls.clone(), clients.probe_urls.clone());
     proxy.start().await;
     clients.serve(&proxy.service(), &accepting);
     banner::print(
         &format!("kubebrain standalone at {}", proxy.floor()),
         &[
             ("clients", urls.join(" ")),
+            ("probes", probe_urls.join(" ")),
             ("groups", groups.running.keys().map(GroupName::as_str).collect::<Vec<_>>().join(" ")),
             ("data", groups.flags.store.data_dir.display().to_string()),
             ("try", banner::try_it(&urls)),

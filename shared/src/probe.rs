@@ -66,7 +66,9 @@ impl Check {
     async fn run(self, subject: &impl Subject) -> Result<(), String> {
         match self {
             Self::DataCorruption => match subject.alarms().await {
-                Ok(alarms) if alarms.contains(&AlarmType::Corrupt) => Err("alarm activated: CORRUPT".to_owned()),
+                Ok(alarms) if alarms.contains(&AlarmType::Corrupt) => {
+                    Err("alarm activated: CORRUPT".to_owned())
+                }
                 Ok(_) => Ok(()),
                 Err(status) => Err(status.message().to_owned()),
             },

@@ -42,7 +42,11 @@ impl Reflection {
         let builder = |own: &'static str| {
             let builder =
                 Builder::configure().register_encoded_file_descriptor_set(kubebrain_proto::DESCRIPTORS);
-            services.clone().into_iter().chain([own]).fold(builder, |builder, name| builder.with_service_name(name))
+            services
+                .clone()
+                .into_iter()
+                .chain([own])
+                .fold(builder, |builder, name| builder.with_service_name(name))
         };
         Ok(Self {
             v1: handler(builder("grpc.reflection.v1.ServerReflection").build_v1()?),

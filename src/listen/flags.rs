@@ -17,7 +17,13 @@ pub(crate) struct Serving {
     #[arg(long, env = "ETCD_LISTEN_METRICS_URLS", value_name = "URL,...", value_delimiter = ',')]
     pub listen_metrics_urls: Vec<String>,
     /// The same; clients' URLs go on to serve them too.
-    #[arg(long, env = "ETCD_LISTEN_CLIENT_HTTP_URLS", value_name = "URL,...", value_delimiter = ',', hide = true)]
+    #[arg(
+        long,
+        env = "ETCD_LISTEN_CLIENT_HTTP_URLS",
+        value_name = "URL,...",
+        value_delimiter = ',',
+        hide = true
+    )]
     pub listen_client_http_urls: Vec<String>,
     /// The certificate for https:// and unixs:// URLs, PEM; read again when it changes.
     #[arg(long, env = "ETCD_CERT_FILE", value_name = "FILE", default_value = "", hide_default_value = true)]
@@ -26,7 +32,13 @@ pub(crate) struct Serving {
     #[arg(long, env = "ETCD_KEY_FILE", value_name = "FILE", default_value = "", hide_default_value = true)]
     key_file: String,
     /// Serve only clients whose certificate is of an authority in this file, PEM.
-    #[arg(long, env = "ETCD_TRUSTED_CA_FILE", value_name = "FILE", default_value = "", hide_default_value = true)]
+    #[arg(
+        long,
+        env = "ETCD_TRUSTED_CA_FILE",
+        value_name = "FILE",
+        default_value = "",
+        hide_default_value = true
+    )]
     trusted_ca_file: String,
     /// Serve only clients with a certificate; as --trusted-ca-file alone does.
     #[arg(long, env = "ETCD_CLIENT_CERT_AUTH", value_name = "BOOL", num_args = 0..=1, require_equals = true,
@@ -34,7 +46,13 @@ pub(crate) struct Serving {
           action = clap::ArgAction::Set, value_parser = boolean::parse)]
     client_cert_auth: bool,
     /// Clients' certificates that are valid no more.
-    #[arg(long, env = "ETCD_CLIENT_CRL_FILE", value_name = "FILE", default_value = "", hide_default_value = true)]
+    #[arg(
+        long,
+        env = "ETCD_CLIENT_CRL_FILE",
+        value_name = "FILE",
+        default_value = "",
+        hide_default_value = true
+    )]
     client_crl_file: String,
     /// Serve only clients whose certificate is made out to one of these names.
     #[arg(long, env = "ETCD_CLIENT_CERT_ALLOWED_HOSTNAME", value_name = "NAME,...", value_delimiter = ',')]
@@ -46,7 +64,13 @@ pub(crate) struct Serving {
     #[arg(long, env = "ETCD_TLS_MIN_VERSION", value_name = "VERSION", default_value = "TLS1.2")]
     tls_min_version: String,
     /// The newest.
-    #[arg(long, env = "ETCD_TLS_MAX_VERSION", value_name = "VERSION", default_value = "", hide_default_value = true)]
+    #[arg(
+        long,
+        env = "ETCD_TLS_MAX_VERSION",
+        value_name = "VERSION",
+        default_value = "",
+        hide_default_value = true
+    )]
     tls_max_version: String,
     /// Clients that ping more often while nothing is sent to them are disconnected; 0 lets them.
     #[arg(long, env = "ETCD_GRPC_KEEPALIVE_MIN_TIME", value_name = "DURATION", default_value = "5s",
@@ -117,7 +141,8 @@ impl Serving {
 
     /// As etcd: a URL says what is spoken, whatever certificates there are.
     pub(super) fn warn_of_unused_tls<'a>(&self, urls: impl Iterator<Item = &'a String>) {
-        let plain: Vec<_> = urls.filter(|url| url.starts_with("http://") || url.starts_with("unix://")).collect();
+        let plain: Vec<_> =
+            urls.filter(|url| url.starts_with("http://") || url.starts_with("unix://")).collect();
         if !plain.is_empty() && (!self.cert_file.is_empty() || self.client_cert_auth) {
             tracing::warn!(?plain, "there are certificates, and these URLs are served without TLS");
         }
@@ -146,6 +171,8 @@ const fn flag(error: &TlsError) -> &'static str {
             _ => "--client-crl-file",
         },
         TlsError::Mismatch { .. } => "--cert-file and --key-file",
-        TlsError::Settings(_) => "--cipher-suites, --tls-min-version, --tls-max-version, --client-cert-allowed-hostname",
+        TlsError::Settings(_) => {
+            "--cipher-suites, --tls-min-version, --tls-max-version, --client-cert-allowed-hostname"
+        }
     }
 }

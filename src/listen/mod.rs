@@ -88,6 +88,8 @@ pub(crate) struct Front {
     serve: ServeConfig,
     /// The clients' URLs, with the ports that were given.
     pub urls: Vec<String>,
+    /// Those of probes alone.
+    pub probe_urls: Vec<String>,
 }
 
 impl Front {
@@ -107,8 +109,15 @@ impl Front {
         probes.sockets.extend(http.sockets);
         probes.urls.extend(http.urls);
         serving.warn_of_unused_tls(clients.urls.iter().chain(&probes.urls));
-        let urls = clients.urls.clone();
-        Ok(Self { serve: serving.config(flags.max_concurrent_streams), clients, probes, tls, urls })
+        let (urls, probe_urls) = (clients.urls.clone(), probes.urls.clone());
+        Ok(Self {
+            serve: serving.config(flags.max_concurrent_streams),
+            clients,
+            probes,
+            tls,
+            urls,
+            probe_urls,
+        })
     }
 
     /// Serves clients, and probes where they have URLs of their own.

@@ -18,9 +18,8 @@ pub(super) fn clear(path: &Path) -> Result<()> {
         bail!("{} is there and no socket: remove it or name another path", path.display());
     }
     match UnixStream::connect(path) {
-        Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
-            fs::remove_file(path).with_context(|| format!("{} is left over and cannot be removed", path.display()))
-        }
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => fs::remove_file(path)
+            .with_context(|| format!("{} is left over and cannot be removed", path.display())),
         _ => bail!("cannot listen on {}: another process does", path.display()),
     }
 }

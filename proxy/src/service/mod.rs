@@ -105,7 +105,8 @@ fn is_grpc(request: &Request<Body>) -> bool {
 }
 
 async fn grpc_call(core: Arc<Core>, request: Request<Body>) -> Result<Response<Body>, Status> {
-    if let Some(reflection) = core.reflection.as_ref().filter(|_| Reflection::is_asked(request.uri().path())) {
+    if let Some(reflection) = core.reflection.as_ref().filter(|_| Reflection::is_asked(request.uri().path()))
+    {
         return Ok(reflection.answer(request).await);
     }
     let (parts, body) = request.into_parts();

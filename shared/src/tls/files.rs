@@ -15,18 +15,32 @@ pub(super) struct Stamp(Vec<Option<[i64; 5]>>);
 
 impl Stamp {
     pub(super) fn of(config: &TlsConfig) -> Self {
-        let paths = [Some(&config.certificate), Some(&config.key), config.client_ca.as_ref(), config.revoked.as_ref()];
+        let paths = [
+            Some(&config.certificate),
+            Some(&config.key),
+            config.client_ca.as_ref(),
+            config.revoked.as_ref(),
+        ];
         Self(paths.into_iter().flatten().map(|path| stamp(path)).collect())
     }
 }
 
 fn stamp(path: &Path) -> Option<[i64; 5]> {
     let data = std::fs::metadata(path).ok()?;
-    Some([data.ino().cast_signed(), data.mtime(), data.mtime_nsec(), data.ctime_nsec(), data.size().cast_signed()])
+    Some([
+        data.ino().cast_signed(),
+        data.mtime(),
+        data.mtime_nsec(),
+        data.ctime_nsec(),
+        data.size().cast_signed(),
+    ])
 }
 
 /// All certificates of a file; at least one.
-pub(super) fn certificates(what: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+pub(super) fn certificates(
+    what: &'static str,
+    path: &Path,
+) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let all = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
     match all {
         Ok(all) if all.is_empty() => Err(wrong(what, path, "there is no certificate in it")),
@@ -50,7 +64,8 @@ pub(super) fn key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
 /// All revocation lists of a file; at least one.
 pub(super) fn revocations(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsError> {
     const WHAT: &str = "revocation list";
-    let all = CertificateRevocationListDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let all =
+        CertificateRevocationListDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
     match all {
         Ok(all) if !all.is_empty() => Ok(all),
         Err(pem::Error::Io(source)) => Err(failed(WHAT, path, pem::Error::Io(source))),

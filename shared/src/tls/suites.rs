@@ -51,7 +51,8 @@ const CHOICE: [(&str, CipherSuite); 6] = [
 ];
 
 /// What Go has besides and rustls leaves out: no forward secrecy, CBC, RC4, 3DES.
-const LEFT_OUT: [&str; 5] = ["TLS_RSA_WITH_", "_CBC_SHA", "_RC4_128_SHA", "TLS_ECDHE_RSA_WITH_3DES", "TLS_FALLBACK"];
+const LEFT_OUT: [&str; 5] =
+    ["TLS_RSA_WITH_", "_CBC_SHA", "_RC4_128_SHA", "TLS_ECDHE_RSA_WITH_3DES", "TLS_FALLBACK"];
 
 /// rustls' cryptography with the cipher suites that are asked for.
 pub(super) fn provider(config: &TlsConfig) -> Result<CryptoProvider, TlsError> {
