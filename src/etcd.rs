@@ -236,8 +236,8 @@ pub(crate) fn review(command: &Command, matches: &ArgMatches) -> Result<()> {
         return Ok(());
     };
     let value = |name: &str| -> Option<String> {
-        let values = matches.try_get_raw(&id(name)).ok().flatten()?;
-        values.last().map(|value| value.to_string_lossy().into_owned()).filter(|value| !value.is_empty())
+        let mut values = matches.try_get_raw(&id(name)).ok().flatten()?;
+        values.next_back().map(|value| value.to_string_lossy().into_owned()).filter(|value| !value.is_empty())
     };
     if value("config-file").is_some() {
         bail!("--config-file: there is no file of settings here; give flags or ETCD_ variables");

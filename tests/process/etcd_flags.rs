@@ -117,6 +117,32 @@ async fn the_environment_and_gos_dashes_count_as_in_etcd() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn other_installers_flags_start_it_too() {
+    let place = Place::new();
+    // Talos' beside those that kubeadm has too: twice the same flag, HTTP on a port of its own.
+    let arguments = [
+        "--auto-compaction-mode=periodic",
+        "--auto-compaction-retention=1h",
+        "--auto-tls=false",
+        "--election-timeout=500",
+        "--feature-gates=InitialCorruptCheck=true",
+        "--feature-gates=CompactHashCheck=true",
+        "--initial-cluster-state=new",
+        "--listen-client-http-urls=http://127.0.0.1:0",
+        "--listen-client-urls=http://127.0.0.1:0",
+        "--peer-auto-tls=false",
+        "--tls-min-version=TLS1.3",
+        "--trusted-ca-file=",
+        "--name=one",
+        "--name=two",
+    ];
+    let data = format!("--data-dir={}", place.join("data").display());
+    let arguments = arguments.into_iter().map(str::to_owned).chain([data]);
+    let server = Start::exactly(&place, arguments).run().await;
+    probed(&server, "/health").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_must_not_be_ignored_is_refused() {
     let place = Place::new();
     let etcds = place.join("etcds");

@@ -10,6 +10,7 @@ mod bytes;
 mod directories;
 mod etcd_flags;
 mod flood;
+mod limits;
 mod pings;
 mod placement;
 mod proxies;

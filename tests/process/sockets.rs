@@ -66,3 +66,13 @@ async fn a_unix_socket_speaks_tls_where_its_url_says_so() {
     let socket = UnixStream::connect(server.address()).await.expect("it listens");
     get_over(socket, "/health").await.expect_err("no plain HTTP");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_port_is_shared_where_all_processes_agree() {
+    let place = Place::new();
+    let one = Start::standalone(&place).flag("socket-reuse-port", "true").run().await;
+    let two = one.start().data_dir(&place.join("two")).run().await;
+    assert_eq!(one.address(), two.address());
+    let alone = two.start().data_dir(&place.join("three")).flag("socket-reuse-port", "false").fails().await;
+    assert!(alone.message.contains("cannot listen"), "{alone:?}");
+}
