@@ -161,7 +161,11 @@ enum Format {
 
 impl Log {
     pub(crate) fn install(&self) {
-        let filter = EnvFilter::try_new(&self.log_level).unwrap_or_else(|error| {
+        let level = match self.log_level.as_str() {
+            "dpanic" | "panic" | "fatal" => "error", // etcd has them; nothing here is worse than an error
+            level => level,
+        };
+        let filter = EnvFilter::try_new(level).unwrap_or_else(|error| {
             eprintln!("kubebrain: --log-level {}: {error}; using info", self.log_level);
             EnvFilter::new("info")
         });

@@ -41,8 +41,11 @@ struct Options<'a> {
 }
 
 impl Listeners {
-    /// Binds every URL, without TLS.
+    /// Binds every URL; plain HTTP, which is all that peers speak.
     pub(crate) async fn bind(flag: &str, urls: &[String]) -> Result<Self> {
+        if let Some(url) = urls.iter().find(|url| !url.trim().starts_with("http://")) {
+            bail!("--{flag} {url}: only http://HOST:PORT is served here yet");
+        }
         Self::bind_with(flag, urls, Options::default()).await
     }
 
