@@ -236,6 +236,10 @@ async fn wrong_files_are_refused_with_one_sentence_that_names_flag_and_file() {
         (good().flag("cipher-suites", "NO_SUCH"), &["--cipher-suites", "NO_SUCH"]),
         (good().flag("auto-tls", "true"), &["--auto-tls", "--cert-file"]),
         (
+            Start::brain(&place, "peers").flag("listen-peer-urls", "https://127.0.0.1:0"),
+            &["--listen-peer-urls https://", "only http://"],
+        ),
+        (
             Start::standalone(&place).clients("gopher", "127.0.0.1:0"),
             &["--listen-client-urls gopher://", "unixs://"],
         ),
