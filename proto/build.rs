@@ -3,6 +3,8 @@
 //! The `KV` and `Watch` services are declared by hand on the server side (`raw` module): their answers are
 //! concatenations of stored bytes, so what a handler returns is an already encoded message.
 
+use prost::Message as _;
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files =
         ["etcd/rpc.proto", "etcd/kv.proto", "etcd/auth.proto", "health/health.proto", "brain/peer.proto"];
@@ -10,6 +12,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         println!("cargo:rerun-if-changed={file}");
     }
     let descriptors = protox::compile(files, ["etcd", "health", "brain", "."])?;
+    // For reflection: names and types, without the comments.
+    let mut bare = descriptors.clone();
+    bare.file.iter_mut().for_each(|file| file.source_code_info = None);
+    let out = std::env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?;
+    std::fs::write(std::path::Path::new(&out).join("descriptors.bin"), bare.encode_to_vec())?;
     tonic_prost_build::configure().bytes(".").build_transport(false).compile_fds(descriptors)?;
     Ok(())
 }

@@ -3,7 +3,7 @@
 /// A few lines on standard output: what listens where, and what to type next.
 pub(crate) fn print(what: &str, lines: &[(&str, String)]) {
     println!("{what}");
-    for (label, text) in lines {
+    for (label, text) in lines.iter().filter(|(_, text)| !text.is_empty()) {
         println!("  {label:<9} {text}");
     }
 }
@@ -11,5 +11,7 @@ pub(crate) fn print(what: &str, lines: &[(&str, String)]) {
 /// A client's first command.
 pub(crate) fn try_it(urls: &[String]) -> String {
     let endpoint = urls.first().map_or("127.0.0.1:2379", |url| url.trim_start_matches("http://"));
-    format!("etcdctl --endpoints={endpoint} put /registry/hello world")
+    let secure = endpoint.starts_with("https://") || endpoint.starts_with("unixs://");
+    let tls = if secure { " --cacert=... --cert=... --key=..." } else { "" };
+    format!("etcdctl --endpoints={endpoint}{tls} put /registry/hello world")
 }

@@ -12,7 +12,7 @@ use kubebrain_shared::serve::ServeConfig;
 use kubebrain_shared::stop::Stopper;
 
 use crate::cli::Brain;
-use crate::listen::Listeners;
+use crate::listen::{Front, Listeners};
 use crate::shutdown::{self, Heard, Signals};
 use crate::{banner, placement, storage};
 
@@ -22,7 +22,7 @@ const PEER_PROGRESS_MAX: Duration = Duration::from_secs(30);
 pub(crate) async fn run(flags: Brain) -> Result<()> {
     let mut signals = Signals::new()?;
     let compaction = flags.compaction.policy()?;
-    let clients = Listeners::bind("listen-client-urls", &flags.clients.listen_client_urls).await?;
+    let clients = Front::bind(&flags.clients).await?;
     let peers = Listeners::bind("listen-peer-urls", &flags.listen_peer_urls).await?;
     if !peers.are_loopback() {
         bail!(
@@ -65,14 +65,11 @@ pub(crate) async fn run(flags: Brain) -> Result<()> {
     let interval = flags.clients.watch_progress_notify_interval;
     let for_clients = endpoint(Audience::Clients, interval);
     let for_peers = endpoint(Audience::Peers, interval.min(PEER_PROGRESS_MAX));
-    let serve = ServeConfig {
-        concurrent_streams_max: flags.clients.max_concurrent_streams,
-        ..ServeConfig::default()
-    };
     banner::print(
         &format!("kubebrain brain of group {} at {}", flags.group, store.shared().committed()),
         &[
             ("clients", clients.urls.join(" ")),
+            ("probes", clients.probe_urls.join(" ")),
             ("peers", peers.urls.join(" ")),
             ("data", flags.store.data_dir.display().to_string()),
             ("try", banner::try_it(&clients.urls)),
@@ -81,7 +78,7 @@ pub(crate) async fn run(flags: Brain) -> Result<()> {
     if let Some(policy) = compaction {
         tokio::spawn(policy.run(Alone(store.clone()), streams.handle()));
     }
-    clients.serve(&for_clients, &serve, &accepting);
+    clients.serve(&for_clients, &accepting);
     peers.serve(&for_peers, &ServeConfig::default(), &accepting);
     drop((for_clients, for_peers));
 

@@ -11,6 +11,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::ctl::Ctl;
 use crate::duration;
+use crate::listen::Serving;
 
 /// Kubernetes' state on a storage that scales out: etcd v3 over groups of brains.
 #[derive(Debug, Parser)]
@@ -18,6 +19,9 @@ use crate::duration;
 pub(crate) struct Cli {
     #[command(flatten)]
     pub log: Log,
+    /// Print the settings that flags and environment come to, and end.
+    #[arg(long, global = true)]
+    pub print_config: bool,
     #[command(subcommand)]
     pub command: Command,
 }
@@ -187,6 +191,8 @@ pub(crate) struct Clients {
     /// Streams that one connection may have open.
     #[arg(long, env = "ETCD_MAX_CONCURRENT_STREAMS", default_value_t = u32::MAX)]
     pub max_concurrent_streams: u32,
+    #[command(flatten)]
+    pub serving: Serving,
 }
 
 #[derive(Debug, Args)]
@@ -207,7 +213,11 @@ enum Format {
 
 impl Log {
     pub(crate) fn install(&self) {
-        let filter = EnvFilter::try_new(&self.log_level).unwrap_or_else(|error| {
+        let level = match self.log_level.as_str() {
+            "dpanic" | "panic" | "fatal" => "error", // etcd has them; nothing here is worse than an error
+            level => level,
+        };
+        let filter = EnvFilter::try_new(level).unwrap_or_else(|error| {
             eprintln!("kubebrain: --log-level {}: {error}; using info", self.log_level);
             EnvFilter::new("info")
         });

@@ -1,10 +1,12 @@
 //! `kubebrain`: flags in, a program out. Everything that works is in the library crates.
 
 mod banner;
+mod boolean;
 mod brain;
 mod cli;
 mod ctl;
 mod duration;
+mod etcd;
 mod listen;
 mod placement;
 mod proxy;
@@ -14,13 +16,28 @@ mod storage;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::FromArgMatches;
 
 use cli::{Cli, Command};
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let mut command = etcd::command();
+    command.build();
+    let arguments = etcd::arguments(&command, std::env::args_os(), std::env::vars_os());
+    let matches = command.clone().get_matches_from(arguments);
+    let cli = match Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli,
+        Err(error) => error.exit(),
+    };
+    if cli.print_config {
+        print!("{}", etcd::settings(&command, &matches));
+        return ExitCode::SUCCESS;
+    }
     cli.log.install();
+    if let Err(error) = etcd::review(&command, &matches) {
+        eprintln!("kubebrain: {error:#}");
+        return ExitCode::FAILURE;
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let outcome = runtime.map_err(anyhow::Error::from).and_then(|runtime| {
         runtime.block_on(async {

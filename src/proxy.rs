@@ -7,11 +7,10 @@ use kubebrain_proxy::{Config, Proxy};
 use kubebrain_shared::dial::Connector;
 use kubebrain_shared::group::GroupName;
 use kubebrain_shared::placement::Placement;
-use kubebrain_shared::serve::ServeConfig;
 use kubebrain_shared::stop::Stopper;
 
 use crate::cli::{self, Clients};
-use crate::listen::{self, Listeners};
+use crate::listen::{self, Front};
 use crate::shutdown::{Heard, Signals};
 use crate::{banner, placement};
 
@@ -53,22 +52,19 @@ pub(crate) async fn run(flags: cli::Proxy) -> Result<()> {
     let mut table = placement::read(&flags.placement)?;
     let brains =
         connectors(&table, None).with_context(|| format!("placement {}", flags.placement.display()))?;
-    let clients = Listeners::bind("listen-client-urls", &flags.clients.listen_client_urls).await?;
+    let clients = Front::bind(&flags.clients).await?;
     let proxy = Proxy::new(config(&flags.clients, &clients.urls), table.clone(), brains);
     banner::print(
         "kubebrain proxy",
         &[
             ("clients", clients.urls.join(" ")),
+            ("probes", clients.probe_urls.join(" ")),
             ("groups", table.groups().map(|(group, _)| group.as_str()).collect::<Vec<_>>().join(" ")),
             ("try", banner::try_it(&clients.urls)),
         ],
     );
     let accepting = Stopper::default();
-    let serve = ServeConfig {
-        concurrent_streams_max: flags.clients.max_concurrent_streams,
-        ..ServeConfig::default()
-    };
-    clients.serve(&proxy.service(), &serve, &accepting);
+    clients.serve(&proxy.service(), &accepting);
     let mut watched = placement::Watched::new(Some(flags.placement.clone()));
     let mut started = false;
     loop {

@@ -16,7 +16,7 @@ use kubebrain_shared::serve::{MemoryConnector, ServeConfig, memory, serve_memory
 use kubebrain_shared::stop::Stopper;
 
 use crate::cli::Standalone;
-use crate::listen::Listeners;
+use crate::listen::Front;
 use crate::shutdown::{self, Heard, Signals};
 use crate::storage::{self, Storage};
 use crate::{banner, placement, proxy};
@@ -127,7 +127,7 @@ impl Groups {
 pub(crate) async fn run(flags: Standalone) -> Result<()> {
     let mut signals = Signals::new()?;
     let compaction = flags.compaction.policy()?;
-    let clients = Listeners::bind("listen-client-urls", &flags.clients.listen_client_urls).await?;
+    let clients = Front::bind(&flags.clients).await?;
     let mut table = match &flags.placement {
         Some(path) => placement::read(path)?,
         None => Arc::new(Placement::builtin()),
@@ -138,10 +138,6 @@ pub(crate) async fn run(flags: Standalone) -> Result<()> {
     let storage = storage::open(&flags.store).await?;
     let mut watched = placement::Watched::new(flags.placement.clone());
     let proxy_config = proxy::config(&flags.clients, &clients.urls);
-    let serve = ServeConfig {
-        concurrent_streams_max: flags.clients.max_concurrent_streams,
-        ..ServeConfig::default()
-    };
     let mut groups = Groups {
         flags,
         storage,
@@ -155,14 +151,15 @@ pub(crate) async fn run(flags: Standalone) -> Result<()> {
     }
     let proxy = Proxy::new(proxy_config, table.clone(), groups.connectors());
     let accepting = Stopper::default();
-    let urls = clients.urls.clone();
+    let (urls, probe_urls) = (clients.urls.clone(), clients.probe_urls.clone());
     proxy.start().await;
     compaction.into_iter().for_each(|policy| proxy.compact_automatically(policy));
-    clients.serve(&proxy.service(), &serve, &accepting);
+    clients.serve(&proxy.service(), &accepting);
     banner::print(
         &format!("kubebrain standalone at {}", proxy.floor()),
         &[
             ("clients", urls.join(" ")),
+            ("probes", probe_urls.join(" ")),
             ("groups", groups.running.keys().map(GroupName::as_str).collect::<Vec<_>>().join(" ")),
             ("data", groups.flags.store.data_dir.display().to_string()),
             ("try", banner::try_it(&urls)),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use kubebrain_brain::engine::Engine;
 use kubebrain_brain::engine::embedded::{self, Embedded};
@@ -29,6 +29,13 @@ pub(crate) async fn open(flags: &cli::Store) -> Result<Storage> {
     match flags.engine {
         cli::Engine::Memory => Ok(Storage { engine: Arc::new(Memory::new()), embedded: None, quota }),
         cli::Engine::Embedded => {
+            if flags.data_dir.join("member").exists() {
+                bail!(
+                    "--data-dir {dir}: this is etcd's data ({dir}/member), which kubebrain neither reads nor changes; \
+                     name another directory",
+                    dir = flags.data_dir.display()
+                );
+            }
             let config = embedded::Config {
                 cache_bytes: flags.block_cache_bytes,
                 ..embedded::Config::new(&flags.data_dir)

@@ -16,3 +16,6 @@ pub mod health {
 pub mod peer {
     tonic::include_proto!("kubebrain.peer.v1");
 }
+
+/// Every message and service, as `google.protobuf.FileDescriptorSet`.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

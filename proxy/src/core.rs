@@ -8,6 +8,7 @@ use http::HeaderMap;
 use kubebrain_proto::etcdserverpb::{StatusRequest, StatusResponse};
 use kubebrain_proto::peer::{AdvanceRequest, AdvanceResponse};
 use kubebrain_shared::fault::Fault;
+use kubebrain_shared::reflection::{CLIENT_SERVICES, Reflection};
 use kubebrain_shared::revision::Revision;
 use kubebrain_shared::stop::{Stop, Stopper};
 use parking_lot::Mutex;
@@ -37,6 +38,7 @@ pub(crate) struct Core {
     pub(crate) config: Config,
     pub(crate) floor: Floor,
     pub(crate) in_flight: Arc<Semaphore>,
+    pub(crate) reflection: Option<Reflection>,
     table: ArcSwap<Table>,
     identity: ArcSwap<Identity>,
     /// The placement's version; changes after the table did.
@@ -52,6 +54,7 @@ impl Core {
             in_flight: Arc::new(Semaphore::new(config.in_flight_max)),
             config,
             floor: Floor::default(),
+            reflection: Reflection::new(CLIENT_SERVICES.iter().copied()).ok(),
             table: ArcSwap::from_pointee(table),
             identity: ArcSwap::default(),
             version,

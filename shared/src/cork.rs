@@ -41,6 +41,8 @@ pub struct Cork<T> {
     kept: BytesMut,
     /// Something was written since the last flush.
     fresh: bool,
+    /// The socket took something and was not flushed since: TLS may hold a part of it back.
+    unflushed: bool,
     /// Who was told to wait for room.
     blocked: Option<Waker>,
     failed: Option<Failure>,
@@ -55,7 +57,7 @@ enum Failure {
 impl<T> Cork<T> {
     /// Over a socket, with nothing kept yet.
     pub fn new(inner: T) -> Self {
-        Self { inner, kept: BytesMut::new(), fresh: false, blocked: None, failed: None }
+        Self { inner, kept: BytesMut::new(), fresh: false, unflushed: false, blocked: None, failed: None }
     }
 
     /// The socket.
@@ -76,7 +78,7 @@ impl<T> Cork<T> {
 }
 
 impl<T: AsyncWrite + Unpin> Cork<T> {
-    /// Writes what is kept; `Ready(Ok)` when nothing is left.
+    /// Writes what is kept; `Ready(Ok)` when nothing is left, here and in the socket.
     fn drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.check()?;
         let before = self.kept.len();
@@ -86,12 +88,17 @@ impl<T: AsyncWrite + Unpin> Cork<T> {
                 Poll::Ready(Ok(0)) => end = Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 Poll::Ready(Ok(written)) => {
                     self.kept.advance(written);
+                    self.unflushed = true;
                     continue;
                 }
                 Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::Interrupted => continue,
                 other => end = other.map_ok(|_| ()),
             }
             break;
+        }
+        if self.unflushed && self.kept.is_empty() && end.is_ready() {
+            end = Pin::new(&mut self.inner).poll_flush(cx);
+            self.unflushed = end.is_pending();
         }
         if let Poll::Ready(Err(_)) = end {
             self.failed = Some(Failure::Reported);

@@ -9,6 +9,7 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use hyper::body::Incoming;
@@ -16,13 +17,15 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::mpsc;
 use tonic::codegen::Service;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use crate::cork::Cork;
+use crate::pings::PingGuard;
 use crate::stop::Stop;
+use crate::tls::TlsServer;
 
 /// How connections are served.
 #[derive(Clone, Debug)]
@@ -43,12 +46,16 @@ pub struct ServeConfig {
     /// take everybody's connection down. Lower ends a flood of resets (CVE-2023-44487) earlier.
     pub pending_resets_max: usize,
     /// Pings of ours on a connection that is silent for so long, and so we find dead clients; 30 s. `None`: never.
-    /// Pings of clients are answered however often they come.
     pub keepalive_interval: Option<Duration>,
     /// A ping without answer for so long ends the connection; 10 s.
     pub keepalive_timeout: Duration,
+    /// Clients that ping more often, three times and more while nothing is sent to them, get GOAWAY. `None`, which is
+    /// meant for peers: pings are answered however often they come.
+    pub ping_interval_min: Option<Duration>,
     /// A head of an HTTP/1 request must be there within this time; 10 s.
     pub header_timeout: Duration,
+    /// A TLS handshake must be done within this time; 10 s.
+    pub handshake_timeout: Duration,
     /// What requests in flight get to end when the server stops; 7 s. Watches never end by themselves and always
     /// take this long unless their handler hears the stop too.
     pub drain: Duration,
@@ -64,6 +71,8 @@ impl Default for ServeConfig {
             pending_resets_max: 10_000,
             keepalive_interval: Some(Duration::from_secs(30)),
             keepalive_timeout: Duration::from_secs(10),
+            ping_interval_min: None,
+            handshake_timeout: Duration::from_secs(10),
             header_timeout: Duration::from_secs(10),
             drain: Duration::from_secs(7),
         }
@@ -126,7 +135,7 @@ where
         .max_local_error_reset_streams(config.pending_resets_max)
         .keep_alive_interval(config.keepalive_interval)
         .keep_alive_timeout(config.keepalive_timeout);
-    let io = TokioIo::new(Cork::new(io));
+    let io = TokioIo::new(PingGuard::new(Cork::new(io), config.ping_interval_min));
     let connection = builder.serve_connection(io, TowerToHyperService::new(service));
     let mut connection = std::pin::pin!(connection);
 
@@ -149,7 +158,33 @@ where
 /// # Cancel safety
 /// Dropping it ends accepting; connections go on.
 pub async fn serve_tcp<S: Serve>(listener: TcpListener, service: S, config: ServeConfig, stop: Stop) {
-    accept_all(listener, service, config, stop).await;
+    accept_all(listener, service, config, None, stop).await;
+}
+
+/// A socket that listens.
+#[derive(Debug)]
+pub enum Listener {
+    /// Of the network.
+    Tcp(TcpListener),
+    /// Of the file system.
+    Unix(UnixListener),
+}
+
+/// As [`serve_tcp`], on any socket, and with TLS if there is one.
+///
+/// # Cancel safety
+/// As [`serve_tcp`].
+pub async fn serve_listener<S: Serve>(
+    listener: Listener,
+    tls: Option<TlsServer>,
+    service: S,
+    config: ServeConfig,
+    stop: Stop,
+) {
+    match listener {
+        Listener::Tcp(listener) => accept_all(listener, service, config, tls, stop).await,
+        Listener::Unix(listener) => accept_all(listener, service, config, tls, stop).await,
+    }
 }
 
 /// As [`serve_tcp`], for connections inside the process. Also ends when every [`MemoryConnector`] is gone.
@@ -157,39 +192,56 @@ pub async fn serve_tcp<S: Serve>(listener: TcpListener, service: S, config: Serv
 /// # Cancel safety
 /// As [`serve_tcp`].
 pub async fn serve_memory<S: Serve>(listener: MemoryListener, service: S, config: ServeConfig, stop: Stop) {
-    accept_all(listener, service, config, stop).await;
+    accept_all(listener, service, config, None, stop).await;
 }
 
 /// Where connections come from.
 trait Accept {
     type Io: AsyncRead + AsyncWrite + Send + Unpin + 'static;
 
-    /// The next connection; `None` if there will be none. Cancel safe.
-    fn next(&mut self) -> impl Future<Output = Option<io::Result<Self::Io>>> + Send;
+    /// The next connection, and who connects; `None` if there will be none. Cancel safe.
+    fn next(&mut self) -> impl Future<Output = Option<io::Result<(Self::Io, Peer)>>> + Send;
 }
+
+/// Who connects, for log lines.
+type Peer = Option<SocketAddr>;
 
 impl Accept for TcpListener {
     type Io = TcpStream;
 
-    async fn next(&mut self) -> Option<io::Result<TcpStream>> {
-        Some(self.accept().await.map(|(socket, _)| {
+    async fn next(&mut self) -> Option<io::Result<(TcpStream, Peer)>> {
+        Some(self.accept().await.map(|(socket, peer)| {
             // Without it each exchange waits 44 ms for a delayed acknowledgement. It fails only for a socket that is
             // gone, which is noticed soon enough.
             let _gone = socket.set_nodelay(true);
-            socket
+            (socket, Some(peer))
         }))
+    }
+}
+
+impl Accept for UnixListener {
+    type Io = UnixStream;
+
+    async fn next(&mut self) -> Option<io::Result<(UnixStream, Peer)>> {
+        Some(self.accept().await.map(|(socket, _)| (socket, None)))
     }
 }
 
 impl Accept for MemoryListener {
     type Io = DuplexStream;
 
-    async fn next(&mut self) -> Option<io::Result<DuplexStream>> {
-        self.accepted.recv().await.map(Ok)
+    async fn next(&mut self) -> Option<io::Result<(DuplexStream, Peer)>> {
+        self.accepted.recv().await.map(|stream| Ok((stream, None)))
     }
 }
 
-async fn accept_all<A: Accept, S: Serve>(mut listener: A, service: S, config: ServeConfig, stop: Stop) {
+async fn accept_all<A: Accept, S: Serve>(
+    mut listener: A,
+    service: S,
+    config: ServeConfig,
+    tls: Option<TlsServer>,
+    stop: Stop,
+) {
     loop {
         let accepted = tokio::select! {
             biased;
@@ -197,7 +249,10 @@ async fn accept_all<A: Accept, S: Serve>(mut listener: A, service: S, config: Se
             accepted = listener.next() => accepted,
         };
         match accepted {
-            Some(Ok(socket)) => start(socket, &service, &config, &stop),
+            Some(Ok((socket, peer))) => match tls.clone() {
+                None => start(socket, &service, &config, &stop),
+                Some(tls) => start_secure(socket, peer, tls, &service, &config, &stop),
+            },
             Some(Err(error)) if is_of_the_connection(&error) => {
                 debug!(%error, "a connection was gone at once")
             }
@@ -220,6 +275,32 @@ where
 {
     let (service, config, stop) = (service.clone(), config.clone(), stop.clone());
     tokio::spawn(async move { serve_connection(io, service, &config, stop).await });
+}
+
+/// As [`start`], after a handshake. One that fails, hangs or is stopped ends its connection only.
+fn start_secure<I, S>(io: I, peer: Peer, tls: TlsServer, service: &S, config: &ServeConfig, stop: &Stop)
+where
+    I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    S: Serve,
+{
+    let (service, config, stop) = (service.clone(), config.clone(), stop.clone());
+    tokio::spawn(async move {
+        let handshake = tokio::select! {
+            biased;
+            () = stop.asked() => return,
+            done = tokio::time::timeout(config.handshake_timeout, tls.accept(io)) => done,
+        };
+        let peer = peer.map_or_else(|| "a unix socket".to_owned(), |peer| peer.to_string());
+        match handshake {
+            Ok(Ok(io)) => serve_connection(io, service, &config, stop).await,
+            // Probes of ports look like this.
+            Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                debug!(peer, "a client left during the TLS handshake");
+            }
+            Ok(Err(error)) => info!(peer, %error, "a TLS handshake has failed"),
+            Err(_late) => info!(peer, "a TLS handshake has failed: the client did not finish it in time"),
+        }
+    });
 }
 
 /// Errors of `accept` that say something about one connection and nothing about the next.

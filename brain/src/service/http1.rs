@@ -1,26 +1,28 @@
 //! Plain HTTP on the same listener: what kubelets and monitoring ask.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
-use http::{Method, Response, StatusCode, header};
+use http::{Method, Response, StatusCode, Uri, header};
 use http_body_util::Full;
+use kubebrain_proto::etcdserverpb::{AlarmRequest, AlarmType, RangeRequest};
+use kubebrain_shared::probe::{self, Subject};
+use kubebrain_shared::revision::Revision;
 use tonic::body::Body;
+use tonic::{Request, Status};
 
-use super::{ETCD_VERSION, Inner};
+use super::{ETCD_VERSION, Inner, maintenance};
+use crate::request::Range;
 
-pub(super) fn answer(inner: &Inner, method: &Method, path: &str) -> Response<Body> {
+pub(super) async fn answer(inner: &Arc<Inner>, method: &Method, uri: &Uri) -> Response<Body> {
+    let path = uri.path();
+    if probe::is_probe(path) {
+        return probe::answer(&Probed(inner.clone()), method, uri).await;
+    }
     if method != Method::GET && method != Method::HEAD {
         return text(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "only GET is answered here\n".to_owned());
     }
-    let serves = !inner.stop.is_asked() && !inner.store.shared().has_ended();
-    let status = if serves { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     match path {
-        "/health" => {
-            let reason = if serves { "" } else { "stopping" };
-            text(status, "application/json", format!("{{\"health\":\"{serves}\",\"reason\":\"{reason}\"}}"))
-        }
-        "/livez" | "/readyz" => {
-            text(status, "text/plain", if serves { "ok\n" } else { "stopping\n" }.to_owned())
-        }
         "/version" => {
             let body = format!(
                 "{{\"etcdserver\":\"{ETCD_VERSION}\",\"etcdcluster\":\"{ETCD_VERSION}\",\"storage\":\"{ETCD_VERSION}\"}}"
@@ -32,6 +34,30 @@ pub(super) fn answer(inner: &Inner, method: &Method, path: &str) -> Response<Bod
             "text/plain",
             "there is /health, /livez, /readyz and /version\n".to_owned(),
         ),
+    }
+}
+
+/// This brain, as probes see it.
+struct Probed(Arc<Inner>);
+
+impl Subject for Probed {
+    fn works(&self) -> Result<(), String> {
+        match (self.0.stop.is_asked(), self.0.store.shared().has_ended()) {
+            (true, _) => Err("stopping".to_owned()),
+            (_, true) => Err("the store has ended".to_owned()),
+            _ => Ok(()),
+        }
+    }
+
+    async fn read(&self) -> Result<(), Status> {
+        // Of the store itself: whether this group owns that key is no matter of its health.
+        let request = RangeRequest { key: "health".into(), keys_only: true, limit: 1, ..Default::default() };
+        Ok(self.0.store.range(&Range::try_from(request)?, Revision::ZERO).await.map(drop)?)
+    }
+
+    async fn alarms(&self) -> Result<Vec<AlarmType>, Status> {
+        let answer = maintenance::alarm(self.0.clone(), Request::new(AlarmRequest::default())).await?;
+        Ok(answer.into_inner().alarms.iter().map(|member| member.alarm()).collect())
     }
 }
 

@@ -27,6 +27,7 @@ use http::{HeaderMap, Request, Response};
 use http_body::Body as HttpBody;
 use hyper::body::Incoming;
 use kubebrain_shared::metadata;
+use kubebrain_shared::reflection::{CLIENT_SERVICES, Reflection};
 use kubebrain_shared::revision::Revision;
 use kubebrain_shared::stop::Stop;
 use kubebrain_shared::unserved;
@@ -62,6 +63,8 @@ struct Inner {
     name: String,
     client_urls: Vec<String>,
     peer_urls: Vec<String>,
+    /// `None` where nobody but proxies ask.
+    reflection: Option<Reflection>,
     stop: Stop,
 }
 
@@ -91,6 +94,10 @@ impl Endpoint {
             name: config.name,
             client_urls: config.client_urls,
             peer_urls: config.peer_urls,
+            reflection: match config.audience {
+                Audience::Clients => Reflection::new(CLIENT_SERVICES.iter().copied()).ok(),
+                Audience::Peers => None,
+            },
             stop,
         };
         Self { inner: Arc::new(inner) }
@@ -107,7 +114,7 @@ impl Endpoint {
             .get(http::header::CONTENT_TYPE)
             .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
         if !grpc {
-            return http1::answer(&inner, request.method(), request.uri().path());
+            return http1::answer(&inner, request.method(), request.uri()).await;
         }
         let path = request.uri().path().to_owned();
         let limits = *inner.store.limits();
@@ -168,6 +175,10 @@ impl Endpoint {
                 let call = service_fn(move |request| health::watch(inner.clone(), request));
                 codec::server(TypedCodec::default(), &limits).server_streaming(call, request).await
             }
+            path if Reflection::is_asked(path) => match &inner.reflection {
+                Some(reflection) => reflection.answer(request.map(Body::new)).await,
+                None => unserved::refusal(path).into_http(),
+            },
             path if inner.audience == Audience::Peers && path.starts_with("/kubebrain.peer.v1.Peer/") => {
                 match &path["/kubebrain.peer.v1.Peer/".len()..] {
                     "Advance" => unary!(peer::advance),

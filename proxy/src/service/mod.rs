@@ -20,6 +20,7 @@ use std::task::{Context, Poll};
 use http::{HeaderMap, Method, Request, Response, header};
 use hyper::body::Incoming;
 use kubebrain_shared::fault::Fault;
+use kubebrain_shared::reflection::Reflection;
 use kubebrain_shared::unserved;
 use tonic::Status;
 use tonic::body::Body;
@@ -93,7 +94,8 @@ impl tower::Service<Request<Body>> for Route {
         let core = Arc::clone(&self.core);
         Box::pin(async move {
             if !is_grpc(&request) {
-                return Ok(web::answer(&core, &request));
+                let (head, _body) = request.into_parts();
+                return Ok(web::answer(&core, &head.method, &head.uri).await);
             }
             Ok(grpc_call(core, request).await.unwrap_or_else(Status::into_http))
         })
@@ -106,6 +108,10 @@ fn is_grpc(request: &Request<Body>) -> bool {
 }
 
 async fn grpc_call(core: Arc<Core>, request: Request<Body>) -> Result<Response<Body>, Status> {
+    if let Some(reflection) = core.reflection.as_ref().filter(|_| Reflection::is_asked(request.uri().path()))
+    {
+        return Ok(reflection.answer(request).await);
+    }
     let (parts, body) = request.into_parts();
     let path = parts.uri.path();
     if path.starts_with("/grpc.health.v1.Health/") {

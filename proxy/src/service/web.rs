@@ -1,27 +1,30 @@
 //! What probes and people ask over HTTP/1: `/health`, `/livez`, `/readyz`, `/version`.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, header};
 use http_body_util::Full;
+use kubebrain_proto::etcdserverpb::{AlarmRequest, AlarmResponse, AlarmType};
+use kubebrain_shared::probe::{self, Subject};
+use tonic::Status;
 use tonic::body::Body;
 
+use super::Call;
 use crate::core::Core;
+use crate::grpc::{self, Framed};
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
-pub(super) fn answer(core: &Core, request: &Request<Body>) -> Response<Body> {
-    if request.method() != Method::GET && request.method() != Method::HEAD {
+pub(super) async fn answer(core: &Arc<Core>, method: &Method, uri: &Uri) -> Response<Body> {
+    if probe::is_probe(uri.path()) {
+        return probe::answer(&Probed(core.clone()), method, uri).await;
+    }
+    if method != Method::GET && method != Method::HEAD {
         return plain(StatusCode::METHOD_NOT_ALLOWED, TEXT, "Method Not Allowed\n".into());
     }
-    let ready = *core.ready().borrow();
-    match request.uri().path() {
-        "/health" => health(ready),
-        "/readyz" if ready => plain(StatusCode::OK, TEXT, "ok\n".into()),
-        "/readyz" => {
-            plain(StatusCode::SERVICE_UNAVAILABLE, TEXT, "not every group has answered yet\n".into())
-        }
-        "/livez" => plain(StatusCode::OK, TEXT, "ok\n".into()),
+    match uri.path() {
         "/version" => {
             let version = &core.config.etcd_version;
             let mut numbers = version.split('.');
@@ -32,14 +35,31 @@ pub(super) fn answer(core: &Core, request: &Request<Body>) -> Response<Body> {
     }
 }
 
-fn health(ready: bool) -> Response<Body> {
-    match ready {
-        true => plain(StatusCode::OK, JSON, r#"{"health":"true","reason":""}"#.into()),
-        false => plain(
-            StatusCode::SERVICE_UNAVAILABLE,
-            JSON,
-            r#"{"health":"false","reason":"not every group has answered yet"}"#.into(),
-        ),
+/// This proxy, as probes see it: it works without its groups, and reads only if all of them answer.
+struct Probed(Arc<Core>);
+
+impl Subject for Probed {
+    fn works(&self) -> Result<(), String> {
+        self.0.stop_handle().map(drop).ok_or_else(|| "stopping".to_owned())
+    }
+
+    async fn read(&self) -> Result<(), Status> {
+        let core = &self.0;
+        let ready = *core.ready().borrow();
+        match ready {
+            true => core.fence(core.table().groups()).await.map(drop),
+            false => Err(Status::unavailable("not every group has answered yet")),
+        }
+    }
+
+    async fn alarms(&self) -> Result<Vec<AlarmType>, Status> {
+        let (core, headers) = (&*self.0, HeaderMap::new());
+        let message = Framed::of(&AlarmRequest::default());
+        let response = Call { core, headers, message }.alarm().await?;
+        let body = response.into_body();
+        let message = grpc::one_message(body, core.config.message_bytes_max()).await?;
+        let answer: AlarmResponse = grpc::decode(message.message())?;
+        Ok(answer.alarms.iter().map(|member| member.alarm()).collect())
     }
 }
 

@@ -33,6 +33,20 @@ async fn probes_are_answered_as_etcd_does() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_group_that_does_not_answer_is_not_ready_and_keeps_nothing_from_being_alive() {
+    let cluster = Cluster::new().await;
+    assert_eq!(get(&cluster, "/readyz").await, (StatusCode::OK, "ok\n".into()));
+    cluster.brain("events").stick(true);
+    let (status, said) = get(&cluster, "/readyz").await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(said.contains("[-]linearizable_read failed: "), "{said}");
+    assert_eq!(get(&cluster, "/health").await.0, StatusCode::SERVICE_UNAVAILABLE);
+    for path in ["/livez", "/health?exclude=NOSPACE&serializable=true", "/readyz?exclude=linearizable_read"] {
+        assert_eq!(get(&cluster, path).await.0, StatusCode::OK, "{path}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_client_sees_a_cluster_of_one() {
     let cluster = Cluster::new().await;
     cluster.client.put("/registry/events/a", "v").await;

@@ -338,3 +338,56 @@ async fn an_idle_cork_gives_its_memory_back() {
     assert_eq!(arrived(&mut peer).len(), 200_000);
     assert!(!cork.kept.try_reclaim(IDLE_BYTES_MAX + 1));
 }
+
+/// As TLS does when its socket is full: takes bytes and holds them back until it is flushed.
+struct Holding {
+    inner: tokio::io::DuplexStream,
+    held: BytesMut,
+}
+
+impl AsyncRead for Holding {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Holding {
+    fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.held.extend_from_slice(bytes);
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        while !this.held.is_empty() {
+            let written = ready!(Pin::new(&mut this.inner).poll_write(cx, &this.held))?;
+            this.held.advance(written);
+        }
+        Pin::new(&mut this.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_socket_holds_back_is_flushed_by_reading() {
+    let (ours, mut theirs) = tokio::io::duplex(64);
+    let mut cork = Cork::new(Holding { inner: ours, held: BytesMut::new() });
+    let sent = vec![5; 1000];
+    cork.write_all(&sent).await.expect("kept");
+    cork.flush().await.expect("deferred");
+    let reading = tokio::spawn(async move { cork.read(&mut [0]).await.map(|_| ()) });
+    let mut got = vec![0; 1000];
+    tokio::time::timeout(std::time::Duration::from_secs(1), theirs.read_exact(&mut got))
+        .await
+        .expect("nothing is held back")
+        .expect("it is open");
+    assert_eq!(got, sent);
+    reading.abort();
+}

@@ -238,9 +238,9 @@ struct Scripted(VecDeque<io::Result<DuplexStream>>);
 impl Accept for Scripted {
     type Io = DuplexStream;
 
-    async fn next(&mut self) -> Option<io::Result<DuplexStream>> {
+    async fn next(&mut self) -> Option<io::Result<(DuplexStream, Peer)>> {
         match self.0.pop_front() {
-            Some(next) => Some(next),
+            Some(next) => Some(next.map(|stream| (stream, None))),
             None => std::future::pending().await,
         }
     }
@@ -253,7 +253,7 @@ async fn a_failing_accept_is_tried_again_without_haste() {
     let errors = [Err(no_descriptors()), Err(io::ErrorKind::ConnectionAborted.into()), Err(no_descriptors())];
     let script = Scripted(errors.into_iter().chain([Ok(server)]).collect());
     let stopper = Stopper::default();
-    tokio::spawn(accept_all(script, echo(), ServeConfig::default(), stopper.handle()));
+    tokio::spawn(accept_all(script, echo(), ServeConfig::default(), None, stopper.handle()));
     let begun = Instant::now();
     client.write_all(b"GET /a HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await.expect("it fits");
     let mut answer = String::new();

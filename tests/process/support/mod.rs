@@ -2,6 +2,8 @@
 
 pub(crate) mod bystander;
 pub(crate) mod client;
+pub(crate) mod http1;
+pub(crate) mod pki;
 pub(crate) mod process;
 pub(crate) mod raw;
 pub(crate) mod watch;

@@ -55,9 +55,13 @@ impl Drop for Place {
 pub(crate) struct Start {
     program: &'static str,
     arguments: Vec<String>,
+    scheme: &'static str,
     clients: String,
     peers: Option<String>,
     logs: PathBuf,
+    /// No flags but those that are given.
+    exact: bool,
+    environment: Vec<(String, String)>,
 }
 
 impl Start {
@@ -79,7 +83,43 @@ impl Start {
 
     fn new(program: &'static str, place: &Place, logs: &str) -> Self {
         let clients = "127.0.0.1:0".to_owned();
-        Self { program, arguments: Vec::new(), clients, peers: None, logs: place.join(logs) }
+        Self {
+            program,
+            arguments: Vec::new(),
+            scheme: "http",
+            clients,
+            peers: None,
+            logs: place.join(logs),
+            exact: false,
+            environment: Vec::new(),
+        }
+    }
+
+    /// With these arguments and no others.
+    pub(crate) fn exactly(place: &Place, arguments: impl IntoIterator<Item = String>) -> Self {
+        let mut start = Self::new("standalone", place, "exact");
+        start.arguments = arguments.into_iter().collect();
+        start.exact = true;
+        start
+    }
+
+    /// Listens for clients at `SCHEME://PLACE`.
+    pub(crate) fn clients(mut self, scheme: &'static str, place: &str) -> Self {
+        self.scheme = scheme;
+        self.clients = place.to_owned();
+        self
+    }
+
+    /// With TLS for clients.
+    pub(crate) fn https(self, certificate: &Path, key: &Path) -> Self {
+        let path = |path: &Path| path.to_str().expect("UTF-8").to_owned();
+        let start = self.clients("https", "127.0.0.1:0");
+        start.flag("cert-file", &path(certificate)).flag("key-file", &path(key))
+    }
+
+    pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
     }
 
     fn data(self, place: &Place, name: &str) -> Self {
@@ -114,7 +154,11 @@ impl Start {
             }
         }
         command.arg(self.program).args(&self.arguments).stdin(Stdio::null());
-        command.arg(format!("--listen-client-urls=http://{}", self.clients));
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        if self.exact {
+            return command;
+        }
+        command.arg(format!("--listen-client-urls={}://{}", self.scheme, self.clients));
         if let Some(peers) = &self.peers {
             command.arg(format!("--listen-peer-urls=http://{peers}"));
         }
@@ -132,21 +176,24 @@ impl Start {
         let before = read(&self.log("out")).len();
         let child =
             self.command().stdout(append("out")).stderr(append("err")).spawn().expect("the binary runs");
-        let mut process = Process { child, start: self.clone() };
+        let mut process = Process { child, start: self.clone(), probes: None };
         let banner = until("a banner", async || {
             process.must_run();
             let banner = read(&self.log("out")).split_off(before);
             banner.contains("\n  try ").then_some(banner)
         })
         .await;
+        process.probes = url(&banner, "probes");
         // A restart takes the same ports.
         self.clients = url(&banner, "clients").expect("it says where it listens");
         if self.peers.is_some() {
             self.peers = url(&banner, "peers");
         }
         process.start = self;
-        let ready = super::client::ready(process.address());
-        super::in_time("ready", ready).await;
+        if process.start.scheme == "http" && !process.start.exact {
+            let ready = super::client::ready(process.address());
+            super::in_time("ready", ready).await;
+        }
         process
     }
 
@@ -192,12 +239,18 @@ pub(crate) struct Failure {
 pub(crate) struct Process {
     child: Child,
     start: Start,
+    probes: Option<String>,
 }
 
 impl Process {
     /// `host:port` for clients.
     pub(crate) fn address(&self) -> &str {
         &self.start.clients
+    }
+
+    /// `host:port` for probes alone.
+    pub(crate) fn probe_address(&self) -> &str {
+        self.probes.as_deref().expect("it has URLs for probes")
     }
 
     /// `host:port` for proxies.
@@ -269,7 +322,8 @@ fn read(path: &Path) -> String {
     std::fs::read(path).map_or_else(|_| String::new(), |bytes| String::from_utf8_lossy(&bytes).into_owned())
 }
 
+/// The first URL of a line, without its scheme.
 fn url(banner: &str, label: &str) -> Option<String> {
     let line = banner.lines().find_map(|line| line.trim().strip_prefix(label))?;
-    Some(line.trim().strip_prefix("http://")?.to_owned())
+    Some(line.split_whitespace().next()?.split_once("://")?.1.to_owned())
 }

@@ -4,6 +4,7 @@ use bytes::{Bytes, BytesMut};
 use h2::client::SendRequest;
 use h2::{RecvStream, SendStream};
 use http::{HeaderMap, Method, Request, Version};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
@@ -13,7 +14,8 @@ use super::in_time;
 pub(crate) struct Raw {
     pub(crate) sender: SendRequest<Bytes>,
     address: String,
-    connection: JoinHandle<()>,
+    connection: JoinHandle<Option<h2::Error>>,
+    pings: Option<h2::PingPong>,
 }
 
 /// What a call gave.
@@ -39,11 +41,29 @@ impl Raw {
         if resets {
             socket.set_zero_linger().expect("a socket");
         }
-        let (sender, connection) = builder.handshake(socket).await.expect("HTTP/2");
-        let connection = tokio::spawn(async move {
-            let _ended = connection.await;
-        });
-        Self { sender, address: address.to_owned(), connection }
+        Self::over(socket, address, builder).await
+    }
+
+    /// Over whatever carries it.
+    pub(crate) async fn over<I>(io: I, address: &str, builder: h2::client::Builder) -> Self
+    where
+        I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let (sender, mut connection) = builder.handshake(io).await.expect("HTTP/2");
+        let pings = connection.ping_pong();
+        let connection = tokio::spawn(async move { connection.await.err() });
+        Self { sender, address: address.to_owned(), connection, pings }
+    }
+
+    /// Pings, and waits for the answer.
+    pub(crate) async fn ping(&mut self) -> Result<(), h2::Error> {
+        let pings = self.pings.as_mut().expect("a client can ping");
+        in_time("an answer to a ping", pings.ping(h2::Ping::opaque())).await.map(drop)
+    }
+
+    /// Waits for the connection's end, and gives what the server said it is for.
+    pub(crate) async fn ended(mut self) -> Option<h2::Error> {
+        in_time("the end of the connection", &mut self.connection).await.expect("it does not panic")
     }
 
     pub(crate) fn request(&self, path: &str, content_type: &str, more: &HeaderMap) -> Request<()> {

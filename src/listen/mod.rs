@@ -1,0 +1,184 @@
+//! Listening where URLs say: `http`, `https`, `unix` and `unixs`.
+
+mod flags;
+mod socket;
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use kubebrain_shared::probe::ProbesOnly;
+use kubebrain_shared::serve::{Listener, Serve, ServeConfig, serve_listener};
+use kubebrain_shared::stop::Stopper;
+use kubebrain_shared::tls::TlsServer;
+use tokio::net::{TcpSocket, UnixListener, lookup_host};
+
+use crate::cli::Clients;
+pub(crate) use flags::Serving;
+use socket::SocketFile;
+
+/// Connections that wait to be accepted; Go's listeners take what the kernel allows, which is this.
+const BACKLOG: u32 = 4096;
+
+/// Sockets that are bound, and where.
+pub(crate) struct Listeners {
+    sockets: Vec<Bound>,
+    /// Their URLs, with the port that was given where 0 was asked for.
+    pub urls: Vec<String>,
+}
+
+struct Bound {
+    listener: Listener,
+    tls: Option<TlsServer>,
+    file: Option<SocketFile>,
+}
+
+/// How sockets are made.
+#[derive(Clone, Copy, Default)]
+struct Options<'a> {
+    tls: Option<&'a TlsServer>,
+    reuse_port: bool,
+}
+
+impl Listeners {
+    /// Binds every URL; plain HTTP, which is all that peers speak.
+    pub(crate) async fn bind(flag: &str, urls: &[String]) -> Result<Self> {
+        if let Some(url) = urls.iter().find(|url| !url.trim().starts_with("http://")) {
+            bail!("--{flag} {url}: only http://HOST:PORT is served here yet");
+        }
+        Self::bind_with(flag, urls, Options::default()).await
+    }
+
+    async fn bind_with(flag: &str, urls: &[String], options: Options<'_>) -> Result<Self> {
+        let mut listeners = Self { sockets: Vec::new(), urls: Vec::new() };
+        for (place, url) in urls.iter().map(|url| url.trim()).enumerate() {
+            let again = urls.iter().take(place).any(|before| before.trim() == url);
+            if url.is_empty() || again {
+                continue;
+            }
+            let (bound, url) = bind(url, options).await.with_context(|| format!("--{flag} {url}"))?;
+            listeners.urls.push(url);
+            listeners.sockets.push(bound);
+        }
+        Ok(listeners)
+    }
+
+    /// True if no other machine can reach them.
+    pub(crate) fn are_loopback(&self) -> bool {
+        self.sockets.iter().all(|bound| match &bound.listener {
+            Listener::Tcp(socket) => socket.local_addr().is_ok_and(|address| address.ip().is_loopback()),
+            Listener::Unix(_) => true,
+        })
+    }
+
+    /// Serves on all of them.
+    pub(crate) fn serve<S: Serve>(self, service: &S, config: &ServeConfig, stopper: &Stopper) {
+        for Bound { listener, tls, file } in self.sockets {
+            let (service, config, stop) = (service.clone(), config.clone(), stopper.handle());
+            tokio::spawn(async move {
+                serve_listener(listener, tls, service, config, stop).await;
+                drop(file); // after the listener: nobody finds a socket that does not answer
+            });
+        }
+    }
+}
+
+/// What clients and probes reach: every listener of a program but the peers'.
+pub(crate) struct Front {
+    clients: Listeners,
+    probes: Listeners,
+    tls: Option<TlsServer>,
+    serve: ServeConfig,
+    /// The clients' URLs, with the ports that were given.
+    pub urls: Vec<String>,
+    /// Those of probes alone.
+    pub probe_urls: Vec<String>,
+}
+
+impl Front {
+    /// Reads the certificates and binds every URL.
+    pub(crate) async fn bind(flags: &Clients) -> Result<Self> {
+        let serving = &flags.serving;
+        let tls = serving.tls()?;
+        let options = Options { tls: tls.as_ref(), reuse_port: serving.socket_reuse_port };
+        let clients = Listeners::bind_with("listen-client-urls", &flags.listen_client_urls, options).await?;
+        if clients.urls.is_empty() {
+            bail!("--listen-client-urls: at least one URL is wanted");
+        }
+        let mut probes =
+            Listeners::bind_with("listen-metrics-urls", &serving.listen_metrics_urls, options).await?;
+        let http = Listeners::bind_with("listen-client-http-urls", &serving.listen_client_http_urls, options);
+        let http = http.await?;
+        probes.sockets.extend(http.sockets);
+        probes.urls.extend(http.urls);
+        serving.warn_of_unused_tls(clients.urls.iter().chain(&probes.urls));
+        let (urls, probe_urls) = (clients.urls.clone(), probes.urls.clone());
+        Ok(Self {
+            serve: serving.config(flags.max_concurrent_streams),
+            clients,
+            probes,
+            tls,
+            urls,
+            probe_urls,
+        })
+    }
+
+    /// Serves clients, and probes where they have URLs of their own.
+    pub(crate) fn serve<S: Serve>(self, service: &S, stopper: &Stopper) {
+        self.clients.serve(service, &self.serve, stopper);
+        self.probes.serve(&ProbesOnly::new(service.clone()), &self.serve, stopper);
+        if let Some(tls) = self.tls {
+            tokio::spawn(tls.follow(stopper.handle()));
+        }
+    }
+}
+
+async fn bind(url: &str, options: Options<'_>) -> Result<(Bound, String)> {
+    let Some((scheme, place)) = url.split_once("://") else {
+        bail!("a URL such as http://127.0.0.1:2379 is wanted");
+    };
+    let secure = matches!(scheme, "https" | "unixs");
+    let tls = options.tls.filter(|_| secure).cloned();
+    if secure && tls.is_none() {
+        bail!("TLS needs a certificate: give --cert-file and --key-file");
+    }
+    match scheme {
+        "http" | "https" => {
+            let address = resolve(place).await?;
+            let socket = listen(address, options).with_context(|| format!("cannot listen on {address}"))?;
+            let url = format!("{scheme}://{}", socket.local_addr()?);
+            Ok((Bound { listener: Listener::Tcp(socket), tls, file: None }, url))
+        }
+        "unix" | "unixs" => {
+            let path = Path::new(place);
+            socket::clear(path)?;
+            let socket = UnixListener::bind(path).with_context(|| format!("cannot listen on {place}"))?;
+            let file = Some(SocketFile::new(path));
+            Ok((Bound { listener: Listener::Unix(socket), tls, file }, format!("{scheme}://{place}")))
+        }
+        _ => bail!("a URL begins with http://, https://, unix:// or unixs://"),
+    }
+}
+
+fn listen(address: SocketAddr, options: Options<'_>) -> std::io::Result<tokio::net::TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?; // a restart does not wait for the connections of the one before
+    socket.set_reuseport(options.reuse_port)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+async fn resolve(authority: &str) -> Result<SocketAddr> {
+    let authority = authority.trim_end_matches('/');
+    let addresses: Vec<_> = lookup_host(authority).await.context("HOST:PORT is wanted")?.collect();
+    let ipv4 = addresses.iter().find(|address| address.is_ipv4());
+    ipv4.or(addresses.first()).copied().context("the name has no address")
+}
+
+/// `HOST:PORT` of a brain's URL.
+pub(crate) fn authority(url: &str) -> Result<String> {
+    match url.strip_prefix("http://") {
+        Some(authority) => Ok(authority.trim_end_matches('/').to_owned()),
+        None => bail!("{url}: only http:// is dialled yet"),
+    }
+}

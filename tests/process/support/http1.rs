@@ -1,0 +1,33 @@
+//! HTTP/1 by hand.
+
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use super::in_time;
+
+/// GET over whatever carries it: the status and the body, or what the connection ended with.
+pub(crate) async fn get_over<I>(mut io: I, path: &str) -> std::io::Result<(u16, String)>
+where
+    I: AsyncRead + AsyncWrite + Unpin,
+{
+    let request = format!("GET {path} HTTP/1.1\r\nhost: kubebrain\r\nconnection: close\r\n\r\n");
+    let exchange = async {
+        io.write_all(request.as_bytes()).await?;
+        let mut answer = String::new();
+        io.read_to_string(&mut answer).await?;
+        Ok::<_, std::io::Error>(answer)
+    };
+    let answer = in_time(path, exchange).await?;
+    let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
+    let body = answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned());
+    match (status, body) {
+        (Some(status), Some(body)) => Ok((status, body)),
+        _ => Err(std::io::ErrorKind::UnexpectedEof.into()),
+    }
+}
+
+/// GET of a plain port.
+pub(crate) async fn get(address: &str, path: &str) -> (u16, String) {
+    let socket = TcpStream::connect(address).await.expect("it listens");
+    get_over(socket, path).await.expect("an answer")
+}
