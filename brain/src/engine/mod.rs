@@ -83,7 +83,7 @@ pub trait Engine: Send + Sync + 'static {
         Ok(())
     }
 
-    /// Bytes on disk as far as known here, journals included; 0 for memory. Cheap enough to ask once a second.
+    /// Bytes on disk as far as known here, logs included; 0 for memory. Cheap enough to ask once a second.
     fn size(&self) -> u64;
 }
 

@@ -5,19 +5,24 @@
 //! sync, conflicts included: a conflict with a batch that is not durable yet would tell of it too early.
 
 use std::collections::HashMap;
-use std::mem;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use fjall::PersistMode;
+use lsm_tree::{AbstractTree, SeqNo};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::engine::batch::{Batch, Condition, Write};
 use crate::engine::embedded::open::Store;
+use crate::engine::embedded::rows::{self, Row};
+use crate::engine::embedded::upkeep::Upkeep;
+use crate::engine::embedded::wal::{AppendError, Log};
 use crate::engine::error::{Cause, CommitError, Poison, Refusal};
 
 /// A round takes no more batches once it has this much: some milliseconds of writing, which the others wait for.
 const ROUND_BYTES_MAX: usize = 16 << 20;
+
+/// A buffer for records stays this large; larger ones are rare.
+const RECORD_BYTES_KEPT: usize = 1 << 20;
 
 /// A batch and where its outcome is awaited.
 #[derive(Debug)]
@@ -33,7 +38,7 @@ pub(super) trait Disk: Send + 'static {
     /// The value that is stored now.
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Cause>;
     /// Writes all or nothing: durable on `Ok`, and visible to readers. `None` removes a key.
-    fn write(&self, rows: Vec<(Bytes, Option<Bytes>)>) -> Result<(), WriteError>;
+    fn write(&mut self, rows: &[Row]) -> Result<(), WriteError>;
 }
 
 /// Why a round was not written.
@@ -55,7 +60,7 @@ pub(super) struct Committer<D> {
 /// The writes of one round, the newest for each key.
 #[derive(Default)]
 struct Round {
-    rows: Vec<(Bytes, Option<Bytes>)>,
+    rows: Vec<Row>,
     places: HashMap<Bytes, usize>,
 }
 
@@ -95,7 +100,7 @@ impl<D: Disk> Committer<D> {
     }
 
     /// Judges, writes, answers.
-    fn commit(&self, orders: Vec<Order>) {
+    fn commit(&mut self, orders: Vec<Order>) {
         let mut round = Round::default();
         let mut judged = Vec::with_capacity(orders.len());
         for Order { batch, answer, .. } in orders {
@@ -108,7 +113,7 @@ impl<D: Disk> Committer<D> {
             };
             judged.push((verdict, answer));
         }
-        let written = if round.rows.is_empty() { Ok(()) } else { self.disk.write(round.rows) };
+        let written = if round.rows.is_empty() { Ok(()) } else { self.disk.write(&round.rows) };
         match written {
             Ok(()) => {
                 for (verdict, answer) in judged {
@@ -171,7 +176,7 @@ impl Round {
         Ok(())
     }
 
-    /// Adds writes; later ones win. One journal record must not hold a key twice: both would bear one number.
+    /// Adds writes; later ones win. One record must not hold a key twice: both would bear one stamp.
     fn take(&mut self, writes: Vec<Write>) {
         for write in writes {
             let (key, value) = match write {
@@ -220,28 +225,46 @@ fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
-impl Disk for Arc<Store> {
+/// A store and the end of its log.
+#[derive(Debug)]
+pub(super) struct Writer {
+    store: Arc<Store>,
+    log: Log,
+    upkeep: Arc<Upkeep>,
+    memtable_bytes: u64,
+    record: Vec<u8>,
+}
+
+impl Writer {
+    pub(super) fn new(store: Arc<Store>, log: Log, upkeep: Arc<Upkeep>, memtable_bytes: u64) -> Self {
+        Self { store, log, upkeep, memtable_bytes, record: Vec::new() }
+    }
+}
+
+impl Disk for Writer {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Cause> {
-        Ok(self.rows.get(key)?.map(|value| Bytes::copy_from_slice(&value)))
+        self.store.get(key, SeqNo::MAX)
     }
 
-    fn write(&self, rows: Vec<(Bytes, Option<Bytes>)>) -> Result<(), WriteError> {
-        let mut batch = self.database.batch().durability(Some(PersistMode::SyncData));
-        for (key, value) in rows {
-            match value {
-                Some(value) => batch.insert(&self.rows, &key[..], &value[..]),
-                None => batch.remove(&self.rows, &key[..]),
-            }
-        }
-        batch.commit().map_err(|error| match error {
-            // Said before anything is written: a background write failed earlier.
-            fjall::Error::Poisoned => {
-                WriteError::Refused("a background write of the store failed earlier".into())
-            }
-            error => WriteError::Unknown(error.into()),
+    fn write(&mut self, rows: &[Row]) -> Result<(), WriteError> {
+        self.upkeep.wait().map_err(WriteError::Refused)?;
+        let mut applied = self.store.applied().lock();
+        let stamp = self.store.stamp(&applied);
+        rows::encode(stamp, rows, &mut self.record);
+        let appended = self.log.append(&self.record).map_err(|error| match error {
+            AppendError::Refused(_) => WriteError::Refused(error.into()),
+            AppendError::Unknown(_) => WriteError::Unknown(error.into()),
         })?;
-        let view = self.database.snapshot();
-        drop(mem::replace(&mut *self.published.write(), view));
+        self.store.apply(&mut applied, appended.record, stamp, rows);
+        applied.logged += self.record.len() as u64;
+        if applied.logged.max(self.store.tree().active_memtable().size()) > self.memtable_bytes {
+            self.upkeep.flush(&mut applied);
+        }
+        drop(applied);
+        if appended.prepare {
+            self.upkeep.prepare(self.log.next_record());
+        }
+        self.record.shrink_to(RECORD_BYTES_KEPT);
         Ok(())
     }
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::Mutex;
 
-use super::open::Store;
+use super::upkeep::Upkeep;
 use crate::engine::error::{Cause, ReadError};
 
 /// Each reads the keys of the whole store and writes them again. Two or three are enough where nobody writes, five were
@@ -22,25 +22,22 @@ pub(super) struct Defragmenter {
 
 impl Defragmenter {
     /// Whoever waited while another ran has what it wanted: groups of one store are asked all at once.
-    pub(super) async fn run(&self, store: &Arc<Store>) -> Result<(), ReadError> {
+    pub(super) async fn run(&self, upkeep: &Arc<Upkeep>) -> Result<(), ReadError> {
         let before = self.ended.load(Ordering::Acquire);
         let turn = Arc::clone(&self.one).lock_owned().await;
         if self.ended.load(Ordering::Acquire) != before {
             return Ok(());
         }
-        let (store, ended) = (Arc::clone(store), Arc::clone(&self.ended));
+        let (upkeep, ended) = (Arc::clone(upkeep), Arc::clone(&self.ended));
         let work = tokio::task::spawn_blocking(move || {
             let _turn = turn;
             // One pass learns which values are stale, the next one leaves them out, and what those leave is dropped.
             let mut before = u64::MAX;
             for _ in 0..PASSES_MAX {
-                // What is in memory goes to the tables; and fjall looks which versions nobody reads any more only here.
-                store.rows.rotate_memtable_and_wait()?;
-                store.rows.major_compact()?;
-                let bytes = store.rows.disk_space();
+                let rewritten = upkeep.rewrite()?;
+                let bytes = rewritten.bytes;
                 let little = bytes / 64;
-                if bytes >= before.saturating_sub(before / 64) && store.rows.fragmented_blob_bytes() <= little
-                {
+                if bytes >= before.saturating_sub(before / 64) && rewritten.stale <= little {
                     break;
                 }
                 before = bytes;
@@ -49,7 +46,7 @@ impl Defragmenter {
             Ok(())
         });
         match work.await {
-            Ok(done) => done.map_err(|error: fjall::Error| ReadError::Failed(error.into())),
+            Ok(done) => done.map_err(ReadError::Failed),
             Err(panic) => Err(ReadError::Failed(Cause::from(panic))),
         }
     }

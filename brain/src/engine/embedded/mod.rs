@@ -1,34 +1,44 @@
-//! [`Embedded`]: an engine on disk for one process, on fjall (a log-structured merge tree with a journal).
+//! [`Embedded`]: an engine on disk for one process: a write-ahead log of our own, and a log-structured merge tree
+//! (`lsm-tree`, the tree inside fjall).
 //!
 //! ```text
-//! commit ─▶ queue ─▶ committer thread: take all that wait ─▶ judge conditions in order ─▶ one write ─▶ one sync
-//!                                                                                             │
-//! snapshot ◀── published view ◀──────────────────────────────────────────────────────────────┤
-//! commit   ◀── answers, conflicts too ◀───────────────────────────────────────────────────────┘
+//! commit ─▶ queue ─▶ committer thread: take all that wait ─▶ judge conditions in order ─▶ one record ─▶ one sync
+//!                                                                                              │
+//! snapshot ◀── published moment ◀── rows into the tree's memtable ◀────────────────────────────┤
+//! commit   ◀── answers, conflicts too ◀────────────────────────────────────────────────────────┘
+//!                    memtable is full ─▶ flush thread: tables, then the log's segments are free
 //! ```
 //!
 //! Invariants:
-//! * Only the committer thread writes. What it writes in one go is one journal record: all of it survives a crash,
-//!   or none of it.
-//! * Readers see the *published* view, which the committer takes after each sync. A view taken at any other moment
-//!   would not do: a background flush moves fjall's visible number past a batch that is still being applied, and a
-//!   snapshot opened then shows half of it.
+//! * Only the committer thread writes rows. What it writes in one go is one record of the log: all of it survives a
+//!   crash, or none of it.
+//! * All rows of a record bear its stamp, and a memtable begins and ends between records. So tables hold a prefix of
+//!   the log, and the stamps in them say which: the rest is applied again at the next open, with the same stamps.
+//! * Readers see the *published* moment, which follows each applied record. The tree's own visible number would not
+//!   do: a flush moves it past a record that is still being applied.
+//! * A segment of the log is used again when its records are in tables, and the tables and the manifest that names
+//!   them are synced.
 //! * After the first failed write or sync nothing is written again: see [`Embedded::poisoned`].
 //! * One process holds a data directory, by a lock on a file in it that the system drops with the process.
 //!
-//! On disk: `DIR/lock`; `DIR/store/format`, the number of the layout; `DIR/store/db/`, fjall's. A store is made under
+//! On disk: `DIR/lock`; `DIR/store/format`, the number of the layout; `DIR/store/wal/`, the log;
+//! `DIR/store/tree/`, the tree's. A store is made under
 //! another name and renamed when it is whole, so a crash while making it leaves nothing that is later taken for one.
 
+mod blobs;
 mod commit;
 mod defragment;
+mod moment;
 mod open;
+mod rows;
 mod scan;
 mod staged;
+mod upkeep;
+mod wal;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -38,19 +48,17 @@ use crate::engine::batch::Batch;
 use crate::engine::error::{CommitError, OpenError, Poison, ReadError, Refusal};
 use crate::engine::scan::Span;
 use crate::engine::{Engine, Snapshot};
-use commit::{Committer, Order};
+use commit::{Committer, Order, Writer};
 use defragment::Defragmenter;
-use open::Store;
+use open::{Opened, Store};
 pub use staged::{StageError, Staged};
+use upkeep::Upkeep;
 
-/// A larger batch is refused. One journal record is read whole at recovery, and a batch is a few writes of a
+/// A larger batch is refused. One record of the log is read whole at recovery, and a batch is a few writes of a
 /// Kubernetes cluster (1.5 MiB each at etcd's default) or one step of a compaction.
 const BATCH_BYTES_MAX: usize = 64 << 20;
 /// Batches that wait for the committer; more callers wait in [`Engine::commit`]. A group has one at a time.
 const QUEUE_BATCHES_MAX: usize = 128;
-
-/// How often [`Embedded::poisoned`] asks after fjall's threads: far below what an operator waits, and it costs a lock.
-const ASK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What an embedded store is opened with.
 #[derive(Clone, Debug)]
@@ -62,17 +70,17 @@ pub struct Config {
     /// versions rise in speed (9 against 23 us a get where the block is there) and so does memory.
     pub cache_bytes: u64,
     /// Rows kept in memory before they are written out sorted, in bytes; an idle store holds only what it was given.
-    /// Default 128 MiB. With more, bulk writes stall less and are rewritten less often; memory rises (up to four of
-    /// these wait for the disk in a flood), and so does the journal, thus the time to open after a crash (about 3 ms
-    /// a MiB). Taken when the store is made and kept with it.
+    /// Default 128 MiB. With more, bulk writes stall less and are rewritten less often; memory rises (up to three of
+    /// these in a flood), and so does the log, which holds what is in memory, and thus the time to open.
     pub memtable_bytes: u64,
 }
 
-/// An engine in a directory. Dropping it waits for the batches in its queue, unless it is poisoned; its directory is
-/// free for another when the last snapshot is dropped, too.
+/// An engine in a directory. Dropping it waits for the batches in its queue, and for a merge that goes on; its
+/// directory is free for another when the last snapshot is dropped, too.
 #[derive(Debug)]
 pub struct Embedded {
     store: Arc<Store>,
+    upkeep: Arc<Upkeep>,
     /// Taken to end the committer: it runs until its queue is empty and this is gone.
     inbox: Option<mpsc::Sender<Order>>,
     poison: watch::Sender<Option<Poison>>,
@@ -88,21 +96,24 @@ impl Config {
 }
 
 impl Embedded {
-    /// Opens the store in a directory, or makes it. Blocks on the disk: about as long as the journal takes to read.
+    /// Opens the store in a directory, or makes it. Blocks on the disk: about as long as the log takes to read.
     ///
     /// # Errors
     /// See [`OpenError`]. Whatever it is, the next open starts from the same state.
     pub fn open(config: &Config) -> Result<Self, OpenError> {
-        let store = Arc::new(Store::open(config)?);
+        let Opened { store, log, full } = Store::open(config)?;
         let (inbox, orders) = mpsc::channel(QUEUE_BATCHES_MAX);
         let poison = watch::Sender::new(None);
-        let committer = Committer::new(Arc::clone(&store), orders, poison.clone());
+        let upkeep = Upkeep::start(&store, log.ring(), poison.clone(), full)?;
+        let writer = Writer::new(Arc::clone(&store), log, Arc::clone(&upkeep), config.memtable_bytes);
+        let committer = Committer::new(writer, orders, poison.clone());
         let committer = std::thread::Builder::new()
             .name("engine-commit".to_owned())
             .spawn(move || committer.run())
             .map_err(|source| OpenError::Io { directory: config.directory.clone(), source })?;
         Ok(Self {
             store,
+            upkeep,
             inbox: Some(inbox),
             poison,
             committer: Some(committer),
@@ -113,26 +124,19 @@ impl Embedded {
     /// Returns when a write or sync has failed, with the reason for people; never otherwise. The owner waits here all
     /// the time and ends the process then: what the disk holds is learned by opening again, not by trying again.
     ///
-    /// fjall's own threads tell nobody when they fail, and a committer that waits for them would wait for ever; so
-    /// this call asks, once a second, as long as it is awaited.
-    ///
     /// # Cancel safety
     /// Safe: nothing is consumed.
     pub async fn poisoned(&self) -> Poison {
         let mut poison = self.poison.subscribe();
-        loop {
-            tokio::select! {
-                found = poison.wait_for(Option::is_some) => {
-                    let found = found.expect("this engine holds a sender");
-                    return found.clone().expect("waited for it");
-                }
-                () = tokio::time::sleep(ASK_INTERVAL) => {}
-            }
-            let store = Arc::clone(&self.store);
-            if let Ok(Err(error)) = tokio::task::spawn_blocking(move || store.health()).await {
-                commit::poison(&self.poison, "a background write to the disk failed", &error);
-            }
-        }
+        let found = poison.wait_for(Option::is_some).await.expect("this engine holds a sender");
+        found.clone().expect("waited for it")
+    }
+
+    /// Writes what is in memory out, and waits for it.
+    #[cfg(test)]
+    fn flush(&self) {
+        self.upkeep.flush(&mut self.store.applied().lock());
+        self.upkeep.settle();
     }
 
     /// Why nothing more is committed.
@@ -175,7 +179,7 @@ impl Engine for Embedded {
     }
 
     async fn defragment(&self) -> Result<(), ReadError> {
-        self.defragmenter.run(&self.store).await
+        self.defragmenter.run(&self.upkeep).await
     }
 
     fn size(&self) -> u64 {
@@ -186,8 +190,7 @@ impl Engine for Embedded {
 impl Drop for Embedded {
     fn drop(&mut self) {
         self.inbox = None;
-        // A committer of a poisoned engine may wait for fjall's threads for ever: it ends with the process.
-        if let Some(committer) = self.committer.take().filter(|_| self.poison.borrow().is_none()) {
+        if let Some(committer) = self.committer.take() {
             let _panicked = committer.join(); // then it has poisoned the engine, and was heard
         }
     }

@@ -1,28 +1,50 @@
 //! [`Store`]: a data directory that this process holds.
+//!
+//! Opening reads the tree, which is what its tables hold, and then the log. Every row has its record's *stamp* as its
+//! number in the tree, and memtables become tables in the order of stamps. So what is in tables is what has a stamp
+//! up to the highest that is in one, and the rest of the log is applied again, with the stamps that it had.
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Read, Seek, Write};
-use std::os::unix::fs::MetadataExt;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use fjall::{Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions, LsmError};
-use parking_lot::RwLock;
+use bytes::Bytes;
+use lsm_tree::config::{
+    BloomConstructionPolicy, CompressionPolicy, FilterPolicy, FilterPolicyEntry, RestartIntervalPolicy,
+};
+use lsm_tree::{
+    AbstractTree, AnyTree, Cache, CompressionType, DescriptorTable, KvSeparationOptions, SeqNo,
+    SequenceNumberCounter,
+};
+use parking_lot::{Mutex, MutexGuard};
 
-use crate::engine::embedded::Config;
-use crate::engine::error::OpenError;
+use crate::engine::embedded::blobs::Blobs;
+use crate::engine::embedded::moment::Moments;
+use crate::engine::embedded::upkeep::Full;
+use crate::engine::embedded::wal::{Log, RecoverError, Ring, Sizes};
+use crate::engine::embedded::{Config, rows};
+use crate::engine::error::{Cause, OpenError};
 
 /// The layout of a store. Another number is another program's: it is refused.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 pub(super) const LOCK: &str = "lock";
 pub(super) const STORE: &str = "store";
+/// Bounds of a log's segments, whatever the memtable is.
+const SEGMENT_BYTES_MIN: u64 = 64 << 10;
+const SEGMENT_BYTES_MAX: u64 = 64 << 20;
 /// A store that is being made. One that is found is left from a crash and holds nothing.
 const UNFINISHED: &str = "store.unfinished";
 const FORMAT_FILE: &str = "format";
-const DATABASE: &str = "db";
-const ROWS: &str = "rows";
+const TREE: &str = "tree";
+const LOG: &str = "wal";
+/// The tree's own directory for values that are kept apart.
+const BLOBS: &str = "blobs";
+/// Files of tables that are kept open.
+const OPEN_FILES_MAX: usize = 900;
 
 /// Values of this size and more are kept apart from keys and not moved when keys are merged (CPU of a write at 256 a
 /// batch: 18 instead of 34 us). Most Kubernetes objects are larger.
@@ -30,17 +52,45 @@ const SEPARATE_BYTES_MIN: u32 = 1 << 10;
 
 /// An open store. The lock outlives what it protects: fields are dropped in order.
 pub(super) struct Store {
-    /// What readers see: everything up to the last sync. Locked to swap or copy it, never while waiting for a disk.
-    pub(super) published: RwLock<fjall::Snapshot>,
-    pub(super) rows: Keyspace,
-    pub(super) database: Database,
+    tree: AnyTree,
+    moments: Moments,
+    /// Where stamps come from. The tree takes some for itself, when its set of tables changes.
+    stamps: SequenceNumberCounter,
+    applied: Mutex<Applied>,
+    blobs: Blobs,
+    ring: Arc<Ring>,
+    /// The tree's directory.
     path: PathBuf,
     _lock: File,
 }
 
+/// What the tree holds. Locked from the taking of a stamp until it is published, so that no moment is published
+/// between the two.
+#[derive(Debug)]
+pub(super) struct Applied {
+    /// The last record of the log that is in the tree.
+    record: u64,
+    /// Bytes of the log since the memtable was begun.
+    pub(super) logged: u64,
+}
+
+/// A store, and what is needed to go on with it.
+pub(super) struct Opened {
+    pub(super) store: Arc<Store>,
+    pub(super) log: Log,
+    /// Memtables that are already full.
+    pub(super) full: Vec<Full>,
+}
+
+impl Applied {
+    pub(super) fn record(&self) -> u64 {
+        self.record
+    }
+}
+
 impl Store {
     /// Opens or makes it.
-    pub(super) fn open(config: &Config) -> Result<Self, OpenError> {
+    pub(super) fn open(config: &Config) -> Result<Opened, OpenError> {
         let place = Place(&config.directory);
         let store = config.directory.join(STORE);
         make_directory(&config.directory).map_err(|source| place.io(source))?;
@@ -49,35 +99,106 @@ impl Store {
             place.make(config)?;
         }
         place.check_format(&store)?;
-        let path = store.join(DATABASE);
-        let database = place.guarded(|| builder(config, &path).open())?;
-        if !database.keyspace_exists(ROWS) {
+        let path = store.join(TREE);
+        if !path.try_exists().map_err(|source| place.io(source))? {
             return Err(OpenError::Corrupt {
                 directory: place.0.into(),
                 source: "its rows are missing".into(),
             });
         }
-        let rows = place.guarded(|| rows(&database, config))?;
-        Ok(Self { published: RwLock::new(database.snapshot()), rows, database, path, _lock: lock })
+        let stamps = SequenceNumberCounter::new(1); // readers need a number above one that exists
+        let blobs = Blobs::new(path.join(BLOBS));
+        let tree = place.guarded(|| tree(config, &path, &stamps, &blobs))?;
+        let (log, full) = place.replay(config, &tree, &stamps, &store.join(LOG))?;
+        let applied = Applied { record: log.next_record() - 1, logged: tree.active_memtable().size() };
+        let store = Self {
+            moments: Moments::new(stamps.get()),
+            tree,
+            stamps,
+            applied: Mutex::new(applied),
+            blobs,
+            ring: Arc::clone(log.ring()),
+            path,
+            _lock: lock,
+        };
+        Ok(Opened { store: Arc::new(store), log, full })
     }
 
-    /// Fails once any of fjall's writes has failed, in the background too. Writes nothing that is not written anyway.
-    pub(super) fn health(&self) -> fjall::Result<()> {
-        self.database.persist(fjall::PersistMode::Buffer)
+    pub(super) fn tree(&self) -> &AnyTree {
+        &self.tree
     }
 
-    /// Bytes of tables and journals on disk. Journals are made sparse, so their blocks are counted.
+    /// The value of a key at a moment.
+    ///
+    /// # Errors
+    /// What the tree said, or that it gave something else than what was written.
+    pub(super) fn get(&self, key: &[u8], at: SeqNo) -> Result<Option<Bytes>, Cause> {
+        self.tree.get(key, at)?.map(|sealed| unseal(key, &sealed)).transpose()
+    }
+
+    pub(super) fn tree_path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn moments(&self) -> &Moments {
+        &self.moments
+    }
+
+    pub(super) fn applied(&self) -> &Mutex<Applied> {
+        &self.applied
+    }
+
+    /// The next stamp.
+    pub(super) fn stamp(&self, _lock: &MutexGuard<'_, Applied>) -> u64 {
+        self.stamps.next()
+    }
+
+    /// Puts a record's rows into the tree and shows them to readers. They are durable in the log.
+    pub(super) fn apply(
+        &self,
+        applied: &mut MutexGuard<'_, Applied>,
+        record: u64,
+        stamp: u64,
+        rows: &[rows::Row],
+    ) {
+        for (key, value) in rows {
+            match value {
+                Some(value) => self.tree.insert(&key[..], rows::seal(key, value), stamp),
+                None => self.tree.remove(&key[..], stamp),
+            };
+        }
+        applied.record = record;
+        self.publish(applied);
+    }
+
+    /// Shows readers all that was applied.
+    pub(super) fn publish(&self, _lock: &MutexGuard<'_, Applied>) {
+        self.moments.publish(self.stamps.get());
+    }
+
+    /// Where the tree keeps large values.
+    pub(super) fn blobs(&self) -> &Blobs {
+        &self.blobs
+    }
+
+    /// Bytes of tables and of the log on disk.
     pub(super) fn size(&self) -> u64 {
-        let entries = fs::read_dir(&self.path).into_iter().flatten().flatten();
-        let journals = entries.filter(|entry| entry.path().extension().is_some_and(|end| end == "jnl"));
-        let blocks = journals.filter_map(|entry| entry.metadata().ok()).map(|data| data.blocks());
-        self.rows.disk_space() + blocks.sum::<u64>() * 512 // st_blocks is in units of 512, on any file system
+        self.tree.disk_space() + self.ring.bytes()
     }
 }
 
 impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Store").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+/// What was written under a key, copied: a slice of a block would keep the whole block in memory for as long as one row
+/// lives.
+pub(super) fn unseal(key: &[u8], sealed: &[u8]) -> Result<Bytes, Cause> {
+    match rows::unseal(key, sealed) {
+        Some(value) => Ok(Bytes::copy_from_slice(value)),
+        None => Err(format!("the value of {} is not what was written", key.escape_ascii()).into()),
     }
 }
 
@@ -117,13 +238,16 @@ impl Place<'_> {
             format.sync_all()
         };
         prepare().map_err(|source| self.io(source))?;
-        self.guarded(|| {
-            let database = builder(config, &unfinished.join(DATABASE)).open()?;
-            rows(&database, config)?;
-            database.persist(fjall::PersistMode::SyncAll)
-        })?;
+        let path = unfinished.join(TREE);
+        let blobs = Blobs::new(path.join(BLOBS));
+        drop(self.guarded(|| tree(config, &path, &SequenceNumberCounter::default(), &blobs))?);
+        let finish = || -> io::Result<()> {
+            sync_directory(&path)?;
+            Log::create(&unfinished.join(LOG), sizes(config))?;
+            sync_directory(&unfinished)
+        };
+        finish().map_err(|source| self.io(source))?;
         let publish = || -> io::Result<()> {
-            sync_directory(&unfinished)?;
             fs::rename(&unfinished, self.0.join(STORE))?;
             sync_directory(self.0)?;
             // The data directory's own name, where we may: it may have been made by us just now.
@@ -152,14 +276,50 @@ impl Place<'_> {
         }
     }
 
-    /// Runs a piece of fjall's opening. It asserts some of what it reads from disk: damage must not end the process.
-    fn guarded<T>(self, open: impl FnOnce() -> fjall::Result<T>) -> Result<T, OpenError> {
+    /// Applies what the log holds and tables do not.
+    fn replay(
+        self,
+        config: &Config,
+        tree: &AnyTree,
+        stamps: &SequenceNumberCounter,
+        log: &Path,
+    ) -> Result<(Log, Vec<Full>), OpenError> {
+        let persisted = tree.get_highest_persisted_seqno();
+        stamps.fetch_max(persisted.map_or(0, |stamp| stamp + 1));
+        let mut full = Vec::new();
+        let log = Log::open(log, sizes(config), |record, bytes| {
+            let not_ours = || "a record is not a list of rows".to_owned();
+            let stamp = rows::stamp(bytes).ok_or_else(not_ours)?;
+            stamps.fetch_max(stamp + 1);
+            if persisted.is_some_and(|persisted| stamp <= persisted) {
+                return Ok(());
+            }
+            rows::decode(bytes, |key, value| {
+                match value {
+                    Some(value) => tree.insert(key, rows::seal(key, value), stamp),
+                    None => tree.remove(key, stamp),
+                };
+            })
+            .ok_or_else(not_ours)?;
+            if tree.active_memtable().size() > config.memtable_bytes {
+                full.extend(tree.rotate_memtable().map(|memtable| Full { memtable, record }));
+            }
+            Ok(())
+        });
+        match log {
+            Ok(log) => Ok((log, full)),
+            Err(RecoverError::Io(source)) => Err(self.io(source)),
+            Err(source @ RecoverError::Damaged { .. }) => {
+                Err(OpenError::Corrupt { directory: self.0.into(), source: source.into() })
+            }
+        }
+    }
+
+    /// Runs a piece of the tree's opening. It asserts some of what it reads from disk: damage must not end the process.
+    fn guarded<T>(self, open: impl FnOnce() -> lsm_tree::Result<T>) -> Result<T, OpenError> {
         match std::panic::catch_unwind(AssertUnwindSafe(open)) {
             Ok(Ok(opened)) => Ok(opened),
-            Ok(Err(fjall::Error::Io(source) | fjall::Error::Storage(LsmError::Io(source)))) => {
-                Err(self.io(source))
-            }
-            Ok(Err(fjall::Error::Locked)) => Err(OpenError::InUse { directory: self.0.into(), pid: None }),
+            Ok(Err(lsm_tree::Error::Io(source))) => Err(self.io(source)),
             Ok(Err(source)) => Err(OpenError::Corrupt { directory: self.0.into(), source: source.into() }),
             Err(_) => Err(OpenError::Corrupt {
                 directory: self.0.into(),
@@ -185,27 +345,38 @@ impl Place<'_> {
     }
 }
 
-/// fjall with our settings. The journal is synced by each batch, and so not by itself.
-fn builder(config: &Config, path: &Path) -> fjall::DatabaseBuilder<Database> {
-    // A journal lives until its memtable is written out. Below twice that, fjall would write out memtables that have
-    // just begun, to be rid of a journal that is about to go anyway; 64 MiB is the least it takes.
-    let journals = (config.memtable_bytes * 3).max(64 << 20);
-    Database::builder(path)
-        .cache_size(config.cache_bytes)
-        .manual_journal_persist(true)
-        .max_journaling_size(journals)
+/// The sizes of the log's segments: half a memtable each, so that a flush sets whole ones free.
+fn sizes(config: &Config) -> Sizes {
+    Sizes::up_to(
+        (config.memtable_bytes / 2).clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX).next_multiple_of(4096),
+    )
 }
 
-/// The one tree that holds all rows.
-fn rows(database: &Database, config: &Config) -> fjall::Result<Keyspace> {
+/// The tree that holds all rows. The settings are fjall's defaults, but for what is said beside them.
+fn tree(
+    config: &Config,
+    path: &Path,
+    stamps: &SequenceNumberCounter,
+    blobs: &Blobs,
+) -> lsm_tree::Result<AnyTree> {
+    let bloom = |policy| FilterPolicyEntry::Bloom(policy);
+    let filters = [
+        bloom(BloomConstructionPolicy::FalsePositiveRate(0.0001)),
+        bloom(BloomConstructionPolicy::BitsPerKey(10.0)),
+    ];
+    let compression = [CompressionType::None, CompressionType::None, CompressionType::Lz4];
     // By default only the oldest quarter of the files with stale values is rewritten: of fewer than four, none ever.
     let separation = KvSeparationOptions::default().separation_threshold(SEPARATE_BYTES_MIN).age_cutoff(1.0);
-    database.keyspace(ROWS, || {
-        KeyspaceCreateOptions::default()
-            .manual_journal_persist(true)
-            .max_memtable_size(config.memtable_bytes)
-            .with_kv_separation(Some(separation))
-    })
+    // What the tree itself takes for visible is of no use here: see `Moments`.
+    lsm_tree::Config::new(path, stamps.clone(), SequenceNumberCounter::default())
+        .use_cache(Arc::new(Cache::with_capacity_bytes(config.cache_bytes)))
+        .use_descriptor_table(Some(Arc::new(DescriptorTable::new(OPEN_FILES_MAX))))
+        .data_block_restart_interval_policy(RestartIntervalPolicy::new([10, 16]))
+        .data_block_compression_policy(CompressionPolicy::new(compression))
+        .filter_policy(FilterPolicy::new(filters))
+        .with_kv_separation(Some(separation))
+        .with_compaction_filter_factory(Some(Arc::new(blobs.clone())))
+        .open()
 }
 
 /// Makes a directory and those above it. Something else in its place is "not a directory", whatever the system says.

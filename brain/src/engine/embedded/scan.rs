@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use fjall::{AbstractTree, Readable};
+use lsm_tree::{AbstractTree, Guard};
 
 use crate::engine::Snapshot;
-use crate::engine::embedded::open::Store;
+use crate::engine::embedded::moment::Moment;
+use crate::engine::embedded::open::{Store, unseal};
 use crate::engine::error::ReadError;
 use crate::engine::scan::{Page, Span};
 
@@ -21,20 +22,20 @@ const PARTS_MAX: usize = 16;
 /// A moment of a store, and the store, which it keeps open.
 #[derive(Clone)]
 pub(super) struct View {
-    at: fjall::Snapshot,
+    moment: Arc<Moment>,
     store: Arc<Store>,
 }
 
 impl View {
     /// The newest durable moment.
     pub(super) fn new(store: Arc<Store>) -> Self {
-        let at = store.published.read().clone();
-        Self { at, store }
+        let moment = store.moments().newest();
+        Self { moment, store }
     }
 
+    /// A read that fails here fails again: the disk is the only place it could come from.
     fn get_now(&self, key: &[u8]) -> Result<Option<Bytes>, ReadError> {
-        let value = self.at.get(&self.store.rows, key).map_err(failed)?;
-        Ok(value.map(|value| Bytes::copy_from_slice(&value)))
+        self.store.get(key, self.moment.at()).map_err(ReadError::Failed)
     }
 
     fn scan_now(&self, span: &Span, limit: usize) -> Result<Page, ReadError> {
@@ -42,14 +43,18 @@ impl View {
             return Ok(Page::default());
         }
         let upper = span.end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
-        let rows = self.at.range::<&[u8], _>(&self.store.rows, (Bound::Included(&span.start[..]), upper));
-        // Copied, not shared: a slice of a block would keep the whole block in memory for as long as one row lives.
+        let rows = self.store.tree().range::<&[u8], _>(
+            (Bound::Included(&span.start[..]), upper),
+            self.moment.at(),
+            None,
+        );
         Page::fill(
             span,
             limit,
             rows.map(|row| {
-                let (key, value) = row.into_inner().map_err(failed)?;
-                Ok((Bytes::copy_from_slice(&key), Bytes::copy_from_slice(&value)))
+                let (key, sealed) = row.into_inner().map_err(|error| ReadError::Failed(error.into()))?;
+                let value = unseal(&key, &sealed).map_err(ReadError::Failed)?;
+                Ok((Bytes::copy_from_slice(&key), value))
             }),
         )
     }
@@ -78,7 +83,7 @@ impl Snapshot for View {
 /// Cuts a range at the first keys of tables, which are of similar size. What is in memory only is not cut: it is
 /// read fast anyway.
 pub(super) fn cuts(store: &Store, range: &Span) -> Vec<Bytes> {
-    let version = store.rows.tree.current_version();
+    let version = store.tree().current_version();
     let keys = version.iter_tables().map(|table| table.metadata.key_range.min());
     let inside = keys.filter(|key| range.contains(key) && key[..] != range.start[..]);
     let mut keys: Vec<_> = inside.map(|key| Bytes::copy_from_slice(key)).collect();
@@ -96,9 +101,4 @@ async fn blocking<T: Send + 'static>(
         Ok(done) => done,
         Err(error) => Err(ReadError::Failed(error.into())),
     }
-}
-
-/// A read that fails here fails again: the disk is the only place it could come from.
-fn failed(error: fjall::Error) -> ReadError {
-    ReadError::Failed(error.into())
 }

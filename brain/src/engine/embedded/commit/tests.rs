@@ -25,7 +25,7 @@ impl Disk for Arc<Mutex<Fake>> {
         }
     }
 
-    fn write(&self, rows: Vec<(Bytes, Option<Bytes>)>) -> Result<(), WriteError> {
+    fn write(&mut self, rows: &[Row]) -> Result<(), WriteError> {
         let mut fake = self.lock();
         if let Some(error) = fake.next.take() {
             return Err(error);
@@ -33,8 +33,8 @@ impl Disk for Arc<Mutex<Fake>> {
         fake.rounds.push(rows.len());
         for (key, value) in rows {
             match value {
-                Some(value) => drop(fake.rows.insert(key, value)),
-                None => drop(fake.rows.remove(&key)),
+                Some(value) => drop(fake.rows.insert(key.clone(), value.clone())),
+                None => drop(fake.rows.remove(key)),
             }
         }
         Ok(())
