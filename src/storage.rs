@@ -27,6 +27,7 @@ pub(crate) async fn open(flags: &cli::Store) -> Result<Storage> {
         cli::Engine::Embedded => {
             let config = embedded::Config {
                 cache_bytes: flags.block_cache_bytes,
+                memtable_bytes: flags.memtable_bytes,
                 ..embedded::Config::new(&flags.data_dir)
             };
             let opened = tokio::task::spawn_blocking(move || Embedded::open(&config)).await?;

@@ -1,5 +1,6 @@
 //! [`Process`]: a `kubebrain` that this test started, and ends.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -57,6 +58,8 @@ pub(crate) struct Start {
     clients: String,
     peers: Option<String>,
     logs: PathBuf,
+    /// Variables for it alone.
+    pub(crate) environment: Vec<(String, OsString)>,
 }
 
 impl Start {
@@ -78,7 +81,8 @@ impl Start {
 
     fn new(program: &'static str, place: &Place, logs: &str) -> Self {
         let clients = "127.0.0.1:0".to_owned();
-        Self { program, arguments: Vec::new(), clients, peers: None, logs: place.join(logs) }
+        let (arguments, environment) = (Vec::new(), Vec::new());
+        Self { program, arguments, clients, peers: None, logs: place.join(logs), environment }
     }
 
     fn data(self, place: &Place, name: &str) -> Self {
@@ -112,6 +116,7 @@ impl Start {
                 command.env_remove(name);
             }
         }
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.arg(self.program).args(&self.arguments).stdin(Stdio::null());
         command.arg(format!("--listen-client-urls=http://{}", self.clients));
         if let Some(peers) = &self.peers {
