@@ -37,7 +37,7 @@ pub(crate) async fn run(flags: Brain) -> Result<()> {
     let storage = storage::open(&flags.store).await?;
     let config = storage::config(flags.group.clone(), 1, &flags.store, &flags.clients);
     let opened = Store::open(config, storage.engine.clone(), table.clone()).await;
-    let store = opened.with_context(|| format!("group {} cannot be opened", flags.group))?;
+    let store = opened.with_context(|| storage::unopened(&flags.group, &flags.store))?;
 
     let (accepting, streams) = (Stopper::default(), Stopper::default());
     let advertised = match flags.clients.advertise_client_urls.is_empty() {

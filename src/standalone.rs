@@ -49,7 +49,7 @@ impl Groups {
         let count = placement.groups().count();
         let config = storage::config(group.clone(), count, &self.flags.store, &self.flags.clients);
         let opened = Store::open(config, self.storage.engine.clone(), placement.clone()).await;
-        let store = opened.with_context(|| format!("group {group} cannot be opened"))?;
+        let store = opened.with_context(|| storage::unopened(group, &self.flags.store))?;
         let config = EndpointConfig {
             audience: Audience::Peers,
             progress_interval: self.flags.clients.watch_progress_notify_interval,

@@ -38,6 +38,16 @@ pub(crate) async fn open(flags: &cli::Store) -> Result<Storage> {
     }
 }
 
+/// For an error: which group, and where.
+pub(crate) fn unopened(group: &GroupName, store: &cli::Store) -> String {
+    match store.engine {
+        cli::Engine::Memory => format!("group {group} cannot be opened"),
+        cli::Engine::Embedded => {
+            format!("group {group} in data directory {} cannot be opened", store.data_dir.display())
+        }
+    }
+}
+
 /// The store of one of `groups` groups in this process.
 pub(crate) fn config(group: GroupName, groups: usize, store: &cli::Store, clients: &Clients) -> mvcc::Config {
     mvcc::Config {

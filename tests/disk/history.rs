@@ -141,10 +141,17 @@ impl History {
                 return Err(format!("lease {:x} was granted and is gone", grant.lease));
             }
         }
-        if let Some(lease) = seen.leases.iter().find(|id| !self.grants.iter().any(|grant| grant.lease == **id)) {
+        if let Some(lease) =
+            seen.leases.iter().find(|id| !self.grants.iter().any(|grant| grant.lease == **id))
+        {
             return Err(format!("lease {lease:x} was never granted"));
         }
         Ok(())
+    }
+
+    /// How many writes were answered.
+    pub(crate) fn answered(&self) -> usize {
+        self.writes.iter().filter(|write| write.done.is_some()).count()
     }
 
     fn keys(&self) -> BTreeMap<&str, Of<'_>> {
@@ -171,10 +178,18 @@ impl History {
         of: &Of<'_>,
         found: Option<&Entry>,
     ) -> Result<(), String> {
-        let short = |entry: Option<&Entry>| entry.map_or("nothing".to_owned(), |entry| {
-            format!("{} bytes at r{}, version {}, created r{}, lease {:x}", entry.value.len(), entry.modified,
-                entry.version, entry.created, entry.lease)
-        });
+        let short = |entry: Option<&Entry>| {
+            entry.map_or("nothing".to_owned(), |entry| {
+                format!(
+                    "{} bytes at r{}, version {}, created r{}, lease {:x}",
+                    entry.value.len(),
+                    entry.modified,
+                    entry.version,
+                    entry.created,
+                    entry.lease
+                )
+            })
+        };
         let must = of.known.iter().filter(|(_, done)| done.position <= position).count();
         let must = match of.known.iter().rposition(|(_, done)| done.position <= position) {
             Some(last) => last + 1,
@@ -185,11 +200,17 @@ impl History {
             Counting::OneGroup => {
                 let there = of.known.partition_point(|(_, done)| done.revision <= seen.revision);
                 if there < must {
-                    return Err(format!("key {key}: r{} was acknowledged, the store ends at r{}",
-                        of.known[must - 1].1.revision, seen.revision));
+                    return Err(format!(
+                        "key {key}: r{} was acknowledged, the store ends at r{}",
+                        of.known[must - 1].1.revision,
+                        seen.revision
+                    ));
                 }
                 if there > may {
-                    return Err(format!("key {key}: r{} is there before it was sent", of.known[there - 1].1.revision));
+                    return Err(format!(
+                        "key {key}: r{} is there before it was sent",
+                        of.known[there - 1].1.revision
+                    ));
                 }
                 there..=there
             }
@@ -209,7 +230,12 @@ impl History {
             return Ok(());
         }
         let expected = of.after(*range.end());
-        Err(format!("key {key} holds {}, {} is expected (header r{})", short(found), short(expected.as_ref()), seen.revision))
+        Err(format!(
+            "key {key} holds {}, {} is expected (header r{})",
+            short(found),
+            short(expected.as_ref()),
+            seen.revision
+        ))
     }
 
     /// A read of the past shows what was there, or is refused because of a compaction that was asked for.
@@ -221,7 +247,8 @@ impl History {
         past: Option<&[KeyValue]>,
     ) -> Result<(), String> {
         let Some(past) = past else {
-            let asked = |compaction: &Compaction| compaction.sent <= position && compaction.revision > revision;
+            let asked =
+                |compaction: &Compaction| compaction.sent <= position && compaction.revision > revision;
             return match self.compactions.iter().any(asked) {
                 true => Ok(()),
                 false => Err(format!("r{revision} is compacted and nobody asked for that")),
@@ -241,5 +268,105 @@ impl History {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `a` is written twice and `b` once; then `a` is deleted, while the trace grows by 10 a write.
+    fn history() -> History {
+        let write = |key: &str, value: Option<&'static str>, number: u64| Write {
+            key: key.to_owned(),
+            value: value.map(Into::into),
+            lease: 0,
+            sent: number * 10,
+            done: Some(Done { position: number * 10 + 5, revision: number.cast_signed() + 1 }),
+        };
+        History {
+            writes: vec![
+                write("a", Some("1"), 1),
+                write("a", Some("2"), 2),
+                write("b", Some("3"), 3),
+                write("a", None, 4),
+            ],
+            compactions: vec![Compaction { revision: 3, sent: 36, done: Some(37) }],
+            grants: vec![Grant { lease: 7, done: Some(12) }],
+        }
+    }
+
+    fn kv(key: &'static str, value: &'static str, created: i64, modified: i64, version: i64) -> KeyValue {
+        KeyValue {
+            key: key.into(),
+            value: value.into(),
+            create_revision: created,
+            mod_revision: modified,
+            version,
+            ..KeyValue::default()
+        }
+    }
+
+    /// What is right after the third write.
+    fn seen() -> Seen {
+        let (a, b) = (kv("a", "2", 2, 3, 2), kv("b", "3", 4, 4, 1));
+        Seen { revision: 4, kvs: vec![a, b], leases: vec![7], past: vec![(2, None)], next: 5 }
+    }
+
+    #[test]
+    fn the_judge_sees_each_broken_promise() {
+        type Change = fn(&mut Seen);
+        let cases: [(&str, u64, Change, &str); 14] = [
+            ("all is well", 38, |_| {}, ""),
+            (
+                "the deletion may have happened",
+                41,
+                |seen| {
+                    seen.kvs.remove(0);
+                    (seen.revision, seen.next) = (5, 6);
+                },
+                "",
+            ),
+            ("the deletion was acknowledged", 46, |_| {}, "was acknowledged"),
+            (
+                "the deletion was not sent",
+                38,
+                |seen| {
+                    seen.kvs.remove(0);
+                    (seen.revision, seen.next) = (5, 6);
+                },
+                "before it was sent",
+            ),
+            ("an old value", 38, |seen| seen.kvs[0] = kv("a", "1", 2, 2, 1), "is expected"),
+            ("another value", 38, |seen| seen.kvs[0].value = "x".into(), "is expected"),
+            ("another version", 38, |seen| seen.kvs[0].version = 1, "is expected"),
+            ("a lost key", 38, |seen| drop(seen.kvs.pop()), "is expected"),
+            ("an invented key", 38, |seen| seen.kvs.push(kv("c", "4", 4, 4, 1)), "never written"),
+            ("a revision given out twice", 38, |seen| seen.next = 4, "given out again"),
+            ("a lost lease", 38, |seen| seen.leases.clear(), "is gone"),
+            ("an invented lease", 38, |seen| seen.leases.push(8), "never granted"),
+            (
+                "a compaction undone",
+                38,
+                |seen| seen.past = vec![(2, Some(vec![kv("a", "1", 2, 2, 1)]))],
+                "readable after",
+            ),
+            ("another past", 36, |seen| seen.past = vec![(3, Some(Vec::new()))], "what it was then"),
+        ];
+        for counting in [Counting::OneGroup, Counting::ByKey] {
+            for (name, position, change, expected) in cases {
+                let mut seen = seen();
+                change(&mut seen);
+                let verdict = history().judge(position, &seen, counting);
+                match (expected, &verdict) {
+                    ("", Ok(())) => {}
+                    ("", Err(error)) => panic!("{name}: {error}"),
+                    (_, Ok(())) => panic!("{name}, {counting:?}: nothing was seen"),
+                    (word, Err(error)) => {
+                        assert!(error.contains(word) || counting == Counting::ByKey, "{name}: {error}")
+                    }
+                }
+            }
+        }
     }
 }

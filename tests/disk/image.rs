@@ -132,7 +132,7 @@ impl Disk {
                     self.settle_names(sync.names);
                 }
             }
-            Change::Fault { .. } => {}
+            Change::Fault => {}
         }
     }
 
@@ -214,8 +214,9 @@ impl Disk {
         let tear = match random.random_range(0..6) {
             0 => Tear::Nothing,
             1 => Tear::Everything,
-            2 => Tear::Some(90),
-            3 => Tear::Some(10),
+            2 => Tear::Some(95),
+            3 => Tear::Some(80),
+            4 => Tear::Some(10),
             _ => Tear::Some(50),
         };
         self.lay_out(&names, directory, |object| object.torn(trace, tear, random, &mut torn));
@@ -268,14 +269,15 @@ impl Object {
             let mut begin = at;
             while begin < at + length {
                 let end = ((begin / SECTOR + 1) * SECTOR).min(at + length);
-                let left = left.entry(begin / SECTOR).or_insert_with(|| match tear {
-                    Tear::Nothing => 0,
-                    Tear::Everything => u32::MAX,
-                    Tear::Some(chance) if random.random_ratio(chance, 100) => {
-                        if random.random_ratio(1, 2) { u32::MAX } else { random.random_range(1..4) }
-                    }
-                    Tear::Some(_) => 0,
-                });
+                let left =
+                    left.entry(begin / SECTOR).or_insert_with(|| match tear {
+                        Tear::Nothing => 0,
+                        Tear::Everything => u32::MAX,
+                        Tear::Some(chance) if random.random_ratio(chance, 100) => {
+                            if random.random_ratio(1, 2) { u32::MAX } else { random.random_range(1..4) }
+                        }
+                        Tear::Some(_) => 0,
+                    });
                 if *left > 0 {
                     *left -= 1;
                     torn.sectors_kept += 1;
@@ -342,12 +344,78 @@ fn parent(path: &str) -> &str {
 }
 
 /// Writes a file without its pages of zeros.
-fn write_sparse(path: &Path, bytes: &[u8]) {
+pub(crate) fn write_sparse(path: &Path, bytes: &[u8]) {
     let file = File::create(path).expect("a file");
     file.set_len(bytes.len() as u64).expect("its size");
     for (number, page) in bytes.chunks(PAGE).enumerate() {
         if page != &[0; PAGE][..page.len()] {
             file.write_all_at(page, (number * PAGE) as u64).expect("its content");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use rand::SeedableRng;
+
+    use super::*;
+
+    /// A file of two sectors is written, synced with its directory, written again and renamed.
+    fn trace() -> Trace {
+        let data = [[b'1'; 1024], [b'2'; 1024]].concat();
+        let sync =
+            |inode, token| [Change::SyncBegins { inode, token }, Change::SyncEnds { token, done: true }];
+        let mut changes = vec![Change::Root { inode: 1 }, Change::Create { inode: 2, path: "f".to_owned() }];
+        changes.push(Change::Write { inode: 2, at: 0, data: 0..1024 });
+        changes.extend(sync(2, 7));
+        changes.push(Change::Create { inode: 3, path: "never synced".to_owned() });
+        changes.push(Change::Write { inode: 2, at: 0, data: 1024..2048 });
+        changes.push(Change::Rename { from: "f".to_owned(), to: "g".to_owned() });
+        Trace::of(data, changes)
+    }
+
+    fn after(trace: &Trace, steps: usize) -> Disk {
+        let mut disk = Disk::default();
+        trace.steps[..steps].iter().for_each(|step| disk.step(trace, step));
+        disk
+    }
+
+    /// All that cuts leave: names, and of the file what its two sectors begin with.
+    fn outcomes(disk: &Disk, trace: &Trace) -> BTreeSet<(Vec<String>, String)> {
+        let mut outcomes = BTreeSet::new();
+        for seed in 0..300 {
+            let directory = tempfile::tempdir().expect("a directory");
+            disk.cut(trace, &mut SmallRng::seed_from_u64(seed), directory.path());
+            let entries = std::fs::read_dir(directory.path()).expect("a directory");
+            let mut names: Vec<String> = entries
+                .map(|entry| entry.expect("an entry").file_name().into_string().expect("UTF-8"))
+                .collect();
+            names.sort();
+            let file =
+                ["f", "g"].into_iter().find_map(|name| std::fs::read(directory.path().join(name)).ok());
+            let sectors = file.unwrap_or_default();
+            let text = sectors.chunks(512).map(|sector| char::from(sector[0])).collect();
+            outcomes.insert((names, text));
+        }
+        outcomes
+    }
+
+    #[test]
+    fn a_cut_keeps_what_was_synced_and_tears_the_rest() {
+        let trace = trace();
+        let at_end = outcomes(&after(&trace, trace.steps.len()), &trace);
+        let contents: BTreeSet<&str> = at_end.iter().map(|(_, text)| &text[..]).collect();
+        assert_eq!(contents, BTreeSet::from(["11", "12", "21", "22"]), "each sector is old or new");
+        let names: BTreeSet<String> = at_end.iter().map(|(names, _)| names.join(" ")).collect();
+        let expected = ["f", "f never synced", "g never synced"].map(str::to_owned);
+        assert_eq!(names, BTreeSet::from(expected), "names change in order, from the front");
+
+        let synced = outcomes(&after(&trace, 5), &trace);
+        assert_eq!(synced, BTreeSet::from([(vec!["f".to_owned()], "11".to_owned())]), "nothing is open");
+        let unsynced = outcomes(&after(&trace, 4), &trace);
+        assert!(unsynced.contains(&(Vec::new(), String::new())), "not even the name: {unsynced:?}");
+        assert!(unsynced.iter().any(|(_, text)| text == "\u{0}1"), "zeros where nothing was: {unsynced:?}");
     }
 }

@@ -115,7 +115,8 @@ impl Writer {
     }
 
     async fn step(&mut self) -> Result<(), Status> {
-        let own = format!("/registry/{}/c{}/{:02}", self.kind, self.number, self.random.random_range(0..KEYS));
+        let own =
+            format!("/registry/{}/c{}/{:02}", self.kind, self.number, self.random.random_range(0..KEYS));
         match self.random.random_range(0..100) {
             0..12 => self.delete(own).await,
             12..30 => self.swap().await,
@@ -150,13 +151,18 @@ impl Writer {
     }
 
     /// Puts keys in one transaction, if the condition holds. Gives the revision, if it did.
-    async fn write(&mut self, keys: Vec<(String, i64)>, compare: Option<Compare>) -> Result<Option<i64>, Status> {
+    async fn write(
+        &mut self,
+        keys: Vec<(String, i64)>,
+        compare: Option<Compare>,
+    ) -> Result<Option<i64>, Status> {
         let mut success = Vec::new();
         let mut writes = Vec::new();
         let sent = self.position();
         for (key, lease) in keys {
             let value = self.value();
-            let put = PutRequest { key: key.clone().into(), value: value.clone(), lease, ..Default::default() };
+            let put =
+                PutRequest { key: key.clone().into(), value: value.clone(), lease, ..Default::default() };
             success.push(RequestOp { request: Some(Request::RequestPut(put)) });
             writes.push(Write { key, value: Some(value), lease, sent, done: None });
         }

@@ -45,11 +45,13 @@ async fn two_lives(start: Start, shim: &Shim, seed: u64, each: Duration) -> Hist
 }
 
 /// What is in a directory, in order of paths; directories have no content.
-fn content(directory: &Path) -> Vec<(PathBuf, Option<Vec<u8>>)> {
+pub(crate) fn content(directory: &Path) -> Vec<(PathBuf, Option<Vec<u8>>)> {
     let mut found = Vec::new();
     let mut left = vec![directory.to_owned()];
     while let Some(next) = left.pop() {
-        for entry in std::fs::read_dir(&next).expect("a directory").map(|entry| entry.expect("an entry").path()) {
+        for entry in
+            std::fs::read_dir(&next).expect("a directory").map(|entry| entry.expect("an entry").path())
+        {
             let relative = entry.strip_prefix(directory).expect("below").to_owned();
             if entry.is_dir() {
                 found.push((relative, None));
@@ -82,22 +84,22 @@ pub(crate) fn assert_nothing_missed(trace: &Trace, shim: &Shim, place: &Place) {
     std::fs::remove_dir_all(&again).expect("a directory of ours");
 }
 
-/// Step numbers to cut after: a third near changes of names, a third near syncs, a third anywhere.
+/// Step numbers to cut after: a third near changes of names, a third while a sync is under way, a third anywhere.
 fn cuts(trace: &Trace, random: &mut SmallRng, count: usize) -> Vec<usize> {
     let places = |wanted: fn(&Change) -> bool| -> Vec<usize> {
         (0..trace.steps.len()).filter(|place| wanted(&trace.steps[*place].change)).collect()
     };
-    let (names, syncs) = (places(Change::is_of_names), places(Change::is_of_sync));
+    let (names, syncs) =
+        (places(Change::is_of_names), places(|change| matches!(change, Change::SyncBegins { .. })));
     let last = trace.steps.len() - 1;
-    let mut near = |places: &[usize]| match places.len() {
-        0 => random.random_range(0..=last),
-        count => (places[random.random_range(0..count)] + random.random_range(0..7_usize)).saturating_sub(3).min(last),
-    };
     let mut cuts: Vec<usize> = (0..count)
         .map(|number| match number % 3 {
-            0 => near(&names),
-            1 => near(&syncs),
-            _ => near(&[]),
+            0 if !names.is_empty() => {
+                let near = names[random.random_range(0..names.len())] + random.random_range(0..7_usize);
+                near.saturating_sub(3).min(last)
+            }
+            1 if !syncs.is_empty() => syncs[random.random_range(0..syncs.len())],
+            _ => random.random_range(0..=last),
         })
         .collect();
     cuts.sort_unstable();
@@ -120,35 +122,68 @@ async fn cut_everywhere(
     binary_every: usize,
 ) -> Vec<Cut> {
     let mut random = SmallRng::seed_from_u64(seed);
-    let chosen = cuts(trace, &mut random, count);
     let mut disk = Disk::default();
     let mut done = 0;
     let mut outcomes = Vec::new();
-    for (number, cut) in chosen.into_iter().enumerate() {
+    for (number, cut) in cuts(trace, &mut random, count).into_iter().enumerate() {
         trace.steps[done..=cut].iter().for_each(|step| disk.step(trace, step));
         done = cut + 1;
-        let directory = place.join(&format!("cut-{cut}-{number}"));
-        std::fs::create_dir(&directory).expect("a directory");
-        let mut tear = SmallRng::seed_from_u64(seed ^ (cut as u64) << 20 ^ number as u64);
-        let torn = disk.cut(trace, &mut tear, &directory);
-        let step = &trace.steps[cut];
-        let found = match number % binary_every {
-            0 => by_binary(place, &directory).await,
-            _ => seen::in_process(&directory).await.map_err(|error| format!("{error:#}")),
-        };
-        let verdict = found.and_then(|seen| history.judge(step.end, &seen, Counting::OneGroup));
-        let description = format!("seed {seed}, cut {number} after step {cut} ({:?}): {torn:?}", step.change);
-        match &verdict {
-            Ok(()) => std::fs::remove_dir_all(&directory).expect("a directory of ours"),
-            Err(error) => println!("{description}: {error}"),
-        }
-        outcomes.push(Cut { description, verdict });
+        let binary = number % binary_every == 0;
+        outcomes.push(cut_once(&disk, trace, history, place, seed, (cut, number), binary).await);
     }
     outcomes
 }
 
+/// Cuts the power after one step a few times, each torn in another way.
+///
+/// # Panics
+/// If the store breaks a promise afterwards.
+pub(crate) async fn assert_cuts_hold(
+    trace: &Trace,
+    history: &History,
+    place: &Place,
+    seed: u64,
+    cut: usize,
+    count: usize,
+) {
+    let mut disk = Disk::default();
+    trace.steps[..=cut].iter().for_each(|step| disk.step(trace, step));
+    for number in 0..count {
+        let outcome = cut_once(&disk, trace, history, place, seed, (cut, number), false).await;
+        outcome.verdict.unwrap_or_else(|error| panic!("{}: {error}", outcome.description));
+    }
+}
+
+/// `cut` is the number of the step that the disk is at, and the number of the try.
+async fn cut_once(
+    disk: &Disk,
+    trace: &Trace,
+    history: &History,
+    place: &Place,
+    seed: u64,
+    (cut, number): (usize, usize),
+    binary: bool,
+) -> Cut {
+    let directory = place.join(&format!("cut-{cut}-{number}"));
+    std::fs::create_dir(&directory).expect("a directory");
+    let mut random = SmallRng::seed_from_u64(seed ^ (cut as u64) << 20 ^ number as u64);
+    let torn = disk.cut(trace, &mut random, &directory);
+    let step = &trace.steps[cut];
+    let found = match binary {
+        true => by_binary(place, &directory).await,
+        false => seen::in_process(&directory).await.map_err(|error| format!("{error:#}")),
+    };
+    let verdict = found.and_then(|seen| history.judge(step.end, &seen, Counting::OneGroup));
+    let description = format!("seed {seed}, cut {number} after step {cut} ({:?}): {torn:?}", step.change);
+    match &verdict {
+        Ok(()) => std::fs::remove_dir_all(&directory).expect("a directory of ours"),
+        Err(error) => println!("{description}: {error}"),
+    }
+    Cut { description, verdict }
+}
+
 async fn by_binary(place: &Place, directory: &Path) -> Result<Seen, String> {
-    let server = brain(place, directory).run().await;
+    let server = brain(place, directory).starts().await.map_err(|failure| failure.message)?;
     seen::of_server(&server).await.map_err(|error| format!("{error:?}"))
 }
 
@@ -170,7 +205,13 @@ async fn what_was_acknowledged_survives_a_power_cut_at_any_moment() {
     let failed: Vec<_> = outcomes.iter().filter(|cut| cut.verdict.is_err()).collect();
     println!("seed {seed}: {} cuts, {} failed", outcomes.len(), failed.len());
     if let Some(first) = failed.first() {
-        panic!("{} of {} cuts; the first: {}: {:?}", failed.len(), outcomes.len(), first.description, first.verdict);
+        panic!(
+            "{} of {} cuts; the first: {}: {:?}",
+            failed.len(),
+            outcomes.len(),
+            first.description,
+            first.verdict
+        );
     }
 }
 

@@ -18,6 +18,7 @@ use kubebrain_shared::revision::Revision;
 use prost::Message;
 use tonic::{Code, Status};
 
+use crate::support::PATIENCE;
 use crate::support::client::Client;
 use crate::support::process::{Place, Process, Start};
 
@@ -49,8 +50,12 @@ fn header(answer: &RangeResponse) -> i64 {
 /// What a brain of one group finds in a directory.
 ///
 /// # Errors
-/// If it does not open, or a read or the write fails.
+/// If it does not open, or a read or the write fails, or one of them takes too long.
 pub(crate) async fn in_process(directory: &Path) -> Result<Seen> {
+    tokio::time::timeout(PATIENCE / 3, open_and_look(directory)).await.context("it hangs")?
+}
+
+async fn open_and_look(directory: &Path) -> Result<Seen> {
     let config = embedded::Config { cache_bytes: 1 << 20, ..embedded::Config::new(directory) };
     let opened = tokio::task::spawn_blocking(move || Embedded::open(&config)).await?;
     let engine = Arc::new(opened.context("the store cannot be opened")?);

@@ -44,7 +44,8 @@ impl Shim {
     /// If there is no C compiler.
     pub(crate) fn new(place: &Place) -> Self {
         let library = place.join("shim.so");
-        let compiler = Command::new("cc").args(["-O1", "-shared", "-fPIC", "-o"]).arg(&library).arg(SOURCE).output();
+        let compiler =
+            Command::new("cc").args(["-O1", "-shared", "-fPIC", "-o"]).arg(&library).arg(SOURCE).output();
         let output = compiler.unwrap_or_else(|error| {
             panic!("these tests compile tests/disk/shim.c: install a C compiler as `cc` (build-essential): {error}")
         });
@@ -105,14 +106,9 @@ impl Shim {
     fn control(&self) -> File {
         File::options().read(true).write(true).open(&self.control).expect("the control file")
     }
-
-    /// How long the trace is now: what is acknowledged now is durable by what stands before.
-    pub(crate) fn position(&self) -> u64 {
-        position(&self.trace)
-    }
 }
 
-/// As [`Shim::position`], for whoever knows the path alone.
+/// How long a trace is now: what is acknowledged now is durable by what stands before.
 pub(crate) fn position(trace: &Path) -> u64 {
     std::fs::metadata(trace).map_or(0, |data| data.len())
 }

@@ -24,22 +24,57 @@ pub(crate) struct Step {
 #[derive(Clone, Debug)]
 pub(crate) enum Change {
     /// A process begins; the inode of the directory.
-    Root { inode: u64 },
-    Create { inode: u64, path: String },
-    MakeDirectory { inode: u64, path: String },
+    Root {
+        inode: u64,
+    },
+    Create {
+        inode: u64,
+        path: String,
+    },
+    MakeDirectory {
+        inode: u64,
+        path: String,
+    },
     /// Bytes, as a place in the trace.
-    Write { inode: u64, at: u64, data: Range<usize> },
-    Zero { inode: u64, at: u64, length: u64 },
-    Size { inode: u64, size: u64 },
-    Rename { from: String, to: String },
-    Link { inode: u64, to: String },
-    Unlink { path: String },
-    RemoveDirectory { path: String },
+    Write {
+        inode: u64,
+        at: u64,
+        data: Range<usize>,
+    },
+    Zero {
+        inode: u64,
+        at: u64,
+        length: u64,
+    },
+    Size {
+        inode: u64,
+        size: u64,
+    },
+    Rename {
+        from: String,
+        to: String,
+    },
+    Link {
+        inode: u64,
+        to: String,
+    },
+    Unlink {
+        path: String,
+    },
+    RemoveDirectory {
+        path: String,
+    },
     /// A sync covers what was done before it began, once it has ended well.
-    SyncBegins { inode: u64, token: u64 },
-    SyncEnds { token: u64, done: bool },
+    SyncBegins {
+        inode: u64,
+        token: u64,
+    },
+    SyncEnds {
+        token: u64,
+        done: bool,
+    },
     /// Something failed on demand.
-    Fault { code: u64 },
+    Fault,
 }
 
 impl Trace {
@@ -52,8 +87,10 @@ impl Trace {
         let mut steps = Vec::new();
         let mut at = 0;
         while let Some(header) = bytes.get(at..at + HEADER_BYTES) {
-            let half = |place: usize| u32::from_le_bytes(header[place..place + 4].try_into().expect("4 bytes"));
-            let whole = |place: usize| u64::from_le_bytes(header[place..place + 8].try_into().expect("8 bytes"));
+            let half =
+                |place: usize| u32::from_le_bytes(header[place..place + 4].try_into().expect("4 bytes"));
+            let whole =
+                |place: usize| u64::from_le_bytes(header[place..place + 8].try_into().expect("8 bytes"));
             assert_eq!(half(0), MAGIC, "a trace holds records, at {at}");
             let (kind, inode, a, b) = (half(4), whole(8), whole(16), whole(24));
             let first = at + HEADER_BYTES..at + HEADER_BYTES + half(32) as usize;
@@ -79,11 +116,18 @@ impl Trace {
                 11 => Change::SyncBegins { inode, token: a },
                 12 => Change::SyncEnds { token: a, done: b == 1 },
                 13 => panic!("the server did what the shim cannot follow: {}", text(&first)),
-                14 => Change::Fault { code: a },
+                14 => Change::Fault,
                 _ => panic!("a record of kind {kind}"),
             };
             steps.push(Step { end: at as u64, change });
         }
+        Self { bytes, steps }
+    }
+
+    /// Made by hand.
+    #[cfg(test)]
+    pub(crate) fn of(bytes: Vec<u8>, changes: Vec<Change>) -> Self {
+        let steps = changes.into_iter().zip(1..).map(|(change, end)| Step { end, change }).collect();
         Self { bytes, steps }
     }
 

@@ -130,19 +130,31 @@ impl Start {
     }
 
     /// Starts it and waits until it serves.
-    pub(crate) async fn run(mut self) -> Process {
+    pub(crate) async fn run(self) -> Process {
+        let program = self.program;
+        match self.starts().await {
+            Ok(process) => process,
+            Err(failure) => panic!("{program} has ended, {:?}:\n{}", failure.code, failure.message),
+        }
+    }
+
+    /// Starts it and waits until it serves, or has failed.
+    pub(crate) async fn starts(mut self) -> Result<Process, Failure> {
         let append =
             |end: &str| File::options().create(true).append(true).open(self.log(end)).expect("a log file");
-        let before = read(&self.log("out")).len();
+        let before = [read(&self.log("out")).len(), read(&self.log("err")).len()];
         let child =
             self.command().stdout(append("out")).stderr(append("err")).spawn().expect("the binary runs");
         let mut process = Process { child, start: self.clone() };
         let banner = until("a banner", async || {
-            process.must_run();
-            let banner = read(&self.log("out")).split_off(before);
-            banner.contains("\n  try ").then_some(banner)
+            if let Some(status) = process.child.try_wait().expect("a child") {
+                let message = process.log().split_off(before[1]);
+                return Some(Err(Failure { code: status.code(), message }));
+            }
+            let banner = read(&self.log("out")).split_off(before[0]);
+            banner.contains("\n  try ").then_some(Ok(banner))
         })
-        .await;
+        .await?;
         // A restart takes the same ports.
         self.clients = url(&banner, "clients").expect("it says where it listens");
         if self.peers.is_some() {
@@ -151,7 +163,7 @@ impl Start {
         process.start = self;
         let ready = super::client::ready(process.address());
         super::in_time("ready", ready).await;
-        process
+        Ok(process)
     }
 
     /// Starts it and waits for its end, which must be a failure.
