@@ -77,14 +77,14 @@ pub(crate) async fn run(flags: Brain) -> Result<()> {
     let mut table = table;
     let mut watched = placement::Watched::new(flags.placement.clone());
     let outcome = loop {
-        let reload = tokio::select! {
+        let reload = tokio::select! { biased; // the engine's reason is the cause of its groups'
             heard = signals.next() => match heard {
                 Heard::Stop => break Ok(()),
                 Heard::Reload => true,
             },
             () = watched.changed() => true,
-            error = shutdown::ended(std::slice::from_ref(&store)) => break Err(error),
             error = shutdown::poisoned(storage.embedded.as_deref()) => break Err(error),
+            error = shutdown::ended(std::slice::from_ref(&store)) => break Err(error),
         };
         if let Some(next) = reload.then(|| watched.reload(&table)).flatten() {
             match store.prepare(next.clone()).await {

@@ -169,14 +169,14 @@ pub(crate) async fn run(flags: Standalone) -> Result<()> {
     );
     let outcome = loop {
         let stores = groups.stores();
-        tokio::select! {
+        tokio::select! { biased; // the engine's reason is the cause of its groups'
             heard = signals.next() => match heard {
                 Heard::Stop => break Ok(()),
                 Heard::Reload => {}
             },
             () = watched.changed() => {}
-            error = shutdown::ended(&stores) => break Err(error),
             error = shutdown::poisoned(groups.storage.embedded.as_deref()) => break Err(error),
+            error = shutdown::ended(&stores) => break Err(error),
         }
         if let Some(next) = watched.reload(&table) {
             match groups.replace(&next).await {

@@ -147,10 +147,12 @@ async fn a_damaged_file_is_noticed_and_no_acknowledged_write_is_lost_in_silence(
                 3 => Damage::Blank(at / 512 * 512),
                 _ => Damage::Delete,
             };
-            println!("{damage:?} of {}", file.display());
             match try_damage(&place, &directory, file, damage, &history, number == 0).await {
                 Ok(true) => noticed += 1,
-                Ok(false) => harmless += 1,
+                Ok(false) => {
+                    harmless += 1;
+                    println!("  harmless: {damage:?} of {} ({} bytes)", file.display(), bytes.len());
+                }
                 Err(error) => {
                     let line = format!(
                         "seed {seed}: {damage:?} of {} ({} bytes): {error}",

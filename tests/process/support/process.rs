@@ -147,9 +147,8 @@ impl Start {
             self.command().stdout(append("out")).stderr(append("err")).spawn().expect("the binary runs");
         let mut process = Process { child, start: self.clone() };
         let banner = until("a banner", async || {
-            if let Some(status) = process.child.try_wait().expect("a child") {
-                let message = process.log().split_off(before[1]);
-                return Some(Err(Failure { code: status.code(), message }));
+            if let Some(failure) = process.failed(before[1]) {
+                return Some(Err(failure));
             }
             let banner = read(&self.log("out")).split_off(before[0]);
             banner.contains("\n  try ").then_some(Ok(banner))
@@ -161,8 +160,13 @@ impl Start {
             self.peers = url(&banner, "peers");
         }
         process.start = self;
-        let ready = super::client::ready(process.address());
-        super::in_time("ready", ready).await;
+        let address = process.address().to_owned();
+        let ready = super::in_time("ready", super::client::ready(&address));
+        let ended = until("an end, or not", async || process.failed(before[1]));
+        tokio::select! {
+            () = ready => {}
+            failure = ended => return Err(failure),
+        }
         Ok(process)
     }
 
@@ -227,6 +231,12 @@ impl Process {
         let status = read(Path::new(&format!("/proc/{}/status", self.child.id())));
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a process has memory");
         line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") << 10
+    }
+
+    /// That it has ended, and what it said after the first `before` bytes of its log.
+    fn failed(&mut self, before: usize) -> Option<Failure> {
+        let status = self.child.try_wait().expect("a child")?;
+        Some(Failure { code: status.code(), message: self.log().split_off(before) })
     }
 
     pub(crate) fn must_run(&mut self) {
