@@ -63,6 +63,8 @@ async fn fails_under_load(
         until("short writes", async || (shim.hits() > 20).then_some(())).await;
         let errors = load.stop().await;
         assert!(errors.is_empty(), "a short write is not a failure: {errors:?}");
+        server.signal("TERM");
+        assert!(server.ended().await.success(), "{}", server.log());
     } else {
         ends_with(&mut server, before, words).await;
         let errors = in_time("the clients' ends", load.ended()).await;
@@ -72,7 +74,7 @@ async fn fails_under_load(
     let injected = shim.hits();
     assert!(injected > 0, "something was injected");
     let again = server.start();
-    drop(server);
+    drop(server); // it has ended
     shim.heal();
 
     let trace = Trace::read(&shim.trace);

@@ -30,7 +30,7 @@ async fn two_lives(start: Start, shim: &Shim, seed: u64, each: Duration) -> Hist
     let load = Load::start(&server, &history, shim.trace.clone(), seed);
     tokio::time::sleep(each).await;
     let start = server.start();
-    drop(server); // killed
+    shim.kill(server).await;
     in_time("the clients' ends", load.ended()).await;
 
     let mut server = start.run().await;

@@ -63,12 +63,13 @@ struct record {
 
 enum fault { NONE, WRITE_NO_SPACE, WRITE_FAILS, SYNC_FAILS, WRITE_SHORT };
 
-/* The test writes all but `hits`. */
+/* The test writes all but `seen` and `hits`. */
 struct control {
 	uint64_t fault;
 	uint64_t after; /* operations of that kind that still succeed */
 	uint64_t times; /* how often it fails; 0 is for ever */
 	uint64_t seen, hits;
+	uint64_t die; /* the process kills itself after its next record: none is then between an operation and its record */
 };
 
 struct watched {
@@ -110,6 +111,8 @@ static void record(enum kind kind, uint64_t inode, uint64_t a, uint64_t b, const
 	ssize_t expected = sizeof head + head.first + head.second;
 	if (syscall(SYS_writev, trace, all, count) != expected)
 		die("the trace cannot be written");
+	if (control && control->die)
+		syscall(SYS_kill, getpid(), SIGKILL);
 }
 
 static void named(enum kind kind, uint64_t inode, const char *path, const char *second)
@@ -656,6 +659,12 @@ static void catch_own_calls(void)
 	struct sock_fprog all = { n, filter };
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &all))
 		die("seccomp is not permitted");
+}
+
+/* No thread is between an operation and its record when the process ends. */
+__attribute__((destructor)) static void end(void)
+{
+	pthread_mutex_lock(&lock);
 }
 
 __attribute__((constructor)) static void begin(void)

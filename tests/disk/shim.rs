@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::support::process::{Place, Start};
+use crate::support::process::{Place, Process, Start};
 
 const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/disk/shim.c");
 
@@ -85,6 +85,13 @@ impl Shim {
         self.set(2, injection.times);
         self.set(3, 0);
         self.set(0, injection.fault as u64); // last: the others hold for it
+    }
+
+    /// Kills the server between two operations: a signal from outside could come between one and its record.
+    pub(crate) async fn kill(&self, mut server: Process) {
+        self.set(5, 1);
+        server.ended().await;
+        self.set(5, 0);
     }
 
     /// The disk is well again.
