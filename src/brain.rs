@@ -45,7 +45,7 @@ pub(crate) async fn run(flags: Brain) -> Result<()> {
     let storage = storage::open(&flags.store).await?;
     let config = storage.config(flags.group.clone(), 1, &flags.store, &flags.clients);
     let opened = Store::open(config, storage.engine.clone(), table.clone()).await;
-    let store = opened.with_context(|| format!("group {} cannot be opened", flags.group))?;
+    let store = opened.with_context(|| storage::unopened(&flags.group, &flags.store))?;
 
     let (accepting, streams) = (Stopper::default(), Stopper::default());
     let advertised = match flags.clients.advertise_client_urls.is_empty() {
@@ -85,14 +85,14 @@ pub(crate) async fn run(flags: Brain) -> Result<()> {
     let mut table = table;
     let mut watched = placement::Watched::new(flags.placement.clone());
     let outcome = loop {
-        let reload = tokio::select! {
+        let reload = tokio::select! { biased; // the engine's reason is the cause of its groups'
             heard = signals.next() => match heard {
                 Heard::Stop => break Ok(()),
                 Heard::Reload => true,
             },
             () = watched.changed() => true,
-            error = shutdown::ended(std::slice::from_ref(&store)) => break Err(error),
             error = shutdown::poisoned(storage.embedded.as_deref()) => break Err(error),
+            error = shutdown::ended(std::slice::from_ref(&store)) => break Err(error),
         };
         if let Some(next) = reload.then(|| watched.reload(&table)).flatten() {
             match store.prepare(next.clone()).await {

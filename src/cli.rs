@@ -105,6 +105,9 @@ pub(crate) struct Store {
     /// Bytes of blocks that the embedded engine keeps of what it read from disk.
     #[arg(long, env = "KUBEBRAIN_BLOCK_CACHE_BYTES", default_value_t = 64 << 20)]
     pub block_cache_bytes: u64,
+    /// Bytes of rows that the embedded engine keeps in memory before it writes them out sorted; kept with a store.
+    #[arg(long, env = "KUBEBRAIN_MEMTABLE_BYTES", default_value_t = 128 << 20)]
+    pub memtable_bytes: u64,
     /// Bytes of recent events kept for watchers, for each group.
     #[arg(long, env = "KUBEBRAIN_WATCH_WINDOW_BYTES", default_value_t = 64 << 20)]
     pub watch_window_bytes: usize,

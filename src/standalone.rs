@@ -49,7 +49,7 @@ impl Groups {
         let count = placement.groups().count();
         let config = self.storage.config(group.clone(), count, &self.flags.store, &self.flags.clients);
         let opened = Store::open(config, self.storage.engine.clone(), placement.clone()).await;
-        let store = opened.with_context(|| format!("group {group} cannot be opened"))?;
+        let store = opened.with_context(|| storage::unopened(group, &self.flags.store))?;
         let config = EndpointConfig {
             audience: Audience::Peers,
             progress_interval: self.flags.clients.watch_progress_notify_interval,
@@ -168,14 +168,14 @@ pub(crate) async fn run(flags: Standalone) -> Result<()> {
     );
     let outcome = loop {
         let stores = groups.stores();
-        tokio::select! {
+        tokio::select! { biased; // the engine's reason is the cause of its groups'
             heard = signals.next() => match heard {
                 Heard::Stop => break Ok(()),
                 Heard::Reload => {}
             },
             () = watched.changed() => {}
-            error = shutdown::ended(&stores) => break Err(error),
             error = shutdown::poisoned(groups.storage.embedded.as_deref()) => break Err(error),
+            error = shutdown::ended(&stores) => break Err(error),
         }
         if let Some(next) = watched.reload(&table) {
             match groups.replace(&next).await {

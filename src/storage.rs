@@ -38,12 +38,23 @@ pub(crate) async fn open(flags: &cli::Store) -> Result<Storage> {
             }
             let config = embedded::Config {
                 cache_bytes: flags.block_cache_bytes,
+                memtable_bytes: flags.memtable_bytes,
                 ..embedded::Config::new(&flags.data_dir)
             };
             let opened = tokio::task::spawn_blocking(move || Embedded::open(&config)).await?;
             let embedded = Arc::new(opened.context("the store cannot be opened")?);
             tracing::debug!(bytes = embedded.size(), "store opened");
             Ok(Storage { engine: embedded.clone(), embedded: Some(embedded), quota })
+        }
+    }
+}
+
+/// For an error: which group, and where.
+pub(crate) fn unopened(group: &GroupName, store: &cli::Store) -> String {
+    match store.engine {
+        cli::Engine::Memory => format!("group {group} cannot be opened"),
+        cli::Engine::Embedded => {
+            format!("group {group} in data directory {} cannot be opened", store.data_dir.display())
         }
     }
 }

@@ -1,6 +1,6 @@
 //! [`Process`]: a `kubebrain` that this test started, and ends.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -61,7 +61,8 @@ pub(crate) struct Start {
     logs: PathBuf,
     /// No flags but those that are given.
     exact: bool,
-    environment: Vec<(String, String)>,
+    /// Variables for it alone.
+    pub(crate) environment: Vec<(String, OsString)>,
 }
 
 impl Start {
@@ -118,7 +119,7 @@ impl Start {
     }
 
     pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
-        self.environment.push((name.to_owned(), value.to_owned()));
+        self.environment.push((name.to_owned(), value.into()));
         self
     }
 
@@ -170,19 +171,30 @@ impl Start {
     }
 
     /// Starts it and waits until it serves.
-    pub(crate) async fn run(mut self) -> Process {
+    pub(crate) async fn run(self) -> Process {
+        let program = self.program;
+        match self.starts().await {
+            Ok(process) => process,
+            Err(failure) => panic!("{program} has ended, {:?}:\n{}", failure.code, failure.message),
+        }
+    }
+
+    /// Starts it and waits until it serves, or has failed.
+    pub(crate) async fn starts(mut self) -> Result<Process, Failure> {
         let append =
             |end: &str| File::options().create(true).append(true).open(self.log(end)).expect("a log file");
-        let before = read(&self.log("out")).len();
+        let before = [read(&self.log("out")).len(), read(&self.log("err")).len()];
         let child =
             self.command().stdout(append("out")).stderr(append("err")).spawn().expect("the binary runs");
         let mut process = Process { child, start: self.clone(), probes: None };
         let banner = until("a banner", async || {
-            process.must_run();
-            let banner = read(&self.log("out")).split_off(before);
-            banner.contains("\n  try ").then_some(banner)
+            if let Some(failure) = process.failed(before[1]) {
+                return Some(Err(failure));
+            }
+            let banner = read(&self.log("out")).split_off(before[0]);
+            banner.contains("\n  try ").then_some(Ok(banner))
         })
-        .await;
+        .await?;
         process.probes = url(&banner, "probes");
         // A restart takes the same ports.
         self.clients = url(&banner, "clients").expect("it says where it listens");
@@ -190,11 +202,17 @@ impl Start {
             self.peers = url(&banner, "peers");
         }
         process.start = self;
-        if process.start.scheme == "http" && !process.start.exact {
-            let ready = super::client::ready(process.address());
-            super::in_time("ready", ready).await;
+        if process.start.scheme != "http" || process.start.exact {
+            return Ok(process);
         }
-        process
+        let address = process.address().to_owned();
+        let ready = super::in_time("ready", super::client::ready(&address));
+        let ended = until("an end, or not", async || process.failed(before[1]));
+        tokio::select! {
+            () = ready => {}
+            failure = ended => return Err(failure),
+        }
+        Ok(process)
     }
 
     /// Starts it and waits for its end, which must be a failure.
@@ -273,6 +291,12 @@ impl Process {
         let status = read(Path::new(&format!("/proc/{}/status", self.child.id())));
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a process has memory");
         line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") << 10
+    }
+
+    /// That it has ended, and what it said after the first `before` bytes of its log.
+    fn failed(&mut self, before: usize) -> Option<Failure> {
+        let status = self.child.try_wait().expect("a child")?;
+        Some(Failure { code: status.code(), message: self.log().split_off(before) })
     }
 
     pub(crate) fn must_run(&mut self) {
