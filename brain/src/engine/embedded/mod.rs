@@ -28,6 +28,7 @@
 mod blobs;
 mod commit;
 mod defragment;
+mod manifest;
 mod moment;
 mod open;
 mod rows;

@@ -22,6 +22,7 @@ use lsm_tree::{
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::engine::embedded::blobs::Blobs;
+use crate::engine::embedded::manifest::{self, ManifestError};
 use crate::engine::embedded::moment::Moments;
 use crate::engine::embedded::upkeep::Full;
 use crate::engine::embedded::wal::{Log, RecoverError, Ring, Sizes};
@@ -106,6 +107,7 @@ impl Store {
                 source: "its rows are missing".into(),
             });
         }
+        manifest::check(&path).map_err(|error| place.unreadable(error))?;
         let stamps = SequenceNumberCounter::new(1); // readers need a number above one that exists
         let blobs = Blobs::new(path.join(BLOBS));
         let tree = place.guarded(|| tree(config, &path, &stamps, &blobs))?;
@@ -325,6 +327,14 @@ impl Place<'_> {
                 directory: self.0.into(),
                 source: "its files contradict each other".into(),
             }),
+        }
+    }
+
+    /// A manifest that is missing or damaged is damage; a disk that does not give it is not.
+    fn unreadable(self, error: ManifestError) -> OpenError {
+        match error {
+            ManifestError::Read { source, .. } if source.kind() != ErrorKind::NotFound => self.io(source),
+            error => OpenError::Corrupt { directory: self.0.into(), source: error.into() },
         }
     }
 
