@@ -11,6 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use fjall::PersistMode;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 
 use crate::engine::batch::{Batch, Condition, Write};
 use crate::engine::embedded::open::Store;
@@ -226,6 +227,7 @@ impl Disk for Arc<Store> {
     }
 
     fn write(&self, rows: Vec<(Bytes, Option<Bytes>)>) -> Result<(), WriteError> {
+        let began = Instant::now();
         let mut batch = self.database.batch().durability(Some(PersistMode::SyncData));
         for (key, value) in rows {
             match value {
@@ -240,8 +242,10 @@ impl Disk for Arc<Store> {
             }
             error => WriteError::Unknown(error.into()),
         })?;
+        self.metrics.sync.observe(began.elapsed().as_secs_f64());
         let view = self.database.snapshot();
         drop(mem::replace(&mut *self.published.write(), view));
+        self.metrics.commit.observe(began.elapsed().as_secs_f64());
         Ok(())
     }
 }

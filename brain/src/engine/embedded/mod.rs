@@ -21,6 +21,7 @@
 
 mod commit;
 mod defragment;
+mod metrics;
 mod open;
 mod scan;
 mod staged;
@@ -40,6 +41,7 @@ use crate::engine::scan::Span;
 use crate::engine::{Engine, Snapshot};
 use commit::{Committer, Order};
 use defragment::Defragmenter;
+pub use metrics::Metrics;
 use open::Store;
 pub use staged::{StageError, Staged};
 
@@ -66,6 +68,8 @@ pub struct Config {
     /// these wait for the disk in a flood), and so does the journal, thus the time to open after a crash (about 3 ms
     /// a MiB). Taken when the store is made and kept with it.
     pub memtable_bytes: u64,
+    /// Where it counts. Default: nowhere to be seen.
+    pub metrics: Metrics,
 }
 
 /// An engine in a directory. Dropping it waits for the batches in its queue, unless it is poisoned; its directory is
@@ -83,7 +87,12 @@ pub struct Embedded {
 impl Config {
     /// Defaults for a directory.
     pub fn new(directory: impl Into<PathBuf>) -> Self {
-        Self { directory: directory.into(), cache_bytes: 64 << 20, memtable_bytes: 128 << 20 }
+        Self {
+            directory: directory.into(),
+            cache_bytes: 64 << 20,
+            memtable_bytes: 128 << 20,
+            metrics: Metrics::default(),
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions, LsmError};
 use parking_lot::RwLock;
 
-use crate::engine::embedded::Config;
+use crate::engine::embedded::{Config, Metrics};
 use crate::engine::error::OpenError;
 
 /// The layout of a store. Another number is another program's: it is refused.
@@ -34,6 +34,7 @@ pub(super) struct Store {
     pub(super) published: RwLock<fjall::Snapshot>,
     pub(super) rows: Keyspace,
     pub(super) database: Database,
+    pub(super) metrics: Metrics,
     path: PathBuf,
     _lock: File,
 }
@@ -58,7 +59,8 @@ impl Store {
             });
         }
         let rows = place.guarded(|| rows(&database, config))?;
-        Ok(Self { published: RwLock::new(database.snapshot()), rows, database, path, _lock: lock })
+        let (published, metrics) = (RwLock::new(database.snapshot()), config.metrics.clone());
+        Ok(Self { published, rows, database, metrics, path, _lock: lock })
     }
 
     /// Fails once any of fjall's writes has failed, in the background too. Writes nothing that is not written anyway.
