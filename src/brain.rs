@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use kubebrain_brain::compaction::Alone;
-use kubebrain_brain::mvcc::Store;
+use kubebrain_brain::mvcc::{self, Store};
 use kubebrain_brain::service::{Audience, Endpoint, EndpointConfig};
 use kubebrain_shared::placement::Placement;
 use kubebrain_shared::serve::ServeConfig;
@@ -13,6 +13,7 @@ use kubebrain_shared::stop::Stopper;
 
 use crate::cli::Brain;
 use crate::listen::{Front, Listeners};
+use crate::numbers::Numbers;
 use crate::shutdown::{self, Heard, Signals};
 use crate::{banner, placement, storage};
 
@@ -42,8 +43,12 @@ pub(crate) async fn run(flags: Brain) -> Result<()> {
              on the proxy instead"
         );
     }
-    let storage = storage::open(&flags.store).await?;
-    let config = storage.config(flags.group.clone(), 1, &flags.store, &flags.clients);
+    let numbers = Numbers::new(&flags.clients);
+    let storage = storage::open(&flags.store, &numbers.metrics).await?;
+    let config = mvcc::Config {
+        metrics: mvcc::metrics::Metrics::new(&numbers.metrics),
+        ..storage.config(flags.group.clone(), 1, &flags.store, &flags.clients)
+    };
     let opened = Store::open(config, storage.engine.clone(), table.clone()).await;
     let store = opened.with_context(|| storage::unopened(&flags.group, &flags.store))?;
 
@@ -63,8 +68,9 @@ pub(crate) async fn run(flags: Brain) -> Result<()> {
         Endpoint::new(store.clone(), config, streams.handle())
     };
     let interval = flags.clients.watch_progress_notify_interval;
-    let for_clients = endpoint(Audience::Clients, interval);
+    let for_clients = numbers.observe(endpoint(Audience::Clients, interval));
     let for_peers = endpoint(Audience::Peers, interval.min(PEER_PROGRESS_MAX));
+    let for_peers = numbers.observe_peers(for_peers, &flags.clients);
     banner::print(
         &format!("kubebrain brain of group {} at {}", flags.group, store.shared().committed()),
         &[

@@ -191,6 +191,10 @@ pub(crate) struct Clients {
     /// Bytes of the largest request.
     #[arg(long, env = "ETCD_MAX_REQUEST_BYTES", default_value_t = 3 << 19)]
     pub max_request_bytes: usize,
+    /// A unary request that takes longer is worth a line in the log.
+    #[arg(long, env = "ETCD_WARNING_UNARY_REQUEST_DURATION", value_name = "DURATION", default_value = "300ms",
+          value_parser = duration::parse)]
+    pub warning_unary_request_duration: Duration,
     /// Streams that one connection may have open.
     #[arg(long, env = "ETCD_MAX_CONCURRENT_STREAMS", default_value_t = u32::MAX)]
     pub max_concurrent_streams: u32,

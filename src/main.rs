@@ -8,6 +8,7 @@ mod ctl;
 mod duration;
 mod etcd;
 mod listen;
+mod numbers;
 mod placement;
 mod proxy;
 mod shutdown;

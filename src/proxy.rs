@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use anyhow::{Context, Result, bail};
+use kubebrain_proxy::metrics::Metrics;
 use kubebrain_proxy::{Config, Proxy};
 use kubebrain_shared::dial::Connector;
 use kubebrain_shared::group::GroupName;
@@ -11,6 +12,7 @@ use kubebrain_shared::stop::Stopper;
 
 use crate::cli::{self, Clients};
 use crate::listen::{self, Front};
+use crate::numbers::Numbers;
 use crate::shutdown::{Heard, Signals};
 use crate::{banner, placement};
 
@@ -53,7 +55,9 @@ pub(crate) async fn run(flags: cli::Proxy) -> Result<()> {
     let brains =
         connectors(&table, None).with_context(|| format!("placement {}", flags.placement.display()))?;
     let clients = Front::bind(&flags.clients).await?;
-    let proxy = Proxy::new(config(&flags.clients, &clients.urls), table.clone(), brains);
+    let numbers = Numbers::new(&flags.clients);
+    let config = Config { metrics: Metrics::new(&numbers.metrics), ..config(&flags.clients, &clients.urls) };
+    let proxy = Proxy::new(config, table.clone(), brains);
     banner::print(
         "kubebrain proxy",
         &[
@@ -64,7 +68,7 @@ pub(crate) async fn run(flags: cli::Proxy) -> Result<()> {
         ],
     );
     let accepting = Stopper::default();
-    clients.serve(&proxy.service(), &accepting);
+    clients.serve(&numbers.observe(proxy.service()), &accepting);
     let mut watched = placement::Watched::new(Some(flags.placement.clone()));
     let mut started = false;
     loop {

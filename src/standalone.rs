@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use kubebrain_brain::mvcc::Store;
+use kubebrain_brain::mvcc::{self, Store};
 use kubebrain_brain::service::{Audience, Endpoint, EndpointConfig};
 use kubebrain_proxy::Proxy;
 use kubebrain_shared::dial::Connector;
@@ -17,6 +17,7 @@ use kubebrain_shared::stop::Stopper;
 
 use crate::cli::Standalone;
 use crate::listen::Front;
+use crate::numbers::Numbers;
 use crate::shutdown::{self, Heard, Signals};
 use crate::storage::{self, Storage};
 use crate::{banner, placement, proxy};
@@ -25,6 +26,7 @@ use crate::{banner, placement, proxy};
 struct Groups {
     flags: Standalone,
     storage: Storage,
+    metrics: mvcc::metrics::Metrics,
     running: BTreeMap<GroupName, Running>,
     /// Connections from the proxy.
     accepting: Stopper,
@@ -47,7 +49,10 @@ impl Groups {
     /// Opens a group and serves it in memory.
     async fn open(&self, group: &GroupName, placement: &Arc<Placement>) -> Result<Running> {
         let count = placement.groups().count();
-        let config = self.storage.config(group.clone(), count, &self.flags.store, &self.flags.clients);
+        let config = mvcc::Config {
+            metrics: self.metrics.clone(),
+            ..self.storage.config(group.clone(), count, &self.flags.store, &self.flags.clients)
+        };
         let opened = Store::open(config, self.storage.engine.clone(), placement.clone()).await;
         let store = opened.with_context(|| storage::unopened(group, &self.flags.store))?;
         let config = EndpointConfig {
@@ -135,12 +140,17 @@ pub(crate) async fn run(flags: Standalone) -> Result<()> {
     if let Some((group, _)) = table.groups().find(|(_, brains)| !brains.is_empty()) {
         bail!("the placement names brains of group {group}: in standalone all groups run in this process");
     }
-    let storage = storage::open(&flags.store).await?;
+    let numbers = Numbers::new(&flags.clients);
+    let storage = storage::open(&flags.store, &numbers.metrics).await?;
     let mut watched = placement::Watched::new(flags.placement.clone());
-    let proxy_config = proxy::config(&flags.clients, &clients.urls);
+    let proxy_config = kubebrain_proxy::Config {
+        metrics: kubebrain_proxy::metrics::Metrics::new(&numbers.metrics),
+        ..proxy::config(&flags.clients, &clients.urls)
+    };
     let mut groups = Groups {
         flags,
         storage,
+        metrics: mvcc::metrics::Metrics::new(&numbers.metrics),
         running: BTreeMap::new(),
         accepting: Stopper::default(),
         streams: Stopper::default(),
@@ -154,7 +164,7 @@ pub(crate) async fn run(flags: Standalone) -> Result<()> {
     let (urls, probe_urls) = (clients.urls.clone(), clients.probe_urls.clone());
     proxy.start().await;
     compaction.into_iter().for_each(|policy| proxy.compact_automatically(policy));
-    clients.serve(&proxy.service(), &accepting);
+    clients.serve(&numbers.observe(proxy.service()), &accepting);
     banner::print(
         &format!("kubebrain standalone at {}", proxy.floor()),
         &[

@@ -11,6 +11,7 @@ use kubebrain_brain::mvcc;
 use kubebrain_brain::mvcc::quota::Quota;
 use kubebrain_brain::request::Limits;
 use kubebrain_shared::group::GroupName;
+use kubebrain_shared::metrics::Metrics;
 
 use crate::cli::{self, Clients};
 
@@ -24,7 +25,7 @@ pub(crate) struct Storage {
     pub quota: Arc<Quota>,
 }
 
-pub(crate) async fn open(flags: &cli::Store) -> Result<Storage> {
+pub(crate) async fn open(flags: &cli::Store, metrics: &Metrics) -> Result<Storage> {
     let quota = Quota::new(u64::try_from(flags.quota_backend_bytes).ok().filter(|bytes| *bytes > 0));
     match flags.engine {
         cli::Engine::Memory => Ok(Storage { engine: Arc::new(Memory::new()), embedded: None, quota }),
@@ -39,6 +40,7 @@ pub(crate) async fn open(flags: &cli::Store) -> Result<Storage> {
             let config = embedded::Config {
                 cache_bytes: flags.block_cache_bytes,
                 memtable_bytes: flags.memtable_bytes,
+                metrics: embedded::Metrics::new(metrics),
                 ..embedded::Config::new(&flags.data_dir)
             };
             let opened = tokio::task::spawn_blocking(move || Embedded::open(&config)).await?;

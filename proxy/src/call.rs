@@ -12,6 +12,7 @@ use http_body_util::BodyExt as _;
 use kubebrain_shared::fault::Fault;
 use kubebrain_shared::metadata;
 use kubebrain_shared::revision::Revision;
+use tokio::time::Instant;
 use tonic::Status;
 use tonic::body::Body;
 
@@ -68,6 +69,13 @@ impl Core {
     /// # Cancel safety
     /// A dropped call resets the request; a write may have been applied.
     pub(crate) async fn send(&self, group: &Group, ask: &Ask) -> Result<Answer, Failure> {
+        let began = Instant::now();
+        let outcome = self.send_once(group, ask).await;
+        group.metrics.sent(began, &outcome);
+        outcome
+    }
+
+    async fn send_once(&self, group: &Group, ask: &Ask) -> Result<Answer, Failure> {
         let frame = http_body_util::Full::new(ask.message.frame());
         let mut request = self.request(ask.path, &ask.headers, ask.part, Body::new(frame));
         if !ask.floor {

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use kubebrain_shared::dial::DialConfig;
 
+use crate::metrics::Metrics;
+
 /// What `Status` and `/version` say. Kubernetes switches features on by it.
 pub const ETCD_VERSION: &str = "3.6.11";
 
@@ -43,6 +45,8 @@ pub struct Config {
     /// Receive window of one watch stream from a brain; default 64 KiB. A client that does not read costs this much per
     /// group; the connection's window is so large that it never stalls the others.
     pub watch_window_bytes: u32,
+    /// Where it counts. Default: nowhere to be seen.
+    pub metrics: Metrics,
     /// Planted faults.
     #[cfg(any(test, feature = "seams"))]
     pub seams: Seams,
@@ -93,6 +97,7 @@ impl Default for Config {
             drain: Duration::from_secs(7),
             dial: DialConfig::default(),
             watch_window_bytes: 64 * 1024,
+            metrics: Metrics::default(),
             #[cfg(any(test, feature = "seams"))]
             seams: Seams::default(),
         }

@@ -133,7 +133,7 @@ impl Core {
     /// # Errors
     /// As there.
     pub(crate) async fn advance_fully(&self, group: &Group, floor: Revision) -> Result<Fenced, Status> {
-        let mut retry = Retry::new(self.config.retry_for);
+        let mut retry = Retry::new(self.config.retry_for).counted(&self.config.metrics.all.retries);
         loop {
             match tokio::time::timeout_at(retry.until(), self.advance_once(group, floor)).await {
                 Ok(Ok(fenced)) => return Ok(fenced),

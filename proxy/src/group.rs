@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use http::{Request, Response};
 use hyper::body::Incoming;
-use kubebrain_shared::dial::{Channel, Connector, DialError};
+use kubebrain_shared::dial::{Channel, Connector, DialError, State};
 use kubebrain_shared::group::GroupName;
 use kubebrain_shared::revision::Revision;
 use tonic::body::Body;
@@ -16,6 +16,7 @@ use tower::Service as _;
 
 use crate::config::Config;
 use crate::floor::Floor;
+use crate::metrics::Upstream;
 
 /// Which connection: watch streams do not wait behind big answers.
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +31,7 @@ pub(crate) struct Group {
     nodes: Vec<Node>,
     current: AtomicUsize,
     known: Floor,
+    pub(crate) metrics: Upstream,
 }
 
 struct Node {
@@ -44,7 +46,13 @@ impl Group {
             watch: Channel::new(connector, config.watch_dial()),
         };
         let nodes = connectors.into_iter().map(node).collect();
-        Self { name, nodes, current: AtomicUsize::new(0), known: Floor::default() }
+        let metrics = config.metrics.upstream(&name);
+        Self { name, nodes, current: AtomicUsize::new(0), known: Floor::default(), metrics }
+    }
+
+    /// How each node's connections stand: for requests, and for watch streams.
+    pub(crate) fn connections(&self) -> impl Iterator<Item = (State, State)> {
+        self.nodes.iter().map(|node| (node.bulk.state(), node.watch.state()))
     }
 
     pub(crate) fn name(&self) -> &GroupName {

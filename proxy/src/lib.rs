@@ -19,6 +19,7 @@
 //! The index, in reading order.
 
 pub mod config;
+pub mod metrics;
 pub mod proxy;
 
 mod floor;

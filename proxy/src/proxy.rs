@@ -37,7 +37,9 @@ impl Proxy {
         connectors: HashMap<GroupName, Vec<Connector>>,
     ) -> Self {
         let table = Table::new(placement, connectors, None, &config);
-        Self { core: Arc::new(Core::new(config, table)) }
+        let core = Arc::new(Core::new(config, table));
+        core.config.metrics.look_at(&core);
+        Self { core }
     }
 
     /// Fences every group, so that this proxy's floor is at or above all that any of them has acknowledged; ready

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use http::HeaderMap;
 use kubebrain_shared::fault::Fault;
+use prometheus::IntCounter;
 use tokio::time::{Instant, sleep_until};
 use tonic::Status;
 
@@ -15,11 +16,18 @@ const PAUSE_MAX: Duration = Duration::from_millis(500);
 pub(crate) struct Retry {
     until: Instant,
     pause: Duration,
+    counter: Option<IntCounter>,
 }
 
 impl Retry {
     pub(crate) fn new(time: Duration) -> Self {
-        Self { until: Instant::now() + time, pause: FIRST_PAUSE }
+        Self { until: Instant::now() + time, pause: FIRST_PAUSE, counter: None }
+    }
+
+    /// Each further try is counted.
+    pub(crate) fn counted(mut self, counter: &IntCounter) -> Self {
+        self.counter = Some(counter.clone());
+        self
     }
 
     /// Bounded by the client's `grpc-timeout` too.
@@ -38,6 +46,7 @@ impl Retry {
         }
         self.pause = (self.pause * 2).min(PAUSE_MAX);
         sleep_until(next).await;
+        self.counter.iter().for_each(IntCounter::inc);
         Ok(())
     }
 

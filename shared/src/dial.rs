@@ -119,11 +119,11 @@ struct Shared {
     connector: Connector,
     config: DialConfig,
     authority: Authority,
-    state: Mutex<State>,
+    state: Mutex<Standing>,
 }
 
 #[derive(Debug)]
-struct State {
+struct Standing {
     link: Link,
     /// Dials that failed since the last that did not.
     failures: u32,
@@ -142,6 +142,19 @@ enum Link {
     },
 }
 
+/// How a channel stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Nobody has asked for a connection.
+    Idle,
+    /// One is being made.
+    Dialing,
+    /// There is one.
+    Open,
+    /// The last dial has failed.
+    Resting,
+}
+
 /// How often a request that connections give back is handed to the next one.
 const TRIES: usize = 3;
 
@@ -155,7 +168,7 @@ impl Channel {
             Connector::Tcp(address) => address.parse().expect("an address is host:port"),
             Connector::Memory(_) => Authority::from_static("memory"),
         };
-        let state = Mutex::new(State { link: Link::Idle, failures: 0 });
+        let state = Mutex::new(Standing { link: Link::Idle, failures: 0 });
         Self { shared: Arc::new(Shared { connector, config, authority, state }) }
     }
 
@@ -168,6 +181,16 @@ impl Channel {
     /// A dropped call does not stop the dial.
     pub async fn connect(&self) -> Result<(), DialError> {
         self.sender().await.map(drop)
+    }
+
+    /// How it stands; a connection that was lost counts as idle.
+    pub fn state(&self) -> State {
+        match &self.shared.state.lock().link {
+            Link::Open(sender) if !sender.is_closed() => State::Open,
+            Link::Idle | Link::Open(_) => State::Idle,
+            Link::Dialing(_) => State::Dialing,
+            Link::Resting { .. } => State::Resting,
+        }
     }
 
     async fn send(self, mut request: http::Request<Body>) -> Result<http::Response<Incoming>, DialError> {
@@ -221,7 +244,7 @@ impl Shared {
         let opened = timeout.await.unwrap_or_else(|_elapsed| Err(io::ErrorKind::TimedOut.into()));
         let mut state = self.state.lock();
         match opened {
-            Ok(sender) => *state = State { link: Link::Open(sender), failures: 0 },
+            Ok(sender) => *state = Standing { link: Link::Open(sender), failures: 0 },
             Err(error) => {
                 debug!(authority = %self.authority, %error, "cannot connect");
                 let pause = pause(&self.config, state.failures, RandomState::new().build_hasher().finish());

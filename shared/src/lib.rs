@@ -13,6 +13,7 @@ pub mod snapshot;
 pub mod placement;
 pub mod tls;
 pub mod cork;
+pub mod metrics;
 mod pings;
 pub mod serve;
 pub mod probe;

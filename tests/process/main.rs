@@ -14,6 +14,7 @@ mod flood;
 mod limits;
 mod maintenance;
 mod pings;
+mod metrics;
 mod placement;
 mod proxies;
 mod reflection;

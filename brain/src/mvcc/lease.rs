@@ -101,6 +101,11 @@ impl Leases {
         self.granted.get(&id)
     }
 
+    /// How many.
+    pub fn count(&self) -> usize {
+        self.granted.len()
+    }
+
     /// All of them, with what is left to each.
     pub fn all(&self) -> Vec<(i64, LeaseRow, Duration)> {
         let now = Instant::now();

@@ -15,6 +15,7 @@ pub mod index;
 mod kept;
 pub mod lease;
 pub mod log;
+pub mod metrics;
 mod open;
 pub mod ownership;
 pub mod pending;
@@ -35,6 +36,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 use kubebrain_shared::fault::Fault;
 use kubebrain_shared::group::GroupName;
+use kubebrain_shared::metrics::One;
 use kubebrain_shared::placement::Placement;
 use kubebrain_shared::range::KeyRange;
 use kubebrain_shared::revision::Revision;
@@ -52,6 +54,7 @@ pub use export::{Export, ExportPart};
 pub use kept::ContentAt;
 use kept::Kept;
 use lease::Renewal;
+use metrics::Metrics;
 pub use open::OpenError;
 use quota::Quota;
 use read::{Chunks, Reader};
@@ -90,6 +93,8 @@ pub struct Config {
     /// Between two rows that say what is left of a long lease. Falls: a restart gives leases less time too much, and
     /// more is written. Default 5 min, as in etcd; at least 1 s.
     pub lease_checkpoint_interval: Duration,
+    /// Where it counts. Default: nowhere to be seen.
+    pub metrics: Metrics,
 }
 
 impl Config {
@@ -112,6 +117,7 @@ impl Config {
             window_bytes: 64 << 20,
             quota: Quota::new(None),
             lease_checkpoint_interval: lease::CHECKPOINT_INTERVAL,
+            metrics: Metrics::default(),
         }
     }
 }
@@ -163,6 +169,7 @@ impl Store {
             placement,
             loaded.start.counter,
             loaded.start.compacted,
+            config.metrics.of(&config.group),
         ));
         let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
         tokio::spawn(Writer::new(shared.clone(), inbox, loaded.start).run());
@@ -170,6 +177,7 @@ impl Store {
         let sweeper = Stopper::default();
         tokio::spawn(sweep::run(shared.clone(), commands.downgrade(), sweeps, sweeper.handle()));
         let sweeper = Arc::new(Mutex::new(Some(sweeper)));
+        config.metrics.opened(&shared, &commands, &swept);
         let scans = Arc::new(Semaphore::new(SCANS_MAX));
         Ok(Self { shared, commands, swept, limits: config.limits, sweeper, scans })
     }
@@ -220,6 +228,7 @@ impl Store {
     pub async fn range(&self, range: &Range, floor: Revision) -> Result<Reply, Fault> {
         self.shared.alarms.trusted()?;
         self.raise(range, floor).await?;
+        self.shared.metrics.all.ranges.inc();
         let reader = Reader::new(&self.shared, range.at)?;
         let answer = Answer::Range(reader.range(range).await?);
         Ok(Reply {
@@ -246,6 +255,7 @@ impl Store {
     ) -> Result<(Revision, impl Stream<Item = Result<Bytes, Fault>> + Send + use<>), Fault> {
         self.shared.alarms.trusted()?;
         self.raise(&range, floor).await?;
+        self.shared.metrics.all.ranges.inc();
         let header = Reader::new(&self.shared, range.at)?.header;
         // The reader borrows the store, so both live in a task.
         let (chunks, messages) = mpsc::channel::<Result<Bytes, Fault>>(1);
@@ -419,12 +429,17 @@ impl Store {
             match leases.renew(id) {
                 None => return Ok(None),
                 Some(Renewal::Done(lease)) => {
+                    self.shared.metrics.all.leases_renewed.inc();
                     return Ok(Some((lease.row.ttl, lease.row.holders.clone())));
                 }
                 Some(Renewal::NeedsWrite) => {}
             }
         }
-        self.ask(|reply| Command::Renew { id, reply }).await
+        let renewed = self.ask(|reply| Command::Renew { id, reply }).await;
+        if matches!(renewed, Ok(Some(_))) {
+            self.shared.metrics.all.leases_renewed.inc();
+        }
+        renewed
     }
 
     /// Alarms that stand.
@@ -510,14 +525,22 @@ impl Store {
         command: impl FnOnce(oneshot::Sender<Result<T, E>>) -> Command,
     ) -> Result<T, E> {
         let (reply, answer) = oneshot::channel();
-        self.commands.try_send(command(reply)).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => Fault::TooManyRequests,
-            mpsc::error::TrySendError::Closed(_) => Fault::Stopped,
+        let command = command(reply);
+        let metrics = &self.shared.metrics;
+        let proposes = command.proposes();
+        let _waiting = proposes.then(|| One::of(&metrics.all.pending));
+        let failed = |fault: Fault| {
+            metrics.all.failed.inc_by(proposes.into());
+            fault
+        };
+        self.commands.try_send(command).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => failed(Fault::TooManyRequests),
+            mpsc::error::TrySendError::Closed(_) => failed(Fault::Stopped),
         })?;
         match tokio::time::timeout(ANSWER_TIMEOUT, answer).await {
             Ok(Ok(answer)) => answer,
             // The writer ended with this on its way, or it is stuck: the outcome is not known.
-            Ok(Err(_)) | Err(_) => Err(Fault::Timeout.into()),
+            Ok(Err(_)) | Err(_) => Err(failed(Fault::Timeout).into()),
         }
     }
 }

@@ -16,6 +16,7 @@ use super::answer::Identity;
 use super::codec::Layout;
 use super::index::Index;
 use super::lease::Leases;
+use super::metrics::GroupMetrics;
 use super::quota::Share;
 use super::values::Values;
 use crate::engine::Engine;
@@ -43,6 +44,7 @@ pub struct Shared {
     pub share: Share,
     /// Watchers.
     pub hub: Hub,
+    pub(crate) metrics: GroupMetrics,
     /// Which keys are this group's. Changed by the writer, between two writes.
     pub placement: ArcSwap<Placement>,
     committed: AtomicU64,
@@ -95,6 +97,7 @@ impl Shared {
         placement: Arc<Placement>,
         committed: u64,
         compacted: i64,
+        metrics: GroupMetrics,
     ) -> Self {
         Self {
             group,
@@ -107,6 +110,7 @@ impl Shared {
             alarms,
             share,
             hub: Hub::new(window_bytes, committed),
+            metrics,
             placement: ArcSwap::new(placement),
             committed: AtomicU64::new(committed),
             compacted: AtomicI64::new(compacted),

@@ -10,6 +10,7 @@ use std::time::Duration;
 use kubebrain_shared::revision::Revision;
 use kubebrain_shared::stop::Stop;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use super::codec::{self, Record};
 use super::log::{self, LogError};
@@ -49,12 +50,17 @@ pub(super) async fn run(
         if target <= *swept.borrow() || shared.has_ended() {
             continue;
         }
+        let began = Instant::now();
         let done = tokio::select! {
             () = stop.asked() => return,
             done = sweep(&shared, &writer, target) => done,
         };
         match done {
-            Ok(()) => drop(swept.send_replace(target)),
+            Ok(()) => {
+                swept.send_replace(target);
+                shared.metrics.all.sweep_ms.observe(began.elapsed().as_secs_f64() * 1e3);
+                shared.metrics.all.sweep_last.set(unix_seconds());
+            }
             Err(error) => {
                 tracing::warn!(group = %shared.group, "sweep up to r{target} failed, trying again: {error}");
                 tokio::time::sleep(RETRY).await;
@@ -63,11 +69,19 @@ pub(super) async fn run(
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "a metric that shows wall time")]
+fn unix_seconds() -> i64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.map_or(0, |since| since.as_secs().cast_signed())
+}
+
 async fn sweep(shared: &Shared, writer: &mpsc::WeakSender<Command>, target: u64) -> Result<(), SweepError> {
     let mut after = None;
     loop {
         let (found, last) = shared.index.read().superfluous(after.as_ref(), KEYS_MAX, target);
         if !found.is_empty() {
+            let began = Instant::now();
+            let versions = found.iter().map(|(_, revisions)| revisions.len() as u64).sum();
             let mut batch = Batch::new();
             for (key, revisions) in &found {
                 for revision in revisions {
@@ -77,6 +91,8 @@ async fn sweep(shared: &Shared, writer: &mpsc::WeakSender<Command>, target: u64)
             shared.engine.commit(batch).await?;
             let freed = shared.index.write().compact_all(found.iter().map(|(key, _)| key), target);
             shared.share.give_back(freed);
+            shared.metrics.all.swept_versions.inc_by(versions);
+            shared.metrics.all.sweep_page_ms.observe(began.elapsed().as_secs_f64() * 1e3);
             tokio::time::sleep(PAUSE).await;
         }
         after = match last {

@@ -18,6 +18,17 @@ use crate::engine::{Engine, ReadError, Snapshot, Span};
 
 type Id = (Bytes, u64);
 
+/// How the cache does.
+#[derive(Clone, Copy, Debug)]
+pub struct CacheState {
+    /// Bytes in it.
+    pub bytes: u64,
+    /// Values found since the start.
+    pub hits: u64,
+    /// Values not found.
+    pub misses: u64,
+}
+
 #[derive(Clone)]
 struct Bytesize;
 
@@ -58,6 +69,12 @@ impl Values {
     pub fn new(engine: Arc<dyn Engine>, layout: Layout, cache_bytes: u64) -> Self {
         let items = usize::try_from(cache_bytes / 1024).unwrap_or(usize::MAX).max(16);
         Self { cache: Cache::with_weighter(items, cache_bytes, Bytesize), engine, layout }
+    }
+
+    /// How the cache does.
+    pub fn cache(&self) -> CacheState {
+        let cache = &self.cache;
+        CacheState { bytes: cache.weight(), hits: cache.hits(), misses: cache.misses() }
     }
 
     /// Adds one that was just written or read.

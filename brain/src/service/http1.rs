@@ -32,7 +32,7 @@ pub(super) async fn answer(inner: &Arc<Inner>, method: &Method, uri: &Uri) -> Re
         _ => text(
             StatusCode::NOT_FOUND,
             "text/plain",
-            "there is /health, /livez, /readyz and /version\n".to_owned(),
+            "there is /health, /livez, /readyz, /version and /metrics\n".to_owned(),
         ),
     }
 }

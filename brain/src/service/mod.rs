@@ -24,9 +24,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
-use http_body::Body as HttpBody;
 use hyper::body::Incoming;
 use kubebrain_shared::metadata;
+use kubebrain_shared::metrics::Inbound;
 use kubebrain_shared::reflection::{CLIENT_SERVICES, Reflection};
 use kubebrain_shared::revision::Revision;
 use kubebrain_shared::stop::Stop;
@@ -103,11 +103,7 @@ impl Endpoint {
         Self { inner: Arc::new(inner) }
     }
 
-    async fn route<B>(self, request: Request<B>) -> Response<Body>
-    where
-        B: HttpBody<Data = Bytes> + Send + Unpin + 'static,
-        B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
-    {
+    async fn route(self, request: Request<Inbound>) -> Response<Body> {
         let inner = self.inner;
         let grpc = request
             .headers()
@@ -242,7 +238,7 @@ impl Inner {
     }
 }
 
-impl Service<Request<Incoming>> for Endpoint {
+impl Service<Request<Inbound>> for Endpoint {
     type Response = Response<Body>;
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
@@ -251,7 +247,7 @@ impl Service<Request<Incoming>> for Endpoint {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+    fn call(&mut self, request: Request<Inbound>) -> Self::Future {
         let endpoint = self.clone();
         Box::pin(async move {
             let response = endpoint.route(request).await;
@@ -261,5 +257,20 @@ impl Service<Request<Incoming>> for Endpoint {
                 _ => response,
             })
         })
+    }
+}
+
+/// Without anybody who counts.
+impl Service<Request<Incoming>> for Endpoint {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = <Self as Service<Request<Inbound>>>::Future;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+        self.call(request.map(Inbound::from))
     }
 }

@@ -92,6 +92,11 @@ impl Hub {
         self.inner.lock().closed
     }
 
+    /// Bytes of recent events.
+    pub fn window_bytes(&self) -> usize {
+        self.inner.lock().window.bytes()
+    }
+
     /// Reads from a cursor that is not registered. Once it has read everything it is registered, under the same lock:
     /// nothing falls between.
     pub fn catch_up(

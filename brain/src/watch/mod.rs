@@ -16,6 +16,7 @@ pub mod event;
 pub mod history;
 pub mod hub;
 pub mod matching;
+pub(crate) mod metrics;
 pub mod stream;
 pub mod watcher;
 pub mod window;

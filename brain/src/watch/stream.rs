@@ -12,6 +12,7 @@ use kubebrain_proto::etcdserverpb::watch_create_request::FilterType;
 use kubebrain_proto::etcdserverpb::watch_request::RequestUnion;
 use kubebrain_proto::etcdserverpb::{WatchCreateRequest, WatchRequest};
 use kubebrain_shared::fault::Fault;
+use kubebrain_shared::metrics::One;
 use kubebrain_shared::range::KeyRange;
 use kubebrain_shared::stop::Stop;
 use kubebrain_shared::wire::{put_bytes_field, put_varint_field};
@@ -50,6 +51,7 @@ pub struct WatchStream<S> {
     /// The client has asked for progress.
     asked: bool,
     tick: Interval,
+    _counted: One,
 }
 
 /// What a create is refused with, in etcd's words.
@@ -67,6 +69,7 @@ where
         let mut tick = interval_at(Instant::now() + interval, interval);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let placement = store.shared().placement.load().version();
+        let counted = One::of(&store.shared().metrics.watch.streams);
         Self {
             store,
             inbound: Some(inbound),
@@ -80,6 +83,7 @@ where
             work: VecDeque::new(),
             asked: false,
             tick,
+            _counted: counted,
         }
     }
 
@@ -201,8 +205,9 @@ where
             fragment: create.fragment,
             progress: create.progress_notify,
         };
+        let metrics = &self.store.shared().metrics.watch;
         let registration = Registration::new(id, self.signal.clone(), keys);
-        self.watchers.insert(id, Watcher::new(id, wish, registration));
+        self.watchers.insert(id, Watcher::new(id, wish, registration, metrics));
         self.work.push_back(id);
     }
 

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+use kubebrain_shared::metrics::One;
 use kubebrain_shared::range::KeyRange;
 use kubebrain_shared::wire::{put_bytes_field, put_bytes_header, put_varint_field};
 
 use super::event::{Event, Prior, RevisionEvents};
 use super::history::{History, HistoryError};
 use super::hub::{Read, Registration};
+use super::metrics::Metrics;
 use crate::mvcc::answer::{Entry, put_header};
 use crate::mvcc::index::Version;
 use crate::mvcc::shared::Shared;
@@ -55,6 +57,9 @@ pub struct Watcher {
     pub spoke: bool,
     place: Place,
     id: i64,
+    _counted: One,
+    /// While it is not synced.
+    behind: Option<One>,
 }
 
 /// What one step gave.
@@ -78,9 +83,10 @@ impl Wish {
 
 impl Watcher {
     /// Begins at `wish.start`.
-    pub fn new(id: i64, wish: Wish, registration: Arc<Registration>) -> Self {
+    pub(super) fn new(id: i64, wish: Wish, registration: Arc<Registration>, metrics: &Metrics) -> Self {
         let place = Place::CatchingUp { next: wish.start, history: History::default() };
-        Self { wish, registration, spoke: false, place, id }
+        let (counted, behind) = (One::of(&metrics.watchers), Some(One::of(&metrics.behind)));
+        Self { wish, registration, spoke: false, place, id, _counted: counted, behind }
     }
 
     /// True if the hub marks it when there is something to read.
@@ -111,6 +117,7 @@ impl Watcher {
                     Read::Events(events, _) => (events, shared.hub.closed(), false),
                     Read::Closed(events, closed) => (events, closed, true),
                     Read::Evicted => {
+                        self.behind = Some(One::of(&shared.metrics.watch.behind));
                         self.place = Place::CatchingUp { next: unread, history: History::default() };
                         return Ok(Step::Responses(Vec::new()));
                     }
@@ -124,6 +131,7 @@ impl Watcher {
                     }
                     Read::Closed(events, closed) => {
                         self.place = Place::Synced;
+                        self.behind = None;
                         (events, closed, true)
                     }
                     Read::Evicted => match history.page(shared, &wish.keys, *next).await {
@@ -158,6 +166,7 @@ impl Watcher {
         if wanted.is_empty() {
             return Ok(Vec::new());
         }
+        shared.metrics.all.events.inc_by(wanted.len() as u64);
         let priors = if self.wish.prev_kv { priors(shared, &wanted, horizon).await? } else { Vec::new() };
         let mut priors = priors.into_iter();
         let mut encoded = Vec::with_capacity(wanted.len());

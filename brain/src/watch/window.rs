@@ -42,6 +42,11 @@ impl Window {
         }
     }
 
+    /// Bytes of the events that are kept.
+    pub const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// The revision from which on nothing is missing.
     pub const fn from(&self) -> u64 {
         self.from

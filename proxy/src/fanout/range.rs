@@ -81,7 +81,9 @@ impl Core {
             return Err(too_large(bytes_max).into());
         }
         let parts = parts.iter().map(Part::read).collect::<Result<Vec<_>, _>>()?;
-        Ok(grpc::answer_framed(plan.merge(parts, self.identity())?.frame()))
+        let answer = plan.merge(parts, self.identity())?.frame();
+        self.config.metrics.all.merged_bytes.observe(answer.len() as f64);
+        Ok(grpc::answer_framed(answer))
     }
 }
 

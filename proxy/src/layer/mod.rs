@@ -1,4 +1,3 @@
-//! One tower layer each.
+//! One tower layer each. Counting and logging are around the whole service, in `shared::metrics`.
 
 pub(crate) mod limit;
-pub(crate) mod trace;

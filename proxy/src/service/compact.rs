@@ -49,7 +49,7 @@ impl Call<'_> {
 
     async fn compact_one(&self, group: &Group) -> Result<(), Status> {
         let ask = self.ask(PATH);
-        let mut retry = Retry::new(self.core.config.retry_for);
+        let mut retry = Retry::new(self.core.config.retry_for).counted(&self.core.config.metrics.all.retries);
         loop {
             match self.core.send(group, &ask).await {
                 Ok(answer) => return answer.message(4096).await.map(|_| ()),

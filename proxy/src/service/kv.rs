@@ -143,7 +143,8 @@ impl Call<'_> {
     }
 
     pub(crate) fn retry(&self) -> Retry {
-        Retry::of_request(self.core.config.retry_for, &self.headers)
+        let config = &self.core.config;
+        Retry::of_request(config.retry_for, &self.headers).counted(&config.metrics.all.retries)
     }
 }
 

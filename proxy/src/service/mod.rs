@@ -20,6 +20,7 @@ use std::task::{Context, Poll};
 use http::{HeaderMap, Method, Request, Response, header};
 use hyper::body::Incoming;
 use kubebrain_shared::fault::Fault;
+use kubebrain_shared::metrics::Inbound;
 use kubebrain_shared::reflection::Reflection;
 use kubebrain_shared::unserved;
 use tonic::Status;
@@ -30,7 +31,6 @@ use crate::core::Core;
 use crate::group::Group;
 use crate::grpc::{self, Framed};
 use crate::layer::limit::Limit;
-use crate::layer::trace::Trace;
 use crate::strip_own;
 
 type Answering = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
@@ -38,7 +38,7 @@ type Answering = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>>
 /// What [`crate::Proxy::service`] gives: cheap to clone, one call per request.
 #[derive(Clone)]
 pub struct Service {
-    stack: Trace<Limit<Route>>,
+    stack: Limit<Route>,
 }
 
 /// By path.
@@ -51,8 +51,8 @@ impl Service {
     pub(crate) fn new(core: Arc<Core>) -> Self {
         let free = Arc::clone(&core.in_flight);
         let route = Route { core };
-        let limit = Limit::new(route, free); // below the trace: a refusal is worth a line
-        Self { stack: Trace::new(limit) }
+        let refused = route.core.config.metrics.all.refused.clone();
+        Self { stack: Limit::new(route, free, refused) }
     }
 
     /// As [`tower::Service::call`], from any body.
@@ -61,6 +61,21 @@ impl Service {
     }
 }
 
+impl tower::Service<Request<Inbound>> for Service {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Answering;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Inbound>) -> Self::Future {
+        tower::Service::call(&mut self.stack, request.map(Body::new))
+    }
+}
+
+/// Without anybody who counts.
 impl tower::Service<Request<Incoming>> for Service {
     type Response = Response<Body>;
     type Error = Infallible;

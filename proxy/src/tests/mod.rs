@@ -3,6 +3,7 @@
 mod kv;
 mod lease;
 mod maintenance;
+mod metrics;
 mod model;
 mod watch;
 mod web;

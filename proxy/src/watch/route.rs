@@ -5,6 +5,7 @@ use std::task::{Context, Poll};
 
 use kubebrain_proto::etcdserverpb::{WatchCreateRequest, WatchResponse};
 use kubebrain_shared::group::GroupName;
+use kubebrain_shared::metrics::One;
 use kubebrain_shared::revision::Revision;
 
 use super::answer::{self, Answer, NO_WATCHER};
@@ -23,7 +24,8 @@ impl WatchStream {
     /// A new watcher, which the client knows of already.
     pub(super) fn admit(&mut self, id: i64, create: Arc<WatchCreateRequest>, start: Revision) {
         let route = Route::Direct { group: self.core.table().home().name().clone(), part: 0 };
-        let watcher = Watcher { create, start, told: Revision::ZERO, route };
+        let counted = One::of(&self.core.config.metrics.all.watchers);
+        let watcher = Watcher { create, start, told: Revision::ZERO, route, _counted: counted };
         self.place(id, watcher, start.previous());
     }
 

@@ -15,6 +15,7 @@ use kubebrain_proto::etcdserverpb::watch_request::RequestUnion;
 use kubebrain_proto::etcdserverpb::{WatchCreateRequest, WatchRequest, WatchResponse};
 use kubebrain_shared::fault::Fault;
 use kubebrain_shared::group::GroupName;
+use kubebrain_shared::metrics::One;
 use kubebrain_shared::revision::Revision;
 use kubebrain_shared::stop::Stop;
 use tokio::sync::watch;
@@ -49,11 +50,13 @@ pub(super) struct WatchStream {
     out: VecDeque<Bytes>,
     end: Option<Result<(), Status>>,
     ended: bool,
+    _counted: One,
 }
 
 impl WatchStream {
     pub(super) fn new(core: Arc<Core>, input: Body, stop: Stop) -> Self {
         let changed = changed(core.tables());
+        let counted = One::of(&core.config.metrics.all.streams);
         Self {
             core,
             stop: Box::pin(async move { stop.asked().await }),
@@ -70,6 +73,7 @@ impl WatchStream {
             out: VecDeque::new(),
             end: None,
             ended: false,
+            _counted: counted,
         }
     }
 

@@ -10,6 +10,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use kubebrain_proto::etcdserverpb::WatchCreateRequest;
+use kubebrain_shared::metrics::One;
 use kubebrain_shared::revision::Revision;
 use tokio::time::{Sleep, sleep, timeout};
 use tonic::Status;
@@ -39,6 +40,7 @@ pub(super) struct Upstream {
     advancing: Option<Advancing>,
     pause: Option<Pin<Box<Sleep>>>,
     asking: Option<Asking>,
+    _counted: One,
 }
 
 struct Part {
@@ -84,7 +86,9 @@ pub(super) enum Signal {
 
 impl Upstream {
     pub(super) fn new(core: Arc<Core>, group: Arc<Group>, version: Option<u64>) -> Self {
+        let counted = One::of(&core.config.metrics.all.upstream_watches);
         Self {
+            _counted: counted,
             core,
             group,
             version,

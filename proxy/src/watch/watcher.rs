@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use kubebrain_proto::etcdserverpb::WatchCreateRequest;
 use kubebrain_shared::group::GroupName;
+use kubebrain_shared::metrics::One;
 use kubebrain_shared::revision::Revision;
 
 use super::merge::Merge;
@@ -20,6 +21,7 @@ pub(super) struct Watcher {
     /// The highest revision of an event or progress that it was told.
     pub(super) told: Revision,
     pub(super) route: Route,
+    pub(super) _counted: One,
 }
 
 /// Who serves it.

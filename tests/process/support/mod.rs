@@ -2,6 +2,7 @@
 
 pub(crate) mod bystander;
 pub(crate) mod client;
+pub(crate) mod exposition;
 pub(crate) mod http1;
 pub(crate) mod pki;
 pub(crate) mod process;

@@ -10,9 +10,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use lsm_tree::{AbstractTree, SeqNo};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 
 use crate::engine::batch::{Batch, Condition, Write};
 use crate::engine::embedded::open::Store;
+use crate::engine::embedded::{Config, Metrics};
 use crate::engine::embedded::rows::{self, Row};
 use crate::engine::embedded::upkeep::Upkeep;
 use crate::engine::embedded::wal::{AppendError, Log};
@@ -232,12 +234,14 @@ pub(super) struct Writer {
     log: Log,
     upkeep: Arc<Upkeep>,
     memtable_bytes: u64,
+    metrics: Metrics,
     record: Vec<u8>,
 }
 
 impl Writer {
-    pub(super) fn new(store: Arc<Store>, log: Log, upkeep: Arc<Upkeep>, memtable_bytes: u64) -> Self {
-        Self { store, log, upkeep, memtable_bytes, record: Vec::new() }
+    pub(super) fn new(store: Arc<Store>, log: Log, upkeep: Arc<Upkeep>, config: &Config) -> Self {
+        let (memtable_bytes, metrics) = (config.memtable_bytes, config.metrics.clone());
+        Self { store, log, upkeep, memtable_bytes, metrics, record: Vec::new() }
     }
 }
 
@@ -247,14 +251,17 @@ impl Disk for Writer {
     }
 
     fn write(&mut self, rows: &[Row]) -> Result<(), WriteError> {
+        let began = Instant::now();
         self.upkeep.wait().map_err(WriteError::Refused)?;
         let mut applied = self.store.applied().lock();
         let stamp = self.store.stamp(&applied);
         rows::encode(stamp, rows, &mut self.record);
+        let logging = Instant::now();
         let appended = self.log.append(&self.record).map_err(|error| match error {
             AppendError::Refused(_) => WriteError::Refused(error.into()),
             AppendError::Unknown(_) => WriteError::Unknown(error.into()),
         })?;
+        self.metrics.sync.observe(logging.elapsed().as_secs_f64());
         self.store.apply(&mut applied, appended.record, stamp, rows);
         applied.logged += self.record.len() as u64;
         if applied.logged.max(self.store.tree().active_memtable().size()) > self.memtable_bytes {
@@ -265,6 +272,7 @@ impl Disk for Writer {
             self.upkeep.prepare(self.log.next_record());
         }
         self.record.shrink_to(RECORD_BYTES_KEPT);
+        self.metrics.commit.observe(began.elapsed().as_secs_f64());
         Ok(())
     }
 }

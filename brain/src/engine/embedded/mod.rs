@@ -29,6 +29,7 @@ mod blobs;
 mod commit;
 mod defragment;
 mod manifest;
+mod metrics;
 mod moment;
 mod open;
 mod rows;
@@ -51,6 +52,7 @@ use crate::engine::scan::Span;
 use crate::engine::{Engine, Snapshot};
 use commit::{Committer, Order, Writer};
 use defragment::Defragmenter;
+pub use metrics::Metrics;
 use open::{Opened, Store};
 pub use staged::{StageError, Staged};
 use upkeep::Upkeep;
@@ -74,6 +76,8 @@ pub struct Config {
     /// Default 128 MiB. With more, bulk writes stall less and are rewritten less often; memory rises (up to three of
     /// these in a flood), and so does the log, which holds what is in memory, and thus the time to open.
     pub memtable_bytes: u64,
+    /// Where it counts. Default: nowhere to be seen.
+    pub metrics: Metrics,
 }
 
 /// An engine in a directory. Dropping it waits for the batches in its queue, and for a merge that goes on; its
@@ -92,7 +96,12 @@ pub struct Embedded {
 impl Config {
     /// Defaults for a directory.
     pub fn new(directory: impl Into<PathBuf>) -> Self {
-        Self { directory: directory.into(), cache_bytes: 64 << 20, memtable_bytes: 128 << 20 }
+        Self {
+            directory: directory.into(),
+            cache_bytes: 64 << 20,
+            memtable_bytes: 128 << 20,
+            metrics: Metrics::default(),
+        }
     }
 }
 
@@ -106,7 +115,7 @@ impl Embedded {
         let (inbox, orders) = mpsc::channel(QUEUE_BATCHES_MAX);
         let poison = watch::Sender::new(None);
         let upkeep = Upkeep::start(&store, log.ring(), poison.clone(), full)?;
-        let writer = Writer::new(Arc::clone(&store), log, Arc::clone(&upkeep), config.memtable_bytes);
+        let writer = Writer::new(Arc::clone(&store), log, Arc::clone(&upkeep), config);
         let committer = Committer::new(writer, orders, poison.clone());
         let committer = std::thread::Builder::new()
             .name("engine-commit".to_owned())

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use prost::Message;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use crate::engine::{Batch, CommitError, Refusal};
 use crate::mvcc::codec::{self, Record};
@@ -57,13 +58,17 @@ pub(super) struct Filling {
     pub closes: u64,
     /// The compacted revision once this is durable.
     pub compacted: Option<u64>,
+    /// Commands in it that etcd would call proposals.
+    pub proposals: i64,
+    /// When it was sent to the storage.
+    pub launched: Option<Instant>,
     answers: Vec<Answer>,
 }
 
 impl Filling {
     pub(super) fn new(closes: u64) -> Self {
         let (batch, revisions, answers) = (Batch::new(), Vec::new(), Vec::new());
-        Self { batch, bytes: 0, revisions, closes, compacted: None, answers }
+        Self { batch, bytes: 0, revisions, closes, compacted: None, proposals: 0, launched: None, answers }
     }
 
     pub(super) fn put(&mut self, key: Bytes, value: Bytes) {
@@ -142,6 +147,7 @@ impl Flying {
         let rest = std::mem::take(&mut filling.batch);
         batch.conditions.extend(rest.conditions);
         batch.writes.extend(rest.writes);
+        filling.launched = Some(Instant::now());
         let commit = tokio::spawn(settle(shared, number, record.nonce, batch));
         Self { filling: Some(filling), commit }
     }
@@ -172,7 +178,11 @@ impl Flying {
 async fn settle(shared: Arc<Shared>, number: u64, nonce: u64, batch: Batch) -> Result<(), Ended> {
     let mut delay = Duration::from_millis(10);
     loop {
-        match shared.engine.commit(batch.clone()).await {
+        let began = Instant::now();
+        let outcome = shared.engine.commit(batch.clone()).await;
+        shared.metrics.commit_seconds.observe(began.elapsed().as_secs_f64());
+        shared.metrics.commit(&outcome);
+        match outcome {
             Ok(()) => {
                 shared.share.set_full(false);
                 return Ok(());

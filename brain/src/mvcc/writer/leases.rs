@@ -48,6 +48,10 @@ impl Writer {
         if leases.exists(id) {
             return Ok(granted);
         }
+        if !adopted {
+            self.shared.metrics.all.leases_granted.inc();
+            self.shared.metrics.all.lease_ttl.observe(row.ttl as f64);
+        }
         let stored = Bytes::from(row.encode_to_vec());
         match remaining {
             Some(remaining) => leases.insert(id, row, remaining),
@@ -67,6 +71,7 @@ impl Writer {
     }
 
     fn end_lease(&mut self, id: i64, lease: Lease) {
+        self.shared.metrics.all.leases_revoked.inc();
         self.filling.delete(self.shared.layout.lease(id));
         if lease.keys.is_empty() {
             return;
@@ -150,6 +155,7 @@ impl Writer {
         for id in expired {
             let lease = self.shared.leases.lock().remove_expired(id);
             if let Some(lease) = lease {
+                self.shared.metrics.all.leases_expired.inc();
                 self.end_lease(id, lease);
             }
         }

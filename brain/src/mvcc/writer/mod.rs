@@ -43,6 +43,8 @@ pub use place::PlaceError;
 
 /// A larger step wastes more numbers at a crash, a smaller one writes more often: once in a million revisions.
 const CEILING_STEP: u64 = 1_000_000;
+/// etcd's bound on what it calls slow to apply.
+const SLOW_BATCH: Duration = Duration::from_millis(100);
 /// Commands taken from the inbox at once.
 const DRAIN_MAX: usize = 256;
 /// What a lease is judged to take, as in etcd.
@@ -104,6 +106,23 @@ pub(super) enum Command {
     Commit { reply: Reply<(), PlaceError> },
     Abort,
     Close { reply: oneshot::Sender<()> },
+}
+
+impl Command {
+    /// True for what etcd would call a proposal: a change, or a request that may be one.
+    pub(super) const fn proposes(&self) -> bool {
+        matches!(
+            self,
+            Self::Write { .. }
+                | Self::Compact { .. }
+                | Self::Grant { .. }
+                | Self::Revoke { .. }
+                | Self::Share { .. }
+                | Self::Renew { .. }
+                | Self::Raise { .. }
+                | Self::Disarm { .. }
+        )
+    }
 }
 
 /// See the module.
@@ -207,6 +226,7 @@ impl Writer {
     }
 
     async fn take(&mut self, command: Command) {
+        self.filling.proposals += i64::from(command.proposes());
         match command {
             Command::Write { op, floor, part, reply } => self.write(op, floor, part, reply).await,
             Command::Advance { floor, reply } => {
@@ -335,8 +355,11 @@ impl Writer {
 
     /// Makes a durable batch visible: index, committed revision, watchers, answers.
     fn land(&mut self, mut filling: Filling) {
+        let metrics = &self.shared.metrics;
+        metrics.all.committed.add(filling.proposals);
         let revisions = std::mem::take(&mut filling.revisions);
         if !revisions.is_empty() {
+            metrics.batch_writes.observe(revisions.len() as f64);
             let mut index = self.shared.index.write();
             for change in revisions.iter().flat_map(|revision| &revision.changes) {
                 index.insert(&change.key, change.version);
@@ -357,6 +380,10 @@ impl Writer {
         self.shared.hub.publish(events, closed);
         if let Some(compacted) = filling.compacted {
             self.shared.set_compacted(compacted);
+        }
+        metrics.all.applied.add(filling.proposals);
+        if filling.launched.is_some_and(|launched| launched.elapsed() > SLOW_BATCH) {
+            metrics.all.slow_batches.inc();
         }
         filling.finish();
     }

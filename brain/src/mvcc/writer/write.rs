@@ -83,6 +83,7 @@ impl Writer {
                 return Err(fault);
             }
         };
+        self.shared.metrics.done(&answer);
         let revision = match changes.is_empty() {
             true => {
                 self.raise(floor);

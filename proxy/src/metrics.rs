@@ -1,0 +1,194 @@
+//! [`Metrics`]: what a proxy counts. Groups are the only open set of labels: those that a placement has named.
+
+use std::fmt;
+use std::sync::{Arc, Weak};
+
+use kubebrain_shared::dial::State;
+use kubebrain_shared::group::GroupName;
+use kubebrain_shared::metrics::{self as shared, disk_buckets};
+use parking_lot::Mutex;
+use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
+use tokio::time::Instant;
+
+use crate::call::{Answer, Failure};
+use crate::core::Core;
+
+/// Of one proxy. Clones count together.
+#[derive(Clone)]
+pub struct Metrics {
+    pub(crate) all: Arc<Counted>,
+    /// Whom a page looks at.
+    core: Arc<Mutex<Weak<Core>>>,
+}
+
+pub(crate) struct Counted {
+    pub(crate) retries: IntCounter,
+    pub(crate) refused: IntCounter,
+    pub(crate) merged_bytes: Histogram,
+    pub(crate) streams: IntGauge,
+    pub(crate) watchers: IntGauge,
+    pub(crate) upstream_watches: IntGauge,
+    upstream: IntCounterVec,
+    upstream_seconds: HistogramVec,
+}
+
+/// Requests to one group.
+pub(crate) struct Upstream {
+    outcomes: [IntCounter; OUTCOMES.len()],
+    seconds: Histogram,
+}
+
+const OUTCOMES: [&str; 5] = ["answered", "failed", "not_sent", "not_owner", "unknown"];
+
+impl Metrics {
+    /// Registers the numbers of a proxy.
+    pub fn new(metrics: &shared::Metrics) -> Self {
+        let counted = Counted {
+            retries: metrics.counter("kubebrain_proxy_retries_total", "Requests to groups tried again."),
+            refused: metrics.counter(
+                "kubebrain_proxy_refused_total",
+                "Requests answered \"too many requests\" because so many are at work.",
+            ),
+            merged_bytes: metrics.histogram(
+                "kubebrain_proxy_merged_range_bytes",
+                "Bytes of ranges put together from several groups.",
+                prometheus::exponential_buckets(1024.0, 4.0, 9).expect("a growing factor"),
+            ),
+            streams: metrics.gauge("kubebrain_proxy_watch_streams", "Watch streams of clients."),
+            watchers: metrics.gauge("kubebrain_proxy_watchers", "Watchers of clients."),
+            upstream_watches: metrics.gauge(
+                "kubebrain_proxy_upstream_watch_streams",
+                "Watch streams to groups, open or to be opened again.",
+            ),
+            upstream: metrics.counters(
+                "kubebrain_proxy_upstream_requests_total",
+                "Requests to groups, by what came back: an answer, an error of the group's (failed), or why neither.",
+                &["group", "outcome"],
+            ),
+            upstream_seconds: metrics.histograms(
+                "kubebrain_proxy_upstream_seconds",
+                "From sending a request to a group until its answer begins.",
+                disk_buckets(),
+                &["group"],
+            ),
+        };
+        let core = Arc::<Mutex<Weak<Core>>>::default();
+        let (gauges, looked) = (Gauges::new(metrics), core.clone());
+        metrics.refresh(move || {
+            let core = looked.lock().upgrade();
+            core.into_iter().for_each(|core| gauges.look(&core));
+        });
+        Self { all: Arc::new(counted), core }
+    }
+
+    /// Whom a page looks at from now on.
+    pub(crate) fn look_at(&self, core: &Arc<Core>) {
+        *self.core.lock() = Arc::downgrade(core);
+    }
+
+    /// For a group that a placement names.
+    pub(crate) fn upstream(&self, group: &GroupName) -> Upstream {
+        let name = group.as_str();
+        Upstream {
+            outcomes: OUTCOMES.map(|outcome| self.all.upstream.with_label_values(&[name, outcome])),
+            seconds: self.all.upstream_seconds.with_label_values(&[name]),
+        }
+    }
+}
+
+impl Upstream {
+    /// What came of a request that was sent at `began`.
+    pub(crate) fn sent(&self, began: Instant, outcome: &Result<Answer, Failure>) {
+        let place = match outcome {
+            Ok(answer) if answer.error.is_none() => 0,
+            Ok(_) => 1,
+            Err(Failure::NotSent) => 2,
+            Err(Failure::NotOwner) => 3,
+            Err(Failure::Unknown) => 4,
+        };
+        self.outcomes[place].inc();
+        self.seconds.observe(began.elapsed().as_secs_f64());
+    }
+}
+
+/// What is read when a page is made.
+struct Gauges {
+    ready: IntGauge,
+    floor: IntGauge,
+    in_flight: IntGauge,
+    known: IntGaugeVec,
+    connections: IntGaugeVec,
+}
+
+impl Gauges {
+    fn new(metrics: &shared::Metrics) -> Self {
+        Self {
+            ready: metrics.gauge("kubebrain_proxy_ready", "1 once every group was reached, until the stop."),
+            floor: metrics.gauge("kubebrain_proxy_floor_revision", "The highest revision that was shown."),
+            in_flight: metrics.gauge(
+                "kubebrain_proxy_requests_in_flight",
+                "Requests at work; a stream is until it begins.",
+            ),
+            known: metrics.gauges(
+                "kubebrain_proxy_group_revision",
+                "The revision that a group is known to have committed.",
+                &["group"],
+            ),
+            connections: metrics.gauges(
+                "kubebrain_proxy_connections",
+                "Connections to brains: not needed yet (idle), dialing, open, or resting after a failed dial.",
+                &["group", "lane", "state"],
+            ),
+        }
+    }
+
+    fn look(&self, core: &Core) {
+        let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        self.ready.set((*core.ready().borrow()).into());
+        self.floor.set(core.floor.get().to_wire());
+        self.in_flight.set(number(core.config.in_flight_max - core.in_flight.available_permits()));
+        self.known.reset();
+        self.connections.reset();
+        for group in core.table().groups() {
+            let name = group.name().as_str();
+            self.known.with_label_values(&[name]).set(group.known().to_wire());
+            for lane in ["bulk", "watch"] {
+                for state in [State::Idle, State::Dialing, State::Open, State::Resting] {
+                    self.connections.with_label_values(&[name, lane, label(state)]).set(0);
+                }
+            }
+            for (bulk, watch) in group.connections() {
+                self.connections.with_label_values(&[name, "bulk", label(bulk)]).inc();
+                self.connections.with_label_values(&[name, "watch", label(watch)]).inc();
+            }
+        }
+    }
+}
+
+const fn label(state: State) -> &'static str {
+    match state {
+        State::Idle => "idle",
+        State::Dialing => "dialing",
+        State::Open => "open",
+        State::Resting => "resting",
+    }
+}
+
+impl Default for Metrics {
+    /// Counted and shown nowhere.
+    fn default() -> Self {
+        Self::new(&shared::Metrics::new())
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Metrics")
+    }
+}
+
+impl fmt::Debug for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Upstream")
+    }
+}
