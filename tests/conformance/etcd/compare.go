@@ -1,0 +1,124 @@
+package main
+
+import (
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+)
+
+type comparison struct {
+	same, deviating, deviations, names, unexplained, differing, stale int
+	problems                                                          []string
+}
+
+// compare judges a target's record. Deviations that were not seen count only if all rows were run.
+func compare(t target, wanted []row, right, seen map[string][]step, all bool) comparison {
+	var c comparison
+	used := map[int]bool{}
+	for _, r := range wanted {
+		unexplained, named := 0, 0
+		explained := func(name, want, got string) {
+			index := explain(t, r.name, name, want, got)
+			if index >= 0 {
+				used[index] = true
+				named++
+				return
+			}
+			unexplained++
+			c.problems = append(c.problems, difference(t, r.name, name, want, got))
+		}
+		a, b := answers(right[r.name]), answers(seen[r.name])
+		for _, s := range right[r.name] {
+			got, there := b[s.name]
+			if !there {
+				got = missing
+			}
+			if got != s.answer {
+				explained(s.name, s.answer, got)
+			}
+		}
+		for _, s := range seen[r.name] {
+			if _, there := a[s.name]; !there {
+				explained(s.name, missing, s.answer)
+			}
+		}
+		c.unexplained += unexplained
+		c.deviations += named
+		switch {
+		case unexplained > 0:
+			c.differing++
+		case named > 0:
+			c.deviating++
+		default:
+			c.same++
+		}
+	}
+	seenNames := map[string]bool{}
+	for i, d := range deviations {
+		if used[i] {
+			seenNames[d.name] = true
+		} else if all && slices.Contains(d.on, t) {
+			c.stale++
+			c.problems = append(c.problems, fmt.Sprintf("STALE on %s: deviation %q (%s / %s) is no longer seen: remove it", t, d.name, d.row, d.step))
+		}
+	}
+	c.names = len(seenNames)
+	return c
+}
+
+// missing stands for a step that was not recorded.
+const missing = "(no such step)"
+
+func answers(steps []step) map[string]string {
+	found := map[string]string{}
+	for _, s := range steps {
+		found[s.name] = s.answer
+	}
+	return found
+}
+
+// explain gives the deviation that names exactly this difference, or -1.
+func explain(t target, row, step, want, got string) int {
+	for i, d := range deviations {
+		if slices.Contains(d.on, t) && like(d.row, row) && like(d.step, step) && d.got == got && (d.etcd == "" || d.etcd == want) {
+			return i
+		}
+	}
+	return -1
+}
+
+func like(pattern, name string) bool {
+	ok, err := path.Match(pattern, strings.ReplaceAll(name, "/", "|"))
+	return err == nil && ok
+}
+
+func difference(t target, row, step, want, got string) string {
+	if strings.Contains(want, "\n") || strings.Contains(got, "\n") {
+		return fmt.Sprintf("DIFFERENT on %s: %s: %s\n%s", t, row, step, lines(want, got))
+	}
+	return fmt.Sprintf("DIFFERENT on %s: %s: %s\n   etcd %s\n   here %s", t, row, step, want, got)
+}
+
+// lines shows what is only on one side, in order: enough for texts of some lines.
+func lines(want, got string) string {
+	a, b := strings.Split(want, "\n"), strings.Split(got, "\n")
+	var out []string
+	for len(a) > 0 || len(b) > 0 {
+		switch {
+		case len(a) > 0 && len(b) > 0 && a[0] == b[0]:
+			out = append(out, "        "+a[0])
+			a, b = a[1:], b[1:]
+		case len(a) > 0 && !slices.Contains(b, a[0]):
+			out = append(out, "   etcd "+a[0])
+			a = a[1:]
+		case len(b) > 0:
+			out = append(out, "   here "+b[0])
+			b = b[1:]
+		default:
+			out = append(out, "   etcd "+a[0])
+			a = a[1:]
+		}
+	}
+	return strings.Join(out, "\n")
+}

@@ -1,0 +1,3 @@
+package main
+
+var maintenanceRows, clusterRows, limitRows, httpRows, ctlRows, recipeRows, groupRows []row
