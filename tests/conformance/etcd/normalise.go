@@ -135,7 +135,7 @@ func (t *T) value(out *strings.Builder, field protoreflect.FieldDescriptor, valu
 	case protoreflect.BytesKind:
 		out.WriteString(quote(value.Bytes()))
 	case protoreflect.StringKind:
-		out.WriteString(strconv.Quote(value.String()))
+		out.WriteString(strconv.Quote(t.plain(value.String())))
 	case protoreflect.EnumKind:
 		name := field.Enum().Values().ByNumber(value.Enum())
 		if name == nil {
@@ -203,15 +203,18 @@ var plainRules = []struct {
 }{
 	{regexp.MustCompile(`127\.0\.0\.1:\d+`), "<address>"},
 	{regexp.MustCompile(`/\S*kubebrain-conformance-\S*`), "<file>"},
+	{regexp.MustCompile(`\bmemberID:\d+`), "memberID:<id>"},
 	{regexp.MustCompile(`\btook = [0-9.]+(ns|µs|ms|s)\b`), "took = <time>"},
 	{regexp.MustCompile(`\bin [0-9.]+(ns|µs|ms|s)\b`), "in <time>"},
 	{regexp.MustCompile(`\b(took|Took) [0-9.]+ ?(ns|µs|ms|s|m)\b`), "$1 <time>"},
+	{regexp.MustCompile(`"(etcdserver|etcdcluster|storage)":"\d+\.\d+\.\d+"`), `"$1":"X.Y.Z"`},
 	{regexp.MustCompile(`\d\d\d\d-\d\d-\d\dT[0-9:.]+Z`), "<when>"},
 }
 
 func (t *T) plain(text string) string {
 	for id, name := range t.leases {
 		if id > 1<<32 {
+			text = strings.ReplaceAll(text, fmt.Sprintf("%016x", id), name)
 			text = strings.ReplaceAll(text, strconv.FormatInt(id, 16), name)
 			text = strings.ReplaceAll(text, strconv.FormatInt(id, 10), name)
 		}

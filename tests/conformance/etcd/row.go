@@ -34,9 +34,9 @@ var stores = map[string][]string{
 	"ctl":      nil,
 	"recipes":  nil,
 	"progress": {"--watch-progress-notify-interval=300ms"},
+	"pings":    nil,
 	"small":    {"--max-txn-ops=4", "--max-request-bytes=4096"},
 	"quota":    {"--quota-backend-bytes=4194304"},
-	"alarm":    nil,
 	"own":      nil,
 }
 

@@ -369,9 +369,9 @@ var txnRows = []row{
 		t.txn("missing inside", &pb.TxnRequest{Success: ops(leased("d", lease), op(&pb.TxnRequest{Success: ops(leased("e", 77))}))})
 		t.txn("missing on the branch not taken", &pb.TxnRequest{Success: ops(leased("d", lease)), Failure: ops(leased("e", 77))})
 		t.list("end")
-		call(t, "keys of the lease", t.lease.LeaseTimeToLive, &pb.LeaseTimeToLiveRequest{ID: lease, Keys: true})
+		t.live("keys of the lease", lease, true)
 		t.txn("detach by put", &pb.TxnRequest{Success: ops(opPut(t.key("a"), "w"))})
-		call(t, "keys after", t.lease.LeaseTimeToLive, &pb.LeaseTimeToLiveRequest{ID: lease, Keys: true})
+		t.live("keys after", lease, true)
 		call(t, "revoke", t.lease.LeaseRevoke, &pb.LeaseRevokeRequest{ID: lease})
 		t.list("after the revoke")
 	}},

@@ -37,6 +37,10 @@ func (t *T) watch() *watching {
 		t.note("watch stream", t.failure(err))
 	}
 	w := &watching{t: t, stream: stream, cancel: cancel, ended: make(chan struct{})}
+	if err != nil {
+		close(w.ended)
+		return w
+	}
 	go func() {
 		defer close(w.ended)
 		for {
@@ -55,6 +59,9 @@ func (t *T) watch() *watching {
 }
 
 func (w *watching) send(q *pb.WatchRequest) {
+	if w.stream == nil {
+		return
+	}
 	if err := w.stream.Send(q); err != nil && err != io.EOF {
 		w.t.note("watch send", w.t.failure(err))
 	}

@@ -1,3 +1,0 @@
-package main
-
-var maintenanceRows, clusterRows, limitRows, httpRows, ctlRows, recipeRows, groupRows []row
