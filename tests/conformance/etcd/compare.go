@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -13,7 +14,8 @@ type comparison struct {
 }
 
 // compare judges a target's record. Deviations that were not seen count only if all rows were run.
-func compare(t target, wanted []row, right, seen map[string][]step, all bool) comparison {
+// With literal, differences are printed as entries of deviations.go, for the ones that are meant.
+func compare(t target, wanted []row, right, seen map[string][]step, all, literal bool) comparison {
 	var c comparison
 	used := map[int]bool{}
 	for _, r := range wanted {
@@ -26,6 +28,10 @@ func compare(t target, wanted []row, right, seen map[string][]step, all bool) co
 				return
 			}
 			unexplained++
+			if literal {
+				c.problems = append(c.problems, fmt.Sprintf("{on: []target{%s}, row: %q, step: %q, got: %s},", t, r.name, name, goString(got)))
+				return
+			}
 			c.problems = append(c.problems, difference(t, r.name, name, want, got))
 		}
 		a, b := answers(right[r.name]), answers(seen[r.name])
@@ -65,6 +71,13 @@ func compare(t target, wanted []row, right, seen map[string][]step, all bool) co
 	}
 	c.names = len(seenNames)
 	return c
+}
+
+func goString(text string) string {
+	if strings.ContainsAny(text, "`\n") || !strings.Contains(text, `"`) {
+		return strconv.Quote(text)
+	}
+	return "`" + text + "`"
 }
 
 // missing stands for a step that was not recorded.

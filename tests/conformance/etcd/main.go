@@ -22,6 +22,7 @@ import (
 func main() {
 	var bin binaries
 	pattern := flag.String("rows", "", "run the rows with a name that matches")
+	literal := flag.Bool("literal", false, "print differences as entries of deviations.go")
 	verbose := flag.Bool("v", false, "print every answer")
 	flag.StringVar(&bin.kubebrain, "kubebrain", os.Getenv("KUBEBRAIN"), "the binary")
 	flag.StringVar(&bin.kit, "kit", os.Getenv("KIT"), "where etcd, etcdctl and etcdutl are")
@@ -83,7 +84,7 @@ func main() {
 		if err != nil {
 			fail(err)
 		}
-		result := compare(t, wanted, right.steps, seen.steps, *pattern == "")
+		result := compare(t, wanted, right.steps, seen.steps, *pattern == "", *literal)
 		for _, line := range result.problems {
 			fmt.Println(line)
 		}

@@ -55,6 +55,9 @@ var groupRows = []row{
 		t.rangeOf("by mod revision", whole(func(q *pb.RangeRequest) {
 			q.SortOrder, q.SortTarget, q.Limit = pb.RangeRequest_DESCEND, pb.RangeRequest_MOD, 5
 		}))
+		t.rangeOf("by version, all the same", whole(func(q *pb.RangeRequest) {
+			q.SortOrder, q.SortTarget, q.Limit, q.KeysOnly = pb.RangeRequest_DESCEND, pb.RangeRequest_VERSION, 5, true
+		}))
 		t.rangeOf("by value", whole(func(q *pb.RangeRequest) { q.SortOrder, q.SortTarget = pb.RangeRequest_ASCEND, pb.RangeRequest_VALUE }))
 		t.rangeOf("min mod", whole(func(q *pb.RangeRequest) { q.MinModRevision = 5 }))
 		t.rangeOf("max create, limit", whole(func(q *pb.RangeRequest) { q.MaxCreateRevision, q.Limit = 6, 2 }))
@@ -82,8 +85,7 @@ var groupRows = []row{
 		defer w.close()
 		w.create(&pb.WatchCreateRequest{Key: []byte("/registry/"), RangeEnd: []byte("/registry0"), PrevKv: true})
 		w.created(1)
-		answer := t.del("all", &pb.DeleteRangeRequest{Key: []byte("/registry/"), RangeEnd: []byte("/registry0"), PrevKv: true})
-		_ = answer
+		t.del("all", &pb.DeleteRangeRequest{Key: []byte("/registry/"), RangeEnd: []byte("/registry0"), PrevKv: true})
 		w.events(3)
 		w.record("events")
 		t.rangeOf("left", &pb.RangeRequest{Key: []byte("/registry/"), RangeEnd: []byte("/registry0")})
@@ -98,8 +100,16 @@ var groupRows = []row{
 		t.txn("nested in another group", &pb.TxnRequest{Success: ops(opPut(t.at("pods", "q"), "1"), op(&pb.TxnRequest{Success: ops(opGet(t.at("minions", "q")))}))})
 		t.txn("range over groups", &pb.TxnRequest{Success: ops(op(&pb.RangeRequest{Key: []byte("/registry/"), RangeEnd: []byte("/registry0")}))})
 		t.txn("delete over groups", &pb.TxnRequest{Success: ops(op(&pb.DeleteRangeRequest{Key: []byte("/registry/nothing"), RangeEnd: []byte("/registry/pods/n")}))})
-		t.txn("one group", &pb.TxnRequest{Success: ops(opPut(t.at("events", "x"), "1"), opPut(t.at("events", "y"), "1"))})
-		t.rangeOf("all", &pb.RangeRequest{Key: []byte("/registry/"), RangeEnd: []byte("/registry0"), KeysOnly: true})
+		t.rangeOf("what was written", &pb.RangeRequest{Key: []byte("/registry/"), RangeEnd: []byte("/registry0"), KeysOnly: true})
+	}},
+	{name: "groups-txn-in-one", on: "own", run: func(t *T) {
+		for _, kind := range kinds {
+			x, y := t.at(kind, "x"), t.at(kind, "y")
+			t.txn(kind, &pb.TxnRequest{Compare: []*pb.Compare{modIs(x, equal, 0), modIs(y, equal, 0)}, Success: ops(opPut(x, "1"), op(&pb.TxnRequest{Success: ops(opPut(y, "1"))}), opGet(x))})
+			t.txn(kind+" range", &pb.TxnRequest{Success: ops(op(&pb.RangeRequest{Key: t.at(kind, ""), RangeEnd: end(t.at(kind, ""))}), op(&pb.DeleteRangeRequest{Key: t.at(kind, ""), RangeEnd: end(t.at(kind, ""))}))})
+		}
+		t.txn("empty", &pb.TxnRequest{})
+		t.txn("error before the groups are looked at", &pb.TxnRequest{Success: ops(opPut(t.at("pods", "x"), "1"), opPut(t.at("pods", "x"), "1"), opPut(t.at("events", "x"), "1"))})
 	}},
 	{name: "groups-lease", on: "own", run: func(t *T) {
 		lease := t.grant("grant", &pb.LeaseGrantRequest{TTL: 100})
