@@ -15,24 +15,23 @@ type comparison struct {
 
 // compare judges a target's record. Deviations that were not seen count only if all rows were run.
 // With literal, differences are printed as entries of deviations.go, for the ones that are meant.
-func compare(t target, wanted []row, right, seen map[string][]step, all, literal bool) comparison {
+func compare(t target, wanted []row, right, seen map[string][]step, complete, literal bool) comparison {
 	var c comparison
-	used := map[int]bool{}
+	used := map[explanation]bool{}
 	for _, r := range wanted {
 		unexplained, named := 0, 0
 		explained := func(name, want, got string) {
-			index := explain(t, r.name, name, want, got)
-			if index >= 0 {
-				used[index] = true
+			if found, ok := explain(t, r.name, name, got); ok {
+				used[found] = true
 				named++
 				return
 			}
 			unexplained++
 			if literal {
-				c.problems = append(c.problems, fmt.Sprintf("{on: []target{%s}, row: %q, step: %q, got: %s},", t, r.name, name, goString(got)))
+				c.problems = append(c.problems, fmt.Sprintf("on %s: {%q, %q, %s},", t, r.name, name, goString(got)))
 				return
 			}
-			c.problems = append(c.problems, difference(t, r.name, name, want, got))
+			c.problems = append(c.problems, shown(t, r.name, name, want, got))
 		}
 		a, b := answers(right[r.name]), answers(seen[r.name])
 		for _, s := range right[r.name] {
@@ -62,11 +61,14 @@ func compare(t target, wanted []row, right, seen map[string][]step, all, literal
 	}
 	seenNames := map[string]bool{}
 	for i, d := range deviations {
-		if used[i] {
-			seenNames[d.name] = true
-		} else if all && slices.Contains(d.on, t) {
-			c.stale++
-			c.problems = append(c.problems, fmt.Sprintf("STALE on %s: deviation %q (%s / %s) is no longer seen: remove it", t, d.name, d.row, d.step))
+		for j, difference := range d.seen {
+			switch {
+			case used[explanation{i, j}]:
+				seenNames[d.name] = true
+			case complete && slices.Contains(d.on, t):
+				c.stale++
+				c.problems = append(c.problems, fmt.Sprintf("STALE on %s: %q (%s: %s) is no longer seen: remove it from deviations.go", t, d.name, difference.row, difference.step))
+			}
 		}
 	}
 	c.names = len(seenNames)
@@ -91,22 +93,31 @@ func answers(steps []step) map[string]string {
 	return found
 }
 
-// explain gives the deviation that names exactly this difference, or -1.
-func explain(t target, row, step, want, got string) int {
+// An explanation is a place in the list of deviations.
+type explanation struct{ deviation, difference int }
+
+// explain gives the deviation that names exactly this difference.
+func explain(t target, row, step, got string) (explanation, bool) {
 	for i, d := range deviations {
-		if slices.Contains(d.on, t) && like(d.row, row) && like(d.step, step) && d.got == got && (d.etcd == "" || d.etcd == want) {
-			return i
+		if !slices.Contains(d.on, t) {
+			continue
+		}
+		for j, known := range d.seen {
+			if like(known.row, row) && like(known.step, step) && known.got == got {
+				return explanation{i, j}, true
+			}
 		}
 	}
-	return -1
+	return explanation{}, false
 }
 
 func like(pattern, name string) bool {
-	ok, err := path.Match(pattern, strings.ReplaceAll(name, "/", "|"))
-	return err == nil && ok
+	plain := strings.NewReplacer("/", "|")
+	ok, err := path.Match(plain.Replace(pattern), plain.Replace(name))
+	return pattern == name || err == nil && ok
 }
 
-func difference(t target, row, step, want, got string) string {
+func shown(t target, row, step, want, got string) string {
 	if strings.Contains(want, "\n") || strings.Contains(got, "\n") {
 		return fmt.Sprintf("DIFFERENT on %s: %s: %s\n%s", t, row, step, lines(want, got))
 	}

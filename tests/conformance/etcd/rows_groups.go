@@ -2,6 +2,8 @@ package main
 
 import (
 	"fmt"
+	"slices"
+	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 )
@@ -85,11 +87,38 @@ var groupRows = []row{
 		defer w.close()
 		w.create(&pb.WatchCreateRequest{Key: []byte("/registry/"), RangeEnd: []byte("/registry0"), PrevKv: true})
 		w.created(1)
-		t.del("all", &pb.DeleteRangeRequest{Key: []byte("/registry/"), RangeEnd: []byte("/registry0"), PrevKv: true})
+		// Each group deletes at a revision of its own; which ones fall together is chance. What is recorded holds on both.
+		answer, err := t.kv.DeleteRange(t.ctx, &pb.DeleteRangeRequest{Key: []byte("/registry/"), RangeEnd: []byte("/registry0"), PrevKv: true})
+		if err != nil {
+			t.note("all", t.failure(err))
+			return
+		}
+		for _, kv := range answer.PrevKvs {
+			t.note("deleted", t.text(kv))
+		}
 		w.events(3)
-		w.record("events")
-		t.rangeOf("left", &pb.RangeRequest{Key: []byte("/registry/"), RangeEnd: []byte("/registry0")})
-		t.put("put after", &pb.PutRequest{Key: t.at("pods", "a"), Value: []byte("v")})
+		time.Sleep(quiet)
+		w.mutex.Lock()
+		defer w.mutex.Unlock()
+		var events []string
+		highest, back, revisions := int64(0), 0, map[int64]bool{}
+		for _, r := range w.responses {
+			for _, e := range r.Events {
+				if e.Kv.ModRevision < highest {
+					back++
+				}
+				highest = max(highest, e.Kv.ModRevision)
+				revisions[e.Kv.ModRevision] = true
+				events = append(events, fmt.Sprintf("%s %s before %s", e.Type, e.Kv.Key, t.text(e.PrevKv)))
+			}
+		}
+		slices.Sort(events)
+		t.notef("events", "%v, %d out of order, at most one revision for each group: %t", events, back, len(revisions) <= len(kinds))
+		t.notef("header", "deleted %d, the highest revision: %t", answer.Deleted, answer.Header.Revision == highest)
+		left, err := t.kv.Range(t.ctx, &pb.RangeRequest{Key: []byte("/registry/"), RangeEnd: []byte("/registry0")})
+		t.notef("left", "%d %v", left.GetCount(), err)
+		after := t.set(t.at("pods", "a"), "v")
+		t.notef("put after", "%+d", after-highest)
 	}},
 	{name: "groups-txn", on: "own", run: func(t *T) {
 		t.put("put", &pb.PutRequest{Key: t.at("pods", "a"), Value: []byte("v")})
