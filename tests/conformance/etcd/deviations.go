@@ -69,6 +69,83 @@ var deviations = []deviation{
 		seen:   []difference{{"http-gateway", "range", "405"}},
 	},
 	{
+		name:   "no users and roles",
+		reason: "certificates decide who may connect; what a client may do inside is Kubernetes' matter",
+		on:     all,
+		seen: []difference{
+			{"auth", "enable", refused("Auth/AuthEnable", noUsers)},
+			{"auth", "disable", refused("Auth/AuthDisable", noUsers)},
+			{"auth", "users", refused("Auth/UserList", noUsers)},
+			{"auth", "roles", refused("Auth/RoleList", noUsers)},
+			{"auth", "user get", refused("Auth/UserGet", noUsers)},
+			{"auth", "role get", refused("Auth/RoleGet", noUsers)},
+			{"auth", "user without a name", refused("Auth/UserAdd", noUsers)},
+			{"auth", "role without a name", refused("Auth/RoleAdd", noUsers)},
+			{"auth", "user add", refused("Auth/UserAdd", noUsers)},
+			{"auth", "role add", refused("Auth/RoleAdd", noUsers)},
+			{"auth", "grant", refused("Auth/RoleGrantPermission", noUsers)},
+			{"auth", "revoke", refused("Auth/RoleRevokePermission", noUsers)},
+			{"auth", "user grant", refused("Auth/UserGrantRole", noUsers)},
+			{"auth", "user revoke", refused("Auth/UserRevokeRole", noUsers)},
+			{"auth", "user password", refused("Auth/UserChangePassword", noUsers)},
+			{"auth", "user delete", refused("Auth/UserDelete", noUsers)},
+			{"auth", "role delete", refused("Auth/RoleDelete", noUsers)},
+			{"ctl-auth", "enable", refusedByTool("Auth/AuthEnable", noUsers)},
+			{"ctl-auth", "users", refusedByTool("Auth/UserList", noUsers)},
+			{"ctl-auth", "roles", refusedByTool("Auth/RoleList", noUsers)},
+		},
+	},
+	{
+		name:   "members are not changed by calls",
+		reason: "there is no consensus group: the placement names the brains",
+		on:     all,
+		seen: []difference{
+			{"member-changes", "add with no URL", refused("Cluster/MemberAdd", noMembers)},
+			{"member-changes", "add with a bad URL", refused("Cluster/MemberAdd", noMembers)},
+			{"member-changes", "remove the only one", refused("Cluster/MemberRemove", noMembers)},
+		},
+	},
+	{
+		name:   "no downgrade",
+		reason: "there is no cluster version that members agree on",
+		on:     all,
+		seen: []difference{
+			{"downgrade", "*", refused("Maintenance/Downgrade", noDowngrade)},
+			{"ctl-maintenance", "downgrade", refusedByTool("Maintenance/Downgrade", noDowngrade)},
+		},
+	},
+	{
+		name:   "an unknown call is refused in words of our own",
+		reason: "the code is the same, and no client reads the words",
+		on:     all,
+		seen: []difference{
+			{"unknown-method", "/etcdserverpb.KV/Nope", refused("KV/Nope", noCall)},
+			{"unknown-method", "/etcdserverpb.Nope/Range", refused("Nope/Range", noCall)},
+			{"unknown-method", "/nope.Nope/Nope", `Unimplemented "kubebrain: nope.Nope/Nope is not served: ` + noCall + `"`},
+			{"unknown-method", "/v3electionpb.Election/Nope", `Unimplemented "kubebrain: v3electionpb.Election/Nope is not served: ` + noCall + `"`},
+		},
+	},
+	{
+		name:   "no quota unless it is asked for, and no storage version",
+		reason: "the quota of 2 GiB guards etcd's memory-mapped file; the storage version is that file's",
+		on:     all,
+		seen: []difference{
+			{"status", "quota", "0"},
+			{"status", "storage version", "false"},
+			{"ctl-endpoint", "status", "exit 0\n" + statusLine("")},
+			{"ctl-endpoint", "status of the cluster", "exit 0\n" + statusLine("")},
+			{"ctl-endpoint", "status, JSON", "exit 0\n[{Endpoint:+ Status:{dbSize:+ downgradeInfo:{} header:{cluster_id:+ member_id:+ raft_term:+ revision:b} leader:+ raftAppliedIndex:+ raftIndex:+ raftTerm:+ version:X.Y.Z}}]"},
+			{"ctl-endpoint", "status, fields", statusFields},
+			{"ctl-maintenance", "status", "exit 0\n" + statusLine("memberID:<id> alarm:NOSPACE")},
+		},
+	},
+	{
+		name:   "a proxy's quota is that of its groups together",
+		reason: "each group's brain has a store and a quota of its own",
+		on:     []target{proxy},
+		seen:   []difference{{"quota", "size of the quota", "12582912"}},
+	},
+	{
 		name:   "a transaction stays in one group",
 		reason: "groups have clocks of their own and no commit in common; the answer names both groups and the keys",
 		on:     onGroups,
@@ -100,3 +177,43 @@ var deviations = []deviation{
 func crossing(first, one, second, other string) string {
 	return `InvalidArgument "kubebrain: a transaction must stay in one group: ` + first + " belongs to " + one + ", " + second + " to " + other + `"`
 }
+
+const (
+	noUsers     = "there are no users and roles: let clients show certificates (--client-cert-auth), and keep everybody else off the network"
+	noMembers   = "there are no voting members to change: name the brains of each group in the placement file, which is read again when it changes"
+	noDowngrade = "there is no cluster version to lower: stop this program and start the other version on the same data; one that cannot read it says so and changes nothing"
+	noCall      = "this program does not have this call"
+)
+
+func refused(method, why string) string {
+	return `Unimplemented "kubebrain: etcdserverpb.` + method + ` is not served: ` + why + `"`
+}
+
+func refusedByTool(method, why string) string {
+	text := "rpc error: code = Unimplemented desc = kubebrain: etcdserverpb." + method + " is not served: " + why
+	return "exit 1\nstderr log warn: retrying of unary invoker failed: " + text + "\nstderr Error: " + text
+}
+
+func statusLine(alarms string) string {
+	return "http://<address>, <id>, X.Y.Z, , <size>, <size>, <part>, <size>, true, false, <n>, <n>, <n>, " + alarms + ", , false"
+}
+
+const statusFields = `exit 0
+"ClusterID" : +
+"MemberID" : +
+"Revision" : b
+"RaftTerm" : +
+"Version" : "X.Y.Z"
+"StorageVersion" : ""
+"DBSize" : +
+"DBSizeInUse" : <n>
+"DBSizeQuota" : 0
+"Leader" : +
+"IsLearner" : false
+"RaftIndex" : +
+"RaftAppliedIndex" : +
+"Errors" : []
+"Endpoint" : "http://<address>"
+"DowngradeTargetVersion" : ""
+"DowngradeEnabled" : false
+`

@@ -46,12 +46,10 @@ var normalised = map[protoreflect.FullName]normaliser{
 
 	// Numbers of the storage below.
 	"etcdserverpb.StatusResponse.dbSize":           present,
-	"etcdserverpb.StatusResponse.dbSizeInUse":      present,
 	"etcdserverpb.StatusResponse.raftIndex":        present,
 	"etcdserverpb.StatusResponse.raftAppliedIndex": present,
 	"etcdserverpb.StatusResponse.raftTerm":         present,
 	"etcdserverpb.StatusResponse.version":          versionLike,
-	"etcdserverpb.StatusResponse.storageVersion":   versionLike,
 	"etcdserverpb.HashResponse.hash":               present,
 	"etcdserverpb.HashKVResponse.hash":             present,
 	// How far the last compaction of another row got: rows that mean it look for themselves.
@@ -203,7 +201,7 @@ var plainRules = []struct {
 }{
 	{regexp.MustCompile(`127\.0\.0\.1:\d+`), "<address>"},
 	{regexp.MustCompile(`/\S*kubebrain-conformance-\S*`), "<file>"},
-	{regexp.MustCompile(`\bmemberID:\d+`), "memberID:<id>"},
+	{regexp.MustCompile(`\bmemberID:\d+ *`), "memberID:<id> "},
 	{regexp.MustCompile(`\btook = [0-9.]+(ns|µs|ms|s)\b`), "took = <time>"},
 	{regexp.MustCompile(`\bin [0-9.]+(ns|µs|ms|s)\b`), "in <time>"},
 	{regexp.MustCompile(`\b(took|Took) [0-9.]+ ?(ns|µs|ms|s|m)\b`), "$1 <time>"},

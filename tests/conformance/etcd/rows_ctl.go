@@ -115,6 +115,9 @@ func (t *T) printedJSON(name string, value any) string {
 	case map[string]any:
 		var fields []string
 		for key, field := range value {
+			if key == "dbSizeInUse" {
+				continue // it may be 0, and is then left out
+			}
 			fields = append(fields, key+":"+t.printedJSON(key, field))
 		}
 		slices.Sort(fields)
@@ -159,11 +162,12 @@ var (
 		pattern *regexp.Regexp
 		becomes string
 	}{
-		{regexp.MustCompile(`("(?:ClusterID|MemberID|RaftTerm|Leader|RaftIndex|RaftAppliedIndex|DBSize|DBSizeInUse|Hash)" : )[1-9]\d*`), "${1}+"},
+		{regexp.MustCompile(`"DBSizeInUse" : \d+`), `"DBSizeInUse" : <n>`},
+		{regexp.MustCompile(`("(?:ClusterID|MemberID|RaftTerm|Leader|RaftIndex|RaftAppliedIndex|DBSize|Hash)" : )[1-9]\d*`), "${1}+"},
 		{regexp.MustCompile(`/[0-9a-f]{13,16}\b`), "/<lease>"},
 		{regexp.MustCompile(`\b[0-9a-f]{13,16}\b`), "<id>"},
 		{regexp.MustCompile(`\b\d+\.\d+\.\d+\b`), "X.Y.Z"},
-		{regexp.MustCompile(`\b[\d.]+ [kMG]?B\b`), "<size>"},
+		{regexp.MustCompile(`\b[\d.]+ [kMG]?B\b|\b0 B\b`), "<size>"},
 		{regexp.MustCompile(`\b\d+%`), "<part>"},
 		{regexp.MustCompile(`remaining\(\d+s\)`), "remaining(<left>)"},
 		{regexp.MustCompile(`, \d+, \d+, \d+,`), ", <n>, <n>, <n>,"},

@@ -32,7 +32,7 @@ var groupRows = []row{
 			t.txn("txn "+kind, &pb.TxnRequest{Compare: []*pb.Compare{modIs(t.at(kind, "b"), equal, 0)}, Success: ops(opPut(t.at(kind, "b"), "1")), Failure: ops(opGet(t.at(kind, "b")))})
 		}
 		t.put("outside of all kinds", &pb.PutRequest{Key: []byte("outside"), Value: []byte("v")})
-		call(t, "status", t.maintenance.Status, &pb.StatusRequest{})
+		t.status("status")
 	}},
 	{name: "groups-range", on: "own", run: func(t *T) {
 		for i, kind := range kinds {
