@@ -264,6 +264,7 @@ var ctlRows = []row{
 		t.ctl("get below", "get", t.prefix+"a", fmt.Sprintf("--rev=%d", at))
 	}},
 	{name: "ctl-endpoint", on: "ctl", run: func(t *T) {
+		t.set(t.key("a"), "v")
 		t.ctl("health", "endpoint", "health")
 		t.ctl("health, JSON", "endpoint", "health", "-w", "json")
 		t.ctl("health of the cluster", "endpoint", "health", "--cluster")
@@ -297,11 +298,6 @@ var ctlRows = []row{
 		// Its log is etcdutl's own matter.
 		err := exec.CommandContext(t.ctx, t.bin.tool("etcdutl"), "snapshot", "restore", file, "--data-dir", restored).Run()
 		t.notef("restore", "%v", err)
-		if _, err := os.Stat(filepath.Join(restored, "member")); err != nil {
-			t.note("restored", "no")
-		} else {
-			t.note("restored", "yes")
-		}
 		_ = os.Remove(file)
 		t.ctl("move leader", "move-leader", "2a")
 		t.ctl("downgrade", "downgrade", "validate", "2.0")
