@@ -230,7 +230,7 @@ mod tests {
     use super::*;
 
     fn entry(key: &'static str, revision: u64) -> Entry {
-        let version = Version { revision, create: revision, count: 1, lease: 0 };
+        let version = Version { revision, create: revision, count: 1, ..Version::default() };
         let kv = Some(entry::key_value(key.as_bytes(), &version, b"same"));
         Entry { key: Bytes::from_static(key.as_bytes()), version, kv }
     }
