@@ -31,6 +31,10 @@ build:
 kit:
     nice -n 10 tests/kubernetes/build
 
+# every answer of a table of calls, compared with real etcd's
+conformance: build
+    tests/conformance/etcd/run
+
 # outside judges: the storage tests of k8s.io/apiserver on one brain, on standalone
 storage-brain: build
     tests/storage/compare brain all

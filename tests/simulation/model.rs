@@ -253,7 +253,10 @@ impl<'a> Evaluation<'a> {
             }
             Op::RequestPut(put) => Done::ResponsePut(self.put(put)),
             Op::RequestDeleteRange(delete) => Done::ResponseDeleteRange(self.delete(delete)),
-            Op::RequestTxn(txn) => Done::ResponseTxn(self.txn(txn)),
+            // etcd leaves this header empty.
+            Op::RequestTxn(txn) => {
+                Done::ResponseTxn(pb::TxnResponse { header: Some(<_>::default()), ..self.txn(txn) })
+            }
         }
     }
 

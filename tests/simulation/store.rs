@@ -223,11 +223,12 @@ impl Bench {
                 _ => None,
             },
             Request::RequestPut(put) => {
-                let exists = self.model.at(self.current).contains_key(&put.key);
-                if (put.ignore_value || put.ignore_lease) && !exists {
-                    return Some(Fault::KeyNotFound);
+                // The lease first, as etcd looks.
+                if put.lease != 0 && !self.leases.contains_key(&put.lease) {
+                    return Some(Fault::LeaseNotFound);
                 }
-                (put.lease != 0 && !self.leases.contains_key(&put.lease)).then_some(Fault::LeaseNotFound)
+                let exists = self.model.at(self.current).contains_key(&put.key);
+                ((put.ignore_value || put.ignore_lease) && !exists).then_some(Fault::KeyNotFound)
             }
             Request::RequestDeleteRange(_) => None,
             Request::RequestTxn(txn) => {

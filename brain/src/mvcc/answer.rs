@@ -3,6 +3,8 @@
 //! What a request does is decided on metadata alone, under a lock. The values that an answer carries are put in
 //! afterwards, from cache or engine, without one; then the message is encoded once.
 
+use std::cmp::Reverse;
+
 use bytes::{Bytes, BytesMut};
 use kubebrain_shared::revision::Revision;
 use kubebrain_shared::wire::{put_bytes_field, put_bytes_header, put_varint_field};
@@ -90,7 +92,9 @@ pub fn put_header(buffer: &mut BytesMut, identity: Option<&Identity>, revision: 
         put_varint_field(&mut header, 1, identity.cluster);
         put_varint_field(&mut header, 2, identity.member);
     }
-    put_varint_field(&mut header, 3, revision);
+    if revision > 0 {
+        put_varint_field(&mut header, 3, revision);
+    }
     if let Some(identity) = identity {
         put_varint_field(&mut header, 4, identity.term);
     }
@@ -112,9 +116,9 @@ impl RangeAnswer {
     /// Sorts by value and cuts, if that was left for when values are read.
     pub fn settle(&mut self) {
         let Some(by_value) = self.by_value.take() else { return };
-        self.entries.sort_by_cached_key(|found| entry::value_of(found.bytes()));
-        if by_value.descending {
-            self.entries.reverse();
+        match by_value.descending {
+            false => self.entries.sort_by_cached_key(|found| entry::value_of(found.bytes())),
+            true => self.entries.sort_by_cached_key(|found| Reverse(entry::value_of(found.bytes()))),
         }
         self.more = self.entries.len() > by_value.limit;
         self.entries.truncate(by_value.limit);
@@ -157,7 +161,7 @@ impl Answer {
         }
     }
 
-    /// The message of this answer. Nested headers carry only the revision.
+    /// The message of this answer. Headers of operations carry only the revision, those of nested transactions nothing.
     pub fn encode(&self, identity: Option<&Identity>, revision: Revision) -> Bytes {
         let mut buffer = BytesMut::with_capacity(64);
         self.append(&mut buffer, identity, revision.get());
@@ -195,21 +199,80 @@ impl Answer {
             Self::Txn { .. } => 4,
         };
         let mut message = BytesMut::new();
+        // Of a nested transaction etcd fills in nothing.
+        let revision = if matches!(self, Self::Txn { .. }) { 0 } else { revision };
         self.append(&mut message, None, revision);
         put_bytes_header(buffer, 3, kubebrain_shared::wire::bytes_field_len(arm, message.len()));
         put_bytes_field(buffer, arm, &message);
     }
 }
 
-/// Sorts entries by what the index knows of them.
+/// Sorts entries by what the index knows of them. Equal ones stay in key order, in both directions.
 pub fn sort(entries: &mut [Entry], target: SortTarget, descending: bool) {
-    match target {
-        SortTarget::Key | SortTarget::Value => {}
-        SortTarget::Version => entries.sort_by_key(|entry| entry.version.count),
-        SortTarget::Create => entries.sort_by_key(|entry| entry.version.create),
-        SortTarget::Mod => entries.sort_by_key(|entry| entry.version.revision),
+    let column: fn(&Entry) -> u64 = match target {
+        SortTarget::Key if descending => return entries.reverse(),
+        SortTarget::Key | SortTarget::Value => return,
+        SortTarget::Version => |entry| entry.version.count,
+        SortTarget::Create => |entry| entry.version.create,
+        SortTarget::Mod => |entry| entry.version.revision,
+    };
+    match descending {
+        false => entries.sort_by_key(column),
+        true => entries.sort_by_key(|entry| Reverse(column(entry))),
     }
-    if descending {
-        entries.reverse();
+}
+
+#[cfg(test)]
+mod tests {
+    use kubebrain_proto::etcdserverpb as wire;
+    use prost::Message;
+
+    use super::*;
+
+    fn entry(key: &'static str, revision: u64) -> Entry {
+        let version = Version { revision, create: revision, count: 1, ..Version::default() };
+        let kv = Some(entry::key_value(key.as_bytes(), &version, b"same"));
+        Entry { key: Bytes::from_static(key.as_bytes()), version, kv }
+    }
+
+    fn keys(entries: &[Entry]) -> Vec<&str> {
+        entries.iter().map(|entry| std::str::from_utf8(&entry.key).expect("text")).collect()
+    }
+
+    #[test]
+    fn equal_entries_stay_in_key_order_in_both_directions() {
+        let all = vec![entry("a", 5), entry("b", 7), entry("c", 5), entry("d", 5)];
+        for (descending, want) in [(false, ["a", "c", "d", "b"]), (true, ["b", "a", "c", "d"])] {
+            let mut entries = all.clone();
+            sort(&mut entries, SortTarget::Mod, descending);
+            assert_eq!(keys(&entries), want, "descending: {descending}");
+        }
+        for descending in [false, true] {
+            let by_value = Some(ByValue { descending, limit: 2, keys_only: false });
+            let mut answer = RangeAnswer { entries: all.clone(), by_value, ..RangeAnswer::default() };
+            answer.settle();
+            assert_eq!(
+                (keys(&answer.entries), answer.more),
+                (vec!["a", "b"], true),
+                "descending: {descending}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_nested_transaction_has_an_empty_header_and_its_operations_have_the_revision() {
+        let put = Answer::Put { prev: None };
+        let inner = Answer::Txn { succeeded: true, answers: vec![(9, put)] };
+        let outer = Answer::Txn { succeeded: true, answers: vec![(9, inner)] };
+        let answer = wire::TxnResponse::decode(outer.encode(None, Revision::new(9))).expect("a message");
+        assert_eq!(answer.header.map(|header| header.revision), Some(9));
+        let Some(wire::response_op::Response::ResponseTxn(inner)) = &answer.responses[0].response else {
+            panic!("not a transaction: {answer:?}");
+        };
+        assert_eq!(inner.header, Some(wire::ResponseHeader::default()));
+        let Some(wire::response_op::Response::ResponsePut(put)) = &inner.responses[0].response else {
+            panic!("not a put: {answer:?}");
+        };
+        assert_eq!(put.header.as_ref().map(|header| header.revision), Some(9));
     }
 }

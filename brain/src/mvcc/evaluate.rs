@@ -115,14 +115,15 @@ impl Evaluator<'_> {
     }
 
     fn check_put(&self, put: &Put) -> Result<(), Fault> {
+        // The lease first, as etcd looks.
+        if matches!(put.lease, Given::New(id) if id != 0 && !(self.lease_exists)(id)) {
+            return Err(Fault::LeaseNotFound);
+        }
         let kept = put.value == Given::Kept || put.lease == Given::Kept;
         if kept && self.view().get(&put.key, self.now).is_none() {
             return Err(Fault::KeyNotFound);
         }
-        match put.lease {
-            Given::New(id) if id != 0 && !(self.lease_exists)(id) => Err(Fault::LeaseNotFound),
-            _ => Ok(()),
-        }
+        Ok(())
     }
 
     fn apply(&mut self, op: &Op, path: &mut impl Iterator<Item = bool>) -> Answer {

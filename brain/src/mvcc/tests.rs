@@ -119,3 +119,18 @@ async fn an_unknown_format_is_refused() {
     engine.commit(batch).await.expect("commits");
     assert!(matches!(try_open(&engine, "a", ALONE).await.err(), Some(OpenError::Format { found: 77 })));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_put_that_keeps_what_is_missing_under_an_unknown_lease_hears_of_the_lease() {
+    let store = open(&Arc::new(Memory::new())).await;
+    let kept = |lease| Put {
+        key: Bytes::from_static(b"/r/m/a"),
+        value: Given::Kept,
+        lease: Given::New(lease),
+        prev_kv: false,
+    };
+    for (lease, want) in [(7, Fault::LeaseNotFound), (0, Fault::KeyNotFound)] {
+        let refused = store.put(kept(lease), Revision::new(0)).await.map(|reply| reply.revision.get());
+        assert_eq!(refused, Err(WriteError::Fault(want)), "lease {lease}");
+    }
+}

@@ -21,11 +21,15 @@ pub(super) fn server<C: Codec>(codec: C, limits: &Limits) -> Grpc<C> {
 
 /// What etcd's server says of a message above the bound; tonic has other words and another code for it.
 pub(super) fn in_etcds_words(status: Status) -> Status {
-    if is_too_large(&status) {
-        Status::resource_exhausted("grpc: received message larger than max")
-    } else {
-        status
+    if !is_too_large(&status) {
+        return status;
     }
+    let text = "grpc: received message larger than max";
+    let mut numbers = status.message().split(|c: char| !c.is_ascii_digit()).filter(|word| !word.is_empty());
+    Status::resource_exhausted(match (numbers.next(), numbers.next()) {
+        (Some(bytes), Some(bytes_max)) => format!("{text} ({bytes} vs. {bytes_max})"),
+        _ => text.to_owned(),
+    })
 }
 
 /// True for tonic's refusal of a message above the bound.
@@ -121,5 +125,25 @@ impl<D: Message + Default> Decoder for MessageDecoder<D> {
         message.map(Some).map_err(|error| {
             Status::invalid_argument(format!("the request is not the message that this call takes: {error}"))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_message_above_the_bound_is_refused_in_etcds_words_with_both_sizes() {
+        let mut buffer = tonic::codec::Streaming::new_request(
+            MessageDecoder::<kubebrain_proto::etcdserverpb::PutRequest>(PhantomData),
+            http_body_util::Full::new(Bytes::from_static(b"\0\0\0\x10\x01")),
+            None,
+            Some(4096),
+        );
+        let refused = in_etcds_words(buffer.message().await.expect_err("4097 bytes"));
+        assert_eq!(refused.code(), Code::ResourceExhausted);
+        assert_eq!(refused.message(), "grpc: received message larger than max (4097 vs. 4096)");
+        let other = in_etcds_words(Status::not_found("elsewhere"));
+        assert_eq!((other.code(), other.message()), (Code::NotFound, "elsewhere"));
     }
 }

@@ -30,10 +30,11 @@ pub(super) async fn range_stream(
 ) -> Result<tonic::Response<Chunks>, Status> {
     let (floor, part) = (inner.floor(request.metadata().as_ref())?, inner.part(request.metadata().as_ref()));
     let range = Range::try_from(request.into_inner())?;
+    if range.sort.is_some() {
+        return Err(Status::unimplemented("RangeStream does not support custom sort orders"));
+    }
     if !range.is_plain() {
-        return Err(Status::unimplemented(
-            "RangeStream takes neither a sort nor bounds on revisions: use Range",
-        ));
+        return Err(Status::unimplemented("RangeStream does not support revision filters"));
     }
     owned(&inner, std::slice::from_ref(&range.keys), part)?;
     let (revision, chunks) = inner.store.range_stream(range, floor).await?;
@@ -60,7 +61,9 @@ pub(super) async fn delete_range(inner: Arc<Inner>, request: Request<wire::Delet
 pub(super) async fn txn(inner: Arc<Inner>, request: Request<wire::TxnRequest>) -> Answered {
     let floor = inner.floor(request.metadata().as_ref())?;
     let request = request.into_inner();
-    fits(&inner, &request)?;
+    if !only_reads(&request) {
+        fits(&inner, &request)?;
+    }
     let txn = Txn::from_wire(request, inner.store.limits())?;
     Ok(inner.reply(inner.store.txn(txn, floor).await?))
 }
@@ -77,10 +80,50 @@ fn owned(inner: &Inner, ranges: &[KeyRange], part: Option<u64>) -> Result<(), St
     inner.store.owns(ranges, part).map_err(metadata::not_owner)
 }
 
+/// True of a transaction that etcd proposes to nobody: what it reads has no size to be measured.
+fn only_reads(txn: &wire::TxnRequest) -> bool {
+    let ops = txn.success.iter().chain(&txn.failure);
+    ops.into_iter().all(|op| match &op.request {
+        Some(wire::request_op::Request::RequestRange(_)) => true,
+        Some(wire::request_op::Request::RequestTxn(inner)) => only_reads(inner),
+        _ => false,
+    })
+}
+
 /// etcd measures the proposal, which is the request and a little more.
 fn fits(inner: &Inner, request: &impl Message) -> Result<(), Fault> {
     match request.encoded_len() > inner.store.limits().request_bytes_max {
         true => Err(Fault::RequestTooLarge),
         false => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use wire::request_op::Request;
+
+    use super::*;
+
+    fn txn(success: Vec<Request>, failure: Vec<Request>) -> wire::TxnRequest {
+        let ops = |list: Vec<Request>| {
+            list.into_iter().map(|request| wire::RequestOp { request: Some(request) }).collect()
+        };
+        wire::TxnRequest { compare: Vec::new(), success: ops(success), failure: ops(failure) }
+    }
+
+    #[test]
+    fn only_what_may_write_is_measured() {
+        let range = || Request::RequestRange(wire::RangeRequest::default());
+        let put = || Request::RequestPut(wire::PutRequest::default());
+        let delete = || Request::RequestDeleteRange(wire::DeleteRangeRequest::default());
+        assert!(only_reads(&txn(vec![], vec![])));
+        assert!(only_reads(&txn(vec![range()], vec![Request::RequestTxn(txn(vec![range()], vec![]))])));
+        assert!(!only_reads(&txn(vec![range(), put()], vec![])));
+        assert!(!only_reads(&txn(vec![range()], vec![delete()])));
+        assert!(!only_reads(&txn(vec![Request::RequestTxn(txn(vec![], vec![put()]))], vec![])));
+        assert!(!only_reads(&wire::TxnRequest {
+            success: vec![wire::RequestOp { request: None }],
+            ..wire::TxnRequest::default()
+        }));
     }
 }
