@@ -52,7 +52,7 @@ class Here:
                 file.write("".join(self.text(item) + "\0" for item in items))
 
     def finish(self):
-        scheme = "https" if any("--cert-file" in open(f"{self.out}/{name}").read() for name in os.listdir(self.out)) else "http"
+        scheme = "https" if any(re.search("--cert-file|ETCD_CERT_FILE", open(f"{self.out}/{name}").read()) for name in os.listdir(self.out)) else "http"
         with open(f"{self.out}/endpoint", "w") as file:
             file.write(f"{scheme}://127.0.0.1:{self.new_port(ENDPOINT)}\n")
         with open(f"{self.out}/probes", "w") as file:
@@ -139,7 +139,9 @@ def unit(here, arguments):
         argv = [item.replace("${STATE_DIRECTORY}", state) for item in command.split()]
         variables = [line for line in open(env).read().splitlines() if line and not line.startswith("#")]
         here.add(os.path.basename(path).split(".")[0].replace("@", "-") + instance, argv, variables)
-    here.probes += [here.text(f"http://127.0.0.1:{ENDPOINT}{path}") for path in ("/livez", "/readyz")]
+    metrics = re.search(r"ETCD_LISTEN_METRICS_URLS=(http://[^,\s]+)", "\n".join(variables))
+    for path in ("/livez", "/readyz", "/health?exclude=NOSPACE&serializable=true"):
+        here.probes.append(here.text((metrics[1] if metrics else f"http://127.0.0.1:{ENDPOINT}") + path))
 
 
 def main():
