@@ -186,5 +186,7 @@ fn varint(field: Field<'_>) -> Result<i64, Unreadable> {
     field.value.as_varint().map(u64::cast_signed).ok_or(Unreadable::Type(field.number))
 }
 
+#[cfg(any(test, feature = "seams"))]
+pub(crate) mod agreement;
 #[cfg(test)]
 mod tests;

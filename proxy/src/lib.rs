@@ -41,6 +41,8 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
+#[cfg(feature = "seams")]
+pub use classify::agreement::check as check_shallow_reading;
 pub use config::{Config, ETCD_VERSION};
 pub use proxy::{Proxy, Service};
 

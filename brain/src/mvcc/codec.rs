@@ -285,7 +285,8 @@ impl Layout {
 
     /// Reads an ownership row: the unit and its group.
     pub fn read_owner(&self, row: &Bytes, value: &Bytes) -> Result<(Bytes, GroupName), Damaged> {
-        let unit = unescape(&row[self.prefix.len() + 1..]).ok_or_else(|| damaged(row, "a unit"))?;
+        let unit = row.get(self.prefix.len() + 1..).and_then(unescape);
+        let unit = unit.ok_or_else(|| damaged(row, "a unit"))?;
         let group = std::str::from_utf8(value).ok().and_then(GroupName::parse);
         Ok((unit, group.ok_or_else(|| damaged(row, "a group"))?))
     }

@@ -3,6 +3,7 @@ use pb::request_op::Request;
 use proptest::prelude::*;
 use prost::Message as _;
 
+use super::agreement::expected;
 use super::*;
 
 fn key() -> impl Strategy<Value = Bytes> {
@@ -72,45 +73,6 @@ fn txn() -> impl Strategy<Value = pb::TxnRequest> {
     };
     let inner = of(flat.clone().boxed());
     of(prop_oneof![4 => flat, 1 => inner.prop_map(Request::RequestTxn)].boxed())
-}
-
-/// The same by the full decoder.
-fn expected(txn: &pb::TxnRequest, found: &mut Footprint) {
-    let mut span = |key: &Bytes, end: &Bytes| {
-        if !key.is_empty() {
-            found.spans.push(Span { key: key.clone(), end: end.clone() });
-        }
-    };
-    for compare in &txn.compare {
-        span(&compare.key, &compare.range_end);
-    }
-    for op in txn.success.iter().chain(&txn.failure) {
-        match &op.request {
-            Some(Request::RequestRange(range)) => {
-                found.spans.extend(
-                    (!range.key.is_empty())
-                        .then(|| Span { key: range.key.clone(), end: range.range_end.clone() }),
-                );
-                found.revision = found.revision.max(range.revision);
-            }
-            Some(Request::RequestPut(put)) => {
-                found
-                    .spans
-                    .extend((!put.key.is_empty()).then(|| Span { key: put.key.clone(), end: Bytes::new() }));
-                if put.lease != 0 && !found.leases.contains(&put.lease) {
-                    found.leases.push(put.lease);
-                }
-            }
-            Some(Request::RequestDeleteRange(delete)) => {
-                found.spans.extend(
-                    (!delete.key.is_empty())
-                        .then(|| Span { key: delete.key.clone(), end: delete.range_end.clone() }),
-                );
-            }
-            Some(Request::RequestTxn(txn)) => expected(txn, found),
-            None => {}
-        }
-    }
 }
 
 fn sorted(mut footprint: Footprint) -> Footprint {
