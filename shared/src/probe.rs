@@ -102,16 +102,36 @@ fn checks(path: &str) -> Option<(&'static [Check], Option<&str>)> {
 /// A dropped call has changed nothing.
 pub async fn answer(subject: &impl Subject, method: &Method, uri: &Uri) -> Response<Body> {
     if method != Method::GET {
-        let mut response = text(StatusCode::METHOD_NOT_ALLOWED, TEXT, "Method Not Allowed\n".to_owned());
-        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET"));
-        return response;
+        return only_get();
     }
     let query = uri.query().unwrap_or("");
     match (uri.path(), checks(uri.path())) {
         ("/health", _) => health(subject, query).await,
         (_, Some((all, only))) => checked(subject, query, all, only).await,
-        _ => text(StatusCode::NOT_FOUND, TEXT, "404 page not found\n".to_owned()),
+        _ => not_found(),
     }
+}
+
+/// The answer to `/version`, as that release of etcd.
+pub fn version(method: &Method, version: &str) -> Response<Body> {
+    if method != Method::GET {
+        return only_get();
+    }
+    let mut numbers = version.split('.');
+    let minor = [numbers.next().unwrap_or("0"), numbers.next().unwrap_or("0"), "0"].join(".");
+    let body = format!(r#"{{"etcdserver":"{version}","etcdcluster":"{minor}","storage":"{minor}"}}"#);
+    text(StatusCode::OK, JSON, body)
+}
+
+/// The answer to a path that nobody serves.
+pub fn not_found() -> Response<Body> {
+    text(StatusCode::NOT_FOUND, TEXT, "404 page not found\n".to_owned())
+}
+
+fn only_get() -> Response<Body> {
+    let mut response = text(StatusCode::METHOD_NOT_ALLOWED, TEXT, "Method Not Allowed\n".to_owned());
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET"));
+    response
 }
 
 async fn health(subject: &impl Subject, query: &str) -> Response<Body> {
@@ -132,12 +152,12 @@ async fn health(subject: &impl Subject, query: &str) -> Response<Body> {
         }
     });
     match healthy.await.unwrap_or_else(|_late| Err("RANGE ERROR:no answer in time".to_owned())) {
-        Ok(()) => text(StatusCode::OK, JSON, r#"{"health":"true","reason":""}"#.to_owned()),
+        Ok(()) => text(StatusCode::OK, TEXT, r#"{"health":"true","reason":""}"#.to_owned()),
         Err(reason) => {
             tracing::warn!(reason, "/health says no");
             let reason = reason.replace(['"', '\\'], "'");
             let body = format!("{{\"health\":\"false\",\"reason\":\"{reason}\"}}\n");
-            text(StatusCode::SERVICE_UNAVAILABLE, JSON, body)
+            text(StatusCode::SERVICE_UNAVAILABLE, TEXT, body)
         }
     }
 }
@@ -216,10 +236,7 @@ impl<S: Serve> Service<Request<Incoming>> for ProbesOnly<S> {
             .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
         match !grpc && (is_probe(path) || matches!(path, "/version" | "/metrics")) {
             true => Box::pin(self.inner.call(request)),
-            false => {
-                let refused = text(StatusCode::NOT_FOUND, TEXT, "404 page not found\n".to_owned());
-                Box::pin(ready(Ok(refused)))
-            }
+            false => Box::pin(ready(Ok(not_found()))),
         }
     }
 }

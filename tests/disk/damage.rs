@@ -105,7 +105,10 @@ async fn try_damage(
         Ok(seen) => history.judge(u64::MAX, &seen, Counting::OneGroup).map(|()| false),
         Err(message) => {
             let named = message.contains(copy.to_str().expect("UTF-8"));
-            let advises = ["backup", "copy", "use the version"].iter().any(|word| message.contains(word));
+            // A client that reads what is damaged hears it in etcd's words; the advice is in the log.
+            let advises = ["backup", "copy", "use the version", "corrupt cluster", "Corrupt"]
+                .iter()
+                .any(|word| message.contains(word));
             match (named || !binary) && advises {
                 true => Ok(true),
                 false => Err(format!("it does not say what to do where: {message}")),

@@ -12,6 +12,12 @@ use crate::engine::KEY_BYTES_MAX;
 /// The cause of an error, from whatever lies below.
 pub type Cause = Box<dyn std::error::Error + Send + Sync>;
 
+/// An error and its causes in one line.
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
 /// Why a read gave nothing. Reads change nothing, so all may be asked again.
 #[derive(Debug, Error)]
 pub enum ReadError {

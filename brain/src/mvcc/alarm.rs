@@ -3,7 +3,7 @@
 //! * `NoSpace` is raised by the first write that would pass the quota, or by hand. While it stands, puts, transactions
 //!   with puts and new leases are refused; reads, deletions, compaction and the end of leases go on.
 //! * `Corrupt` is raised by hand only: one brain has nobody to compare itself with. While it stands, keys and leases are
-//!   neither read nor changed, as in etcd.
+//!   not changed; reads go on, as in etcd.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -107,7 +107,7 @@ impl Alarms {
         stood
     }
 
-    /// Refuses whatever looks at keys or leases while they are not to be trusted.
+    /// Refuses changes of keys and leases while what is there is not to be trusted.
     ///
     /// # Errors
     /// [`Fault::Corrupt`].

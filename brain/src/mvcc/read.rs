@@ -11,6 +11,8 @@ use super::evaluate::select;
 use super::index::Version;
 use super::shared::{Pin, Shared};
 use super::values::ValueError;
+use crate::engine::ReadError;
+use crate::engine::error::chain;
 use crate::request::{Range, ReadAt};
 
 /// Entries taken with the index locked: short enough that no write waits long.
@@ -240,9 +242,10 @@ pub(super) fn stream_message(
 
 /// What a client hears of a value that was not read.
 pub(super) fn read_fault(shared: &Shared, error: &ValueError) -> Fault {
-    tracing::error!(group = %shared.group, "a value was not read: {error}");
+    tracing::error!(group = %shared.group, "a value was not read: {}", chain(error));
     match error {
+        // Asking again gives the same.
+        ValueError::Read(ReadError::Failed(_)) | ValueError::Damaged(_) => Fault::Corrupt,
         ValueError::Read(_) | ValueError::Missing { .. } => Fault::Timeout,
-        ValueError::Damaged(_) => Fault::Corrupt,
     }
 }

@@ -189,6 +189,17 @@ pub struct Txn {
     pub failure: Vec<Op>,
 }
 
+impl Op {
+    /// True if it may change a key.
+    pub fn changes(&self) -> bool {
+        match self {
+            Self::Range(_) => false,
+            Self::Put(_) | Self::Delete(_) => true,
+            Self::Txn(txn) => txn.success.iter().chain(&txn.failure).any(Self::changes),
+        }
+    }
+}
+
 impl Txn {
     /// Every range of keys that it names, nested ones too.
     pub fn ranges(&self) -> Vec<KeyRange> {

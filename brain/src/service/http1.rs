@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use http::{Method, Response, StatusCode, Uri, header};
-use http_body_util::Full;
+use http::{Method, Response, Uri};
 use kubebrain_proto::etcdserverpb::{AlarmRequest, AlarmType, RangeRequest};
 use kubebrain_shared::probe::{self, Subject};
 use kubebrain_shared::revision::Revision;
@@ -19,21 +17,9 @@ pub(super) async fn answer(inner: &Arc<Inner>, method: &Method, uri: &Uri) -> Re
     if probe::is_probe(path) {
         return probe::answer(&Probed(inner.clone()), method, uri).await;
     }
-    if method != Method::GET && method != Method::HEAD {
-        return text(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "only GET is answered here\n".to_owned());
-    }
     match path {
-        "/version" => {
-            let body = format!(
-                "{{\"etcdserver\":\"{ETCD_VERSION}\",\"etcdcluster\":\"{ETCD_VERSION}\",\"storage\":\"{ETCD_VERSION}\"}}"
-            );
-            text(StatusCode::OK, "application/json", body)
-        }
-        _ => text(
-            StatusCode::NOT_FOUND,
-            "text/plain",
-            "there is /health, /livez, /readyz, /version and /metrics\n".to_owned(),
-        ),
+        "/version" => probe::version(method, ETCD_VERSION),
+        _ => probe::not_found(),
     }
 }
 
@@ -59,11 +45,4 @@ impl Subject for Probed {
         let answer = maintenance::alarm(self.0.clone(), Request::new(AlarmRequest::default())).await?;
         Ok(answer.into_inner().alarms.iter().map(|member| member.alarm()).collect())
     }
-}
-
-fn text(status: StatusCode, kind: &'static str, body: String) -> Response<Body> {
-    let mut response = Response::new(Body::new(Full::new(Bytes::from(body))));
-    *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, http::HeaderValue::from_static(kind));
-    response
 }

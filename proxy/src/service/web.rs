@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, header};
-use http_body_util::Full;
+use http::{HeaderMap, Method, Response, Uri};
 use kubebrain_proto::etcdserverpb::{AlarmRequest, AlarmResponse, AlarmType};
 use kubebrain_shared::probe::{self, Subject};
 use tonic::Status;
@@ -14,24 +12,13 @@ use super::Call;
 use crate::core::Core;
 use crate::grpc::{self, Framed};
 
-const JSON: HeaderValue = HeaderValue::from_static("application/json");
-const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
-
 pub(super) async fn answer(core: &Arc<Core>, method: &Method, uri: &Uri) -> Response<Body> {
     if probe::is_probe(uri.path()) {
         return probe::answer(&Probed(core.clone()), method, uri).await;
     }
-    if method != Method::GET && method != Method::HEAD {
-        return plain(StatusCode::METHOD_NOT_ALLOWED, TEXT, "Method Not Allowed\n".into());
-    }
     match uri.path() {
-        "/version" => {
-            let version = &core.config.etcd_version;
-            let mut numbers = version.split('.');
-            let cluster = [numbers.next().unwrap_or("3"), numbers.next().unwrap_or("6"), "0"].join(".");
-            plain(StatusCode::OK, JSON, format!(r#"{{"etcdserver":"{version}","etcdcluster":"{cluster}"}}"#))
-        }
-        _ => plain(StatusCode::NOT_FOUND, TEXT, "404 page not found\n".into()),
+        "/version" => probe::version(method, &core.config.etcd_version),
+        _ => probe::not_found(),
     }
 }
 
@@ -61,11 +48,4 @@ impl Subject for Probed {
         let answer: AlarmResponse = grpc::decode(message.message())?;
         Ok(answer.alarms.iter().map(|member| member.alarm()).collect())
     }
-}
-
-fn plain(status: StatusCode, content: HeaderValue, text: String) -> Response<Body> {
-    let mut response = Response::new(Body::new(Full::new(Bytes::from(text))));
-    *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, content);
-    response
 }

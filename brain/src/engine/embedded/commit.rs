@@ -14,11 +14,11 @@ use tokio::time::Instant;
 
 use crate::engine::batch::{Batch, Condition, Write};
 use crate::engine::embedded::open::Store;
-use crate::engine::embedded::{Config, Metrics};
 use crate::engine::embedded::rows::{self, Row};
 use crate::engine::embedded::upkeep::Upkeep;
 use crate::engine::embedded::wal::{AppendError, Log};
-use crate::engine::error::{Cause, CommitError, Poison, Refusal};
+use crate::engine::embedded::{Config, Metrics};
+use crate::engine::error::{Cause, CommitError, Poison, Refusal, chain};
 
 /// A round takes no more batches once it has this much: some milliseconds of writing, which the others wait for.
 const ROUND_BYTES_MAX: usize = 16 << 20;
@@ -219,12 +219,6 @@ fn refuse(orders: Vec<Order>, poison: &Poison) {
     for order in orders {
         let _gone = order.answer.send(Err(CommitError::Refused(Refusal::Stopped(poison.clone()))));
     }
-}
-
-/// An error and its causes in one line.
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// A store and the end of its log.

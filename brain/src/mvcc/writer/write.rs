@@ -13,6 +13,7 @@ use crate::mvcc::answer::{Answer, Entry};
 use crate::mvcc::codec;
 use crate::mvcc::evaluate::{Change, Evaluator, needed};
 use crate::mvcc::pending::View;
+use crate::mvcc::read::read_fault;
 use crate::mvcc::shared::Shared;
 use crate::mvcc::{entry, ownership};
 use crate::request::Op;
@@ -153,8 +154,7 @@ impl Writer {
 /// Values that the evaluation will look at. Nothing changes while they are read: the writer is the only one to write.
 async fn values(shared: &Shared, mut entries: Vec<Entry>) -> Result<HashMap<(Bytes, u64), Bytes>, Fault> {
     if let Err(error) = shared.values.fill(&mut entries).await {
-        tracing::error!(group = %shared.group, "a value to compare with was not read: {error}");
-        return Err(Fault::Timeout);
+        return Err(read_fault(shared, &error));
     }
     let values = entries.into_iter().map(|found| {
         let value = found.kv.as_ref().map(entry::value_of).unwrap_or_default();
