@@ -66,7 +66,15 @@ var deviations = []deviation{
 		name:   "no JSON gateway",
 		reason: "Kubernetes and etcdctl speak gRPC; /v3/... over HTTP/1 is not served",
 		on:     all,
-		seen:   []difference{{"http-gateway", "range", "405"}},
+		seen:   []difference{{"http-gateway", "range", "404"}},
+	},
+	{
+		name:   "a compaction of the future is that first",
+		reason: "the proxy knows the groups' revisions before it asks any of them to compact, and so before it hears of an alarm",
+		on:     onGroups,
+		seen: []difference{
+			{"alarm-corrupt", "corrupt: compact the future", `OutOfRange "etcdserver: mvcc: required revision is a future revision"`},
+		},
 	},
 	{
 		name:   "no users and roles",
