@@ -17,6 +17,10 @@ mod storage;
 
 use std::process::ExitCode;
 
+/// A request allocates some dozens of times, often on one thread what is freed on another.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 use clap::FromArgMatches;
 
 use cli::{Cli, Command};
