@@ -1,12 +1,13 @@
 //! The checks, one for each decoder.
 
-use bytes::{Bytes, BytesMut};
-use kubebrain_brain::mvcc::codec::{self, Layout, LeaseRow, Record};
+use bytes::{BufMut, Bytes, BytesMut};
+use kubebrain_brain::mvcc::codec::{self, Layout, LeaseRow, Record as LogRecord};
 use kubebrain_brain::request::{Delete, Limits, Put, Range, Txn};
 use kubebrain_proto::etcdserverpb as wire;
 use kubebrain_shared::group::GroupName;
 use kubebrain_shared::placement::Placement;
 use kubebrain_shared::range::KeyRange;
+use kubebrain_shared::snapshot::{Reader, Record, put_preamble, put_record};
 use kubebrain_shared::wire::{
     FRAME_PREFIX_BYTES, Fields, Malformed, Message as Frame, Value, frame, put_bytes_field, put_varint_field,
 };
@@ -66,8 +67,8 @@ pub fn rows(data: &[u8]) {
     if let Ok(number) = codec::read_small(&key, &value) {
         assert_eq!(codec::small_value(number), value);
     }
-    if let Ok(record) = codec::read_message::<Record>(&key, value.clone()) {
-        assert_eq!(Record::decode(&record.encode_to_vec()[..]).expect("just written"), record);
+    if let Ok(record) = codec::read_message::<LogRecord>(&key, value.clone()) {
+        assert_eq!(LogRecord::decode(&record.encode_to_vec()[..]).expect("just written"), record);
     }
     if let Ok(lease) = codec::read_message::<LeaseRow>(&key, value) {
         assert_eq!(LeaseRow::decode(&lease.encode_to_vec()[..]).expect("just written"), lease);
@@ -161,6 +162,44 @@ pub fn requests(data: &[u8]) {
     }
 }
 
+/// Snapshots: as they are, and as records (kind, length, payload) that get the checksums they lack.
+pub fn snapshot(data: &[u8]) {
+    let _any = records(data);
+    let mut file = BytesMut::new();
+    put_preamble(&mut file);
+    let mut rest = data;
+    while let [kind, length, tail @ ..] = rest {
+        let payload;
+        (payload, rest) = tail.split_at(tail.len().min(usize::from(*length)));
+        let start = file.len();
+        file.put_u32(payload.len() as u32);
+        file.put_u8(*kind);
+        file.put_slice(payload);
+        file.put_u32(crc32c::crc32c(&file[start..]));
+    }
+    // What was read is what stands there, as far as it was taken.
+    let mut again = BytesMut::new();
+    put_preamble(&mut again);
+    for record in records(&file) {
+        let start = again.len();
+        put_record(&mut again, &record);
+        if again[start..] != file[start..again.len().min(file.len())] {
+            return; // protobuf may be written in other ways than ours
+        }
+    }
+    assert!(again.len() <= file.len());
+}
+
+fn records(file: &[u8]) -> Vec<Record> {
+    let mut records = Vec::new();
+    if let Ok(mut reader) = Reader::new(file, false) {
+        while let Ok(Some(record)) = reader.next_record() {
+            records.push(record);
+        }
+    }
+    records
+}
+
 /// A check, by name.
 pub type Check = (&'static str, fn(&[u8]));
 
@@ -171,4 +210,5 @@ pub const ALL: &[Check] = &[
     ("rows", rows),
     ("placement", placement),
     ("requests", requests),
+    ("snapshot", snapshot),
 ];

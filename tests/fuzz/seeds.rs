@@ -3,8 +3,10 @@
 use bytes::Bytes;
 use kubebrain_brain::mvcc::codec::{self, Change, Layout, LeaseRow, Record, Small, Write};
 use kubebrain_proto::etcdserverpb as wire;
+use kubebrain_proto::mvccpb::KeyValue;
 use kubebrain_shared::group::GroupName;
 use kubebrain_shared::revision::Revision;
+use kubebrain_shared::snapshot as file;
 use kubebrain_shared::wire::frame;
 use prost::Message;
 use wire::request_op::Request;
@@ -18,6 +20,7 @@ pub(crate) fn all() -> Vec<(&'static str, Seeds)> {
         ("rows", rows()),
         ("placement", placement()),
         ("requests", requests()),
+        ("snapshot", snapshot()),
     ]
 }
 
@@ -169,4 +172,33 @@ kinds:
         ("empty-prefix", b"prefix: ''\nhome: a\ndefault: a\ngroups: {a: {}}\n\0k\0".to_vec()),
         ("wrong", b"prefix: [1\nhome: {}".to_vec()),
     ]
+}
+
+fn snapshot() -> Seeds {
+    let header =
+        file::Header { revision: 9, compacted: 2, groups: vec!["a".to_owned()], ..Default::default() };
+    let kv = KeyValue { key: put().key, mod_revision: 5, value: put().value, ..Default::default() };
+    let change = file::Change { key: put().key, deleted: false };
+    let mut content = file::Content::default();
+    content.add(false, &kv.encode_to_vec());
+    let (puts, hash) = (1, content.hash());
+    let records: [(u8, Vec<u8>); 8] = [
+        (1, header.encode_to_vec()),
+        (2, file::Group { name: "a".to_owned() }.encode_to_vec()),
+        (3, file::Owner { unit: Bytes::from_static(b"/registry/pods/") }.encode_to_vec()),
+        (4, kv.encode_to_vec()),
+        (6, file::Lease { id: 7, ttl: 60, remaining_ms: 1500, holders: Vec::new() }.encode_to_vec()),
+        (7, file::Write { revision: 5, changes: vec![change] }.encode_to_vec()),
+        (
+            8,
+            file::GroupEnd { owners: 1, puts, leases: 1, writes: 1, hash, ..Default::default() }
+                .encode_to_vec(),
+        ),
+        (9, file::End { groups: 1, rows: 1, hash }.encode_to_vec()),
+    ];
+    let whole = records.iter().flat_map(|(kind, payload)| {
+        let length = u8::try_from(payload.len()).expect("a short record");
+        [&[*kind, length], &payload[..]].concat()
+    });
+    vec![("whole", whole.collect()), ("foreign", b"not a snapshot".to_vec())]
 }
