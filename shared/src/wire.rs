@@ -9,7 +9,8 @@
 //! ```
 //!
 //! Invariants: reading allocates nothing, and every value returned is a slice of the message. A [`Fields`] that has
-//! reported [`Malformed`] ends. Groups (wire types 3 and 4) do not exist in proto3 and are refused.
+//! reported [`Malformed`] ends. Groups (wire types 3 and 4) do not exist in proto3: they are
+//! passed over, as decoders do with fields that they do not know.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -85,6 +86,8 @@ pub struct Message;
 pub const FRAME_PREFIX_BYTES: usize = 5;
 
 const FIELD_NUMBER_MAX: u64 = (1 << 29) - 1;
+/// As deep as prost follows groups in groups.
+const GROUP_DEPTH_MAX: usize = 99;
 
 impl<'a> Fields<'a> {
     /// Of an encoded message (without the gRPC frame).
@@ -92,23 +95,47 @@ impl<'a> Fields<'a> {
         Self { rest: message }
     }
 
-    fn read(&mut self) -> Result<Field<'a>, Malformed> {
-        let tag = self.varint()?;
-        let number = tag >> 3;
-        if !(1..=FIELD_NUMBER_MAX).contains(&number) {
-            return Err(Malformed::Number);
-        }
-        let value = match (tag & 7) as u8 {
+    /// A field, or a group that was passed over.
+    fn read(&mut self, depth: usize) -> Result<Option<Field<'a>>, Malformed> {
+        let (number, wire_type) = self.tag()?;
+        let value = match wire_type {
             0 => Value::Varint(self.varint()?),
             1 => Value::Fixed64(u64::from_le_bytes(self.array()?)),
             2 => {
                 let length = usize::try_from(self.varint()?).map_err(|_too_long| Malformed::Truncated)?;
                 Value::Bytes(self.take(length)?)
             }
+            3 => return self.pass_over(number, depth).map(|()| None),
             5 => Value::Fixed32(u32::from_le_bytes(self.array()?)),
             other => return Err(Malformed::WireType(other)),
         };
-        Ok(Field { number: number as u32, value })
+        Ok(Some(Field { number, value }))
+    }
+
+    /// Reads to the end of a group.
+    fn pass_over(&mut self, group: u32, depth: usize) -> Result<(), Malformed> {
+        if depth == GROUP_DEPTH_MAX {
+            return Err(Malformed::WireType(3));
+        }
+        loop {
+            let mut ahead = self.clone();
+            match ahead.tag()? {
+                (number, 4) if number == group => {
+                    *self = ahead;
+                    return Ok(());
+                }
+                _ => drop(self.read(depth + 1)?),
+            }
+        }
+    }
+
+    fn tag(&mut self) -> Result<(u32, u8), Malformed> {
+        let tag = self.varint()?;
+        let number = tag >> 3;
+        match (1..=FIELD_NUMBER_MAX).contains(&number) {
+            true => Ok((number as u32, (tag & 7) as u8)),
+            false => Err(Malformed::Number),
+        }
     }
 
     fn varint(&mut self) -> Result<u64, Malformed> {
@@ -144,14 +171,17 @@ impl<'a> Iterator for Fields<'a> {
     type Item = Result<Field<'a>, Malformed>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.rest.is_empty() {
-            return None;
+        while !self.rest.is_empty() {
+            match self.read(0) {
+                Ok(Some(field)) => return Some(Ok(field)),
+                Ok(None) => {}
+                Err(malformed) => {
+                    self.rest = &[];
+                    return Some(Err(malformed));
+                }
+            }
         }
-        let field = self.read();
-        if field.is_err() {
-            self.rest = &[];
-        }
-        Some(field)
+        None
     }
 }
 

@@ -177,12 +177,15 @@ proptest! {
 
 #[test]
 fn a_bad_message_ends_at_its_first_fault() {
-    let cases: [(&str, &[u8], Malformed); 7] = [
+    let cases: [(&str, &[u8], Malformed); 10] = [
         ("cut in the tag", &[0x80], Malformed::Truncated),
         ("cut in the bytes", &[0x0a, 3, 1, 2], Malformed::Truncated),
         ("cut in a fixed32", &[0x0d, 1, 2, 3], Malformed::Truncated),
         ("field number 0", &[0x02, 0], Malformed::Number),
-        ("a group", &[0x0b, 0x0c], Malformed::WireType(3)),
+        ("the end of a group", &[0x0c], Malformed::WireType(4)),
+        ("a group without an end", &[0x0b, 0x10, 0x01], Malformed::Truncated),
+        ("a group with the end of another", &[0x0b, 0x14], Malformed::WireType(4)),
+        ("groups in groups without end", &[0x0b; 200], Malformed::WireType(3)),
         ("eleven bytes", &[8, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 1], Malformed::Overlong),
         ("65 bits", &[8, 255, 255, 255, 255, 255, 255, 255, 255, 255, 2], Malformed::Overlong),
     ];
@@ -202,4 +205,12 @@ fn frames_that_cannot_be_forwarded_are_refused() {
     assert_eq!(split(&[0, 0, 0, 0, 5]), Err(FrameError::TooLong { bytes: 5, bytes_max: 4 }));
     assert_eq!(split(&[0, 0, 0, 0]), Ok(None));
     assert_eq!(split(&[0, 0, 0, 0, 0]), Ok(Some(Bytes::new())));
+}
+
+#[test]
+fn groups_are_passed_over() {
+    let message = [0x08, 0x01, 0x0b, 0x13, 0x14, 0x12, 0x01, 0x0c, 0x0c, 0x10, 0x02];
+    let read: Vec<_> = Fields::new(&message).map(|field| field.expect("valid")).collect();
+    let field = |number, value| Field { number, value: Value::Varint(value) };
+    assert_eq!(read, [field(1, 1), field(2, 2)]);
 }
