@@ -10,7 +10,9 @@ use kubebrain_brain::engine::memory::Memory;
 use kubebrain_brain::mvcc;
 use kubebrain_brain::mvcc::quota::Quota;
 use kubebrain_brain::request::Limits;
+use kubebrain_shared::budget::Budget;
 use kubebrain_shared::group::GroupName;
+use kubebrain_shared::intake;
 use kubebrain_shared::metrics::Metrics;
 
 use crate::cli::{self, Clients};
@@ -23,12 +25,19 @@ pub(crate) struct Storage {
     pub embedded: Option<Arc<Embedded>>,
     /// What all groups in it may keep together.
     pub quota: Arc<Quota>,
+    /// What their answers may take in memory together.
+    pub answers: Arc<Budget>,
+    /// And large requests to them.
+    pub requests: Arc<Budget>,
 }
 
 pub(crate) async fn open(flags: &cli::Store, metrics: &Metrics) -> Result<Storage> {
+    let (answers, requests) = (Budget::new(flags.answer_bytes), Budget::new(intake::DEFAULT_BYTES));
     let quota = Quota::new(u64::try_from(flags.quota_backend_bytes).ok().filter(|bytes| *bytes > 0));
     match flags.engine {
-        cli::Engine::Memory => Ok(Storage { engine: Arc::new(Memory::new()), embedded: None, quota }),
+        cli::Engine::Memory => {
+            Ok(Storage { engine: Arc::new(Memory::new()), embedded: None, quota, answers, requests })
+        }
         cli::Engine::Embedded => {
             if flags.data_dir.join("member").exists() {
                 bail!(
@@ -46,7 +55,7 @@ pub(crate) async fn open(flags: &cli::Store, metrics: &Metrics) -> Result<Storag
             let opened = tokio::task::spawn_blocking(move || Embedded::open(&config)).await?;
             let embedded = Arc::new(opened.context("the store cannot be opened")?);
             tracing::debug!(bytes = embedded.size(), "store opened");
-            Ok(Storage { engine: embedded.clone(), embedded: Some(embedded), quota })
+            Ok(Storage { engine: embedded.clone(), embedded: Some(embedded), quota, answers, requests })
         }
     }
 }
@@ -76,6 +85,8 @@ impl Storage {
             value_cache_bytes: store.value_cache_bytes / groups.max(1) as u64,
             window_bytes: store.watch_window_bytes,
             quota: self.quota.clone(),
+            answers: self.answers.clone(),
+            requests: self.requests.clone(),
             lease_checkpoint_interval: store.lease_checkpoint_interval,
             ..mvcc::Config::new(group, clients.name.clone())
         }

@@ -12,6 +12,9 @@ pub const ETCD_VERSION: &str = "3.6.11";
 /// What gRPC may add to a request of `request_bytes_max`, as in etcd.
 pub(crate) const GRPC_OVERHEAD_BYTES: usize = 512 * 1024;
 
+/// HTTP/2's largest window: streams that nobody reads must not use up what all of them share.
+const WINDOW_BYTES_MAX: u32 = (1 << 31) - 1;
+
 /// Settings of one proxy.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -27,8 +30,11 @@ pub struct Config {
     /// Largest answer that is put together from several groups in memory; default 128 MiB. Above it a Range is refused
     /// with a sentence that names RangeStream.
     pub merged_bytes_max: usize,
-    /// Requests at work at once; default 16 384. Above it they are answered "too many requests" at once.
+    /// Requests at work at once, of those that are there whole; default 16 384. Above it they are answered "too many requests" at once.
     pub in_flight_max: usize,
+    /// An answer must have begun within this time, whatever its client waits for; default 30 s. Compactions and what
+    /// operators ask for may take longer.
+    pub answer_timeout: Duration,
     /// How long a request that was surely not carried out is tried again; default 5 s.
     pub retry_for: Duration,
     /// How often every group is asked for its revision, which keeps the start of "watch from now" fresh; default 1 s.
@@ -90,12 +96,14 @@ impl Default for Config {
             request_bytes_max: 1536 * 1024,
             merged_bytes_max: 128 * 1024 * 1024,
             in_flight_max: 16_384,
+            answer_timeout: Duration::from_secs(30),
             retry_for: Duration::from_secs(5),
             refresh_every: Duration::from_secs(1),
             watchers_max: 65_536,
             merge_buffer_bytes_max: 256 * 1024,
             drain: Duration::from_secs(7),
-            dial: DialConfig::default(),
+            // What a client does not read of an answer stays with the brain but for this much.
+            dial: DialConfig { stream_window_bytes: 256 << 10, ..DialConfig::default() },
             watch_window_bytes: 64 * 1024,
             metrics: Metrics::default(),
             #[cfg(any(test, feature = "seams"))]
@@ -126,12 +134,17 @@ impl Config {
         }
     }
 
+    /// Connections to brains for requests.
+    pub(crate) fn bulk_dial(&self) -> DialConfig {
+        // As for watches: an answer that a client does not read must not keep the others' from coming.
+        DialConfig { connection_window_bytes: WINDOW_BYTES_MAX, ..self.dial.clone() }
+    }
+
     /// Connections to brains for watch streams.
     pub(crate) fn watch_dial(&self) -> DialConfig {
         DialConfig {
             stream_window_bytes: self.watch_window_bytes,
-            // HTTP/2's largest window: streams that nobody reads must not use up what all of them share
-            connection_window_bytes: (1 << 31) - 1,
+            connection_window_bytes: WINDOW_BYTES_MAX,
             ..self.dial.clone()
         }
     }

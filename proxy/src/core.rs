@@ -7,7 +7,9 @@ use futures_util::future::try_join_all;
 use http::HeaderMap;
 use kubebrain_proto::etcdserverpb::{StatusRequest, StatusResponse};
 use kubebrain_proto::peer::{AdvanceRequest, AdvanceResponse};
+use kubebrain_shared::budget::Budget;
 use kubebrain_shared::fault::Fault;
+use kubebrain_shared::intake;
 use kubebrain_shared::reflection::{CLIENT_SERVICES, Reflection};
 use kubebrain_shared::revision::Revision;
 use kubebrain_shared::stop::{Stop, Stopper};
@@ -38,6 +40,8 @@ pub(crate) struct Core {
     pub(crate) config: Config,
     pub(crate) floor: Floor,
     pub(crate) in_flight: Arc<Semaphore>,
+    /// Large requests.
+    pub(crate) requests: Arc<Budget>,
     pub(crate) reflection: Option<Reflection>,
     table: ArcSwap<Table>,
     identity: ArcSwap<Identity>,
@@ -52,6 +56,7 @@ impl Core {
         let version = watch::Sender::new(table.version());
         Self {
             in_flight: Arc::new(Semaphore::new(config.in_flight_max)),
+            requests: Budget::new(intake::DEFAULT_BYTES),
             config,
             floor: Floor::default(),
             reflection: Reflection::new(CLIENT_SERVICES.iter().copied()).ok(),

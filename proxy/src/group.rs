@@ -42,7 +42,7 @@ struct Node {
 impl Group {
     pub(crate) fn new(name: GroupName, connectors: Vec<Connector>, config: &Config) -> Self {
         let node = |connector: Connector| Node {
-            bulk: Channel::new(connector.clone(), config.dial.clone()),
+            bulk: Channel::new(connector.clone(), config.bulk_dial()),
             watch: Channel::new(connector, config.watch_dial()),
         };
         let nodes = connectors.into_iter().map(node).collect();

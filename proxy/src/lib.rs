@@ -4,9 +4,9 @@
 //! byte. Only where several groups answer together, or an id must be rewritten, is anything built here.
 //!
 //! ```text
-//! serve → layer/{trace, limit} → service (by path) ─┬─ classify → table → call → group → brain
-//!                                                   ├─ fanout: one range or delete over several groups
-//!                                                   └─ watch: one client stream over many groups' streams
+//! serve → service (by path) ─┬─ classify → table → call → group → brain
+//!                            ├─ fanout: one range or delete over several groups
+//!                            └─ watch: one client stream over many groups' streams
 //! ```
 //!
 //! Invariants:
@@ -33,7 +33,6 @@ mod core;
 mod call;
 mod fanout;
 mod watch;
-mod layer;
 mod service;
 
 #[cfg(test)]

@@ -16,12 +16,13 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// What an HTTP/2 client says first.
+pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const HEAD_BYTES: usize = 9;
-const DATA: u8 = 0;
+pub(crate) const DATA: u8 = 0;
 const HEADERS: u8 = 1;
-const PING: u8 = 6;
-const ACK: u8 = 1;
+pub(crate) const PING: u8 = 6;
+pub(crate) const ACK: u8 = 1;
 
 /// So many too early pings are overlooked.
 const STRIKES_MAX: u32 = 2;
@@ -49,7 +50,7 @@ struct Rule {
 
 /// Where a direction is between two heads.
 #[derive(Debug, Default)]
-struct Frames {
+pub(crate) struct Frames {
     head: [u8; HEAD_BYTES],
     have: usize,
     /// Payload that is still to pass.
@@ -57,8 +58,8 @@ struct Frames {
 }
 
 impl Frames {
-    /// Follows `bytes`; tells each frame's type and flags.
-    fn follow(&mut self, mut bytes: &[u8], mut frame: impl FnMut(u8, u8)) {
+    /// Follows `bytes`; tells each frame's type, flags and length.
+    pub(crate) fn follow(&mut self, mut bytes: &[u8], mut frame: impl FnMut(u8, u8, usize)) {
         while !bytes.is_empty() {
             let skipped = self.payload.min(bytes.len());
             self.payload -= skipped;
@@ -71,7 +72,7 @@ impl Frames {
                 let [a, b, c, kind, flags, ..] = self.head;
                 self.payload = u32::from_be_bytes([0, a, b, c]) as usize;
                 self.have = 0;
-                frame(kind, flags);
+                frame(kind, flags, self.payload);
             }
         }
     }
@@ -92,7 +93,7 @@ impl Rule {
         self.preface += taken;
         bytes = &bytes[taken..];
         let mut pings = 0;
-        self.inbound.follow(bytes, |kind, flags| pings += u32::from(kind == PING && flags & ACK == 0));
+        self.inbound.follow(bytes, |kind, flags, _| pings += u32::from(kind == PING && flags & ACK == 0));
         if pings > 0 {
             let now = Instant::now();
             // Those that come together are all too early but for the first.
@@ -107,7 +108,7 @@ impl Rule {
         let strikes = &mut self.strikes;
         let last = &mut self.last_ping;
         // Clients measure the way when they get data: that is no keepalive.
-        self.outbound.follow(bytes, |kind, _| {
+        self.outbound.follow(bytes, |kind, _, _| {
             if matches!(kind, DATA | HEADERS) {
                 *strikes = 0;
                 *last = None;

@@ -10,6 +10,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use hyper::body::Incoming;
@@ -23,6 +24,7 @@ use tonic::codegen::Service;
 use tracing::{debug, info, warn};
 
 use crate::cork::Cork;
+use crate::gate::Gate;
 use crate::pings::PingGuard;
 use crate::stop::Stop;
 use crate::tls::TlsServer;
@@ -52,7 +54,10 @@ pub struct ServeConfig {
     /// Clients that ping more often, three times and more while nothing is sent to them, get GOAWAY. `None`, which is
     /// meant for peers: pings are answered however often they come.
     pub ping_interval_min: Option<Duration>,
-    /// A head of an HTTP/1 request must be there within this time; 10 s.
+    /// Resets, settings, pings and empty data of one client, above which it is read more slowly. `None`, which is meant
+    /// for peers: as many as come; a proxy whose client vanishes resets all its streams at once.
+    pub control_frames_per_second: Option<NonZeroU32>,
+    /// A head of an HTTP/1 request must be there within this time, and so must the first bytes of a connection; 10 s.
     pub header_timeout: Duration,
     /// A TLS handshake must be done within this time; 10 s.
     pub handshake_timeout: Duration,
@@ -72,6 +77,7 @@ impl Default for ServeConfig {
             keepalive_interval: Some(Duration::from_secs(30)),
             keepalive_timeout: Duration::from_secs(10),
             ping_interval_min: None,
+            control_frames_per_second: None,
             handshake_timeout: Duration::from_secs(10),
             header_timeout: Duration::from_secs(10),
             drain: Duration::from_secs(7),
@@ -135,6 +141,7 @@ where
         .max_local_error_reset_streams(config.pending_resets_max)
         .keep_alive_interval(config.keepalive_interval)
         .keep_alive_timeout(config.keepalive_timeout);
+    let (io, spoken) = Gate::new(io, config.control_frames_per_second);
     let io = TokioIo::new(PingGuard::new(Cork::new(io), config.ping_interval_min));
     let connection = builder.serve_connection(io, TowerToHyperService::new(service));
     let mut connection = std::pin::pin!(connection);
@@ -146,6 +153,10 @@ where
             tokio::time::timeout(config.drain, connection).await.unwrap_or(Ok(()))
         }
         ended = connection.as_mut() => ended,
+        () = spoken.not_within(config.header_timeout) => {
+            debug!("a connection that says nothing is closed");
+            Ok(())
+        }
     };
     if let Err(error) = ended {
         debug!(%error, "a connection ended with an error");

@@ -1,5 +1,6 @@
 //! Flags of listeners, and what they come to.
 
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,6 +10,10 @@ use kubebrain_shared::serve::ServeConfig;
 use kubebrain_shared::tls::{TlsConfig, TlsError, TlsServer, Version};
 
 use crate::{boolean, duration};
+
+/// Of one client's connection: thousands of requests that are given up at once pass in seconds, a flood of them does not
+/// take the others' share.
+const CONTROL_FRAMES_PER_SECOND: Option<NonZeroU32> = NonZeroU32::new(1000);
 
 /// How clients and probes are served.
 #[derive(Debug, Args)]
@@ -153,6 +158,7 @@ impl Serving {
         let default = ServeConfig::default();
         ServeConfig {
             concurrent_streams_max,
+            control_frames_per_second: CONTROL_FRAMES_PER_SECOND,
             ping_interval_min: some(self.grpc_keepalive_min_time),
             keepalive_interval: some(self.grpc_keepalive_interval),
             keepalive_timeout: some(self.grpc_keepalive_timeout).unwrap_or(default.keepalive_timeout),

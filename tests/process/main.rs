@@ -12,6 +12,7 @@ mod errors;
 mod etcd_flags;
 mod flood;
 mod limits;
+mod load;
 mod maintenance;
 mod pings;
 mod metrics;

@@ -102,6 +102,11 @@ pub fn put_header(buffer: &mut BytesMut, identity: Option<&Identity>, revision: 
 }
 
 impl Entry {
+    /// What it takes in memory with its value.
+    pub fn weight(&self) -> u64 {
+        super::read::weight(&self.version)
+    }
+
     /// Takes its value away.
     pub fn strip(&mut self) {
         self.kv = Some(entry::key_value(&self.key, &self.version, b""));

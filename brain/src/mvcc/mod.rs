@@ -34,8 +34,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::Stream;
+use kubebrain_shared::budget::{self, Budget};
 use kubebrain_shared::fault::Fault;
 use kubebrain_shared::group::GroupName;
+use kubebrain_shared::intake;
 use kubebrain_shared::metrics::One;
 use kubebrain_shared::placement::Placement;
 use kubebrain_shared::range::KeyRange;
@@ -48,7 +50,7 @@ use tokio::time::Instant;
 use crate::engine::Engine;
 use crate::request::{Delete, Limits, Op, Put, Range, ReadAt, Txn};
 use alarm::Alarm;
-use answer::Answer;
+use answer::{Answer, Entry};
 use codec::Layout;
 pub use export::{Export, ExportPart};
 pub use kept::ContentAt;
@@ -90,6 +92,10 @@ pub struct Config {
     pub window_bytes: usize,
     /// What the groups of this store may keep; shared by them. Default: no bound.
     pub quota: Arc<Quota>,
+    /// What answers of this process may take in memory; shared by its groups. Default 512 MiB.
+    pub answers: Arc<Budget>,
+    /// What large requests to this process may take in memory; shared by its groups. Default 256 MiB.
+    pub requests: Arc<Budget>,
     /// Between two rows that say what is left of a long lease. Falls: a restart gives leases less time too much, and
     /// more is written. Default 5 min, as in etcd; at least 1 s.
     pub lease_checkpoint_interval: Duration,
@@ -116,6 +122,8 @@ impl Config {
             value_cache_bytes: 256 << 20,
             window_bytes: 64 << 20,
             quota: Quota::new(None),
+            answers: Budget::new(budget::DEFAULT_BYTES),
+            requests: Budget::new(intake::DEFAULT_BYTES),
             lease_checkpoint_interval: lease::CHECKPOINT_INTERVAL,
             metrics: Metrics::default(),
         }
@@ -129,6 +137,8 @@ pub struct Reply {
     pub message: Bytes,
     /// The header's revision.
     pub revision: Revision,
+    /// What it takes of the budget of answers, unless it is small.
+    pub share: Option<Arc<budget::Share>>,
 }
 
 /// See the module. Clones share one store.
@@ -141,6 +151,8 @@ pub struct Store {
     sweeper: Arc<Mutex<Option<Stopper>>>,
     /// Reads of everything, which are long.
     scans: Arc<Semaphore>,
+    answers: Arc<Budget>,
+    requests: Arc<Budget>,
 }
 
 impl Store {
@@ -179,7 +191,13 @@ impl Store {
         let sweeper = Arc::new(Mutex::new(Some(sweeper)));
         config.metrics.opened(&shared, &commands, &swept);
         let scans = Arc::new(Semaphore::new(SCANS_MAX));
-        Ok(Self { shared, commands, swept, limits: config.limits, sweeper, scans })
+        let (limits, answers, requests) = (config.limits, config.answers, config.requests);
+        Ok(Self { shared, commands, swept, limits, sweeper, scans, answers, requests })
+    }
+
+    /// What large requests are counted by.
+    pub fn requests(&self) -> &Arc<Budget> {
+        &self.requests
     }
 
     /// What everybody reads.
@@ -229,10 +247,20 @@ impl Store {
         self.raise(range, floor).await?;
         self.shared.metrics.all.ranges.inc();
         let reader = Reader::new(&self.shared, range.at)?;
-        let answer = Answer::Range(reader.range(range).await?);
+        // One key is read sooner than weighed.
+        let single = range.keys.as_one().is_some();
+        let bytes = if single { 0 } else { reader.weigh(range, u64::MAX, &self.answers).await? };
+        let mut share = self.answers.take(bytes).await?;
+        let _turn = if share.is_some() { self.answers.turn().await } else { None };
+        let answer = reader.range(range).await?;
+        if single {
+            share = self.answers.take(answer.entries.iter().map(Entry::weight).sum()).await?;
+        }
+        let answer = Answer::Range(answer);
         Ok(Reply {
             message: answer.encode(Some(&self.shared.identity), reader.header),
             revision: reader.header,
+            share,
         })
     }
 
@@ -243,7 +271,8 @@ impl Store {
         Ok(())
     }
 
-    /// Reads a range in chunks. The revision is the header's; it is known at once.
+    /// Reads a range in chunks. The revision is the header's; it is known at once. The share is for a few chunks, as many
+    /// as may wait for the client.
     ///
     /// # Errors
     /// What etcd answers, at once or as the end of the stream.
@@ -251,16 +280,20 @@ impl Store {
         &self,
         range: Range,
         floor: Revision,
-    ) -> Result<(Revision, impl Stream<Item = Result<Bytes, Fault>> + Send + use<>), Fault> {
+    ) -> Result<Streamed<impl Stream<Item = Result<Bytes, Fault>> + Send + use<>>, Fault> {
         self.raise(&range, floor).await?;
         self.shared.metrics.all.ranges.inc();
-        let header = Reader::new(&self.shared, range.at)?.header;
+        let reader = Reader::new(&self.shared, range.at)?;
+        let share =
+            self.answers.take(reader.weigh(&range, stream_bytes(&self.limits), &self.answers).await?).await?;
+        let header = reader.header;
         // The reader borrows the store, so both live in a task.
         let (chunks, messages) = mpsc::channel::<Result<Bytes, Fault>>(1);
         let (shared, bytes_max) = (self.shared.clone(), self.limits.request_bytes_max);
+        let answers = share.is_some().then(|| self.answers.clone());
         let (begun, begins) = oneshot::channel();
         tokio::spawn(async move {
-            let sent = stream(&shared, &range, bytes_max, begun, &chunks).await;
+            let sent = stream(&shared, &range, bytes_max, answers.as_deref(), begun, &chunks).await;
             if let Err(fault) = sent {
                 let _gone = chunks.send(Err(fault)).await;
             }
@@ -269,7 +302,7 @@ impl Store {
         let messages = futures_util::stream::unfold(messages, |mut messages| async move {
             messages.recv().await.map(|message| (message, messages))
         });
-        Ok((header, messages))
+        Ok((header, messages, share))
     }
 
     /// Puts a key.
@@ -310,12 +343,15 @@ impl Store {
         let _pin = self.shared.pin();
         let written = self.ask(|reply| Command::Write { op, floor, part, reply }).await?;
         let mut answer = written.answer;
-        let mut missing = Vec::new();
+        let (mut missing, mut bytes) = (Vec::new(), 0);
         answer.entries(&mut |entry| {
+            bytes += Entry::weight(entry);
             if entry.kv.is_none() {
                 missing.push(entry.clone());
             }
         });
+        // What was applied is answered, also if that has to wait for too long.
+        let share = self.answers.take(bytes).await.unwrap_or(None);
         if !missing.is_empty() {
             self.shared.values.fill(&mut missing).await.map_err(|error| {
                 let fault = read::read_fault(&self.shared, &error);
@@ -331,7 +367,7 @@ impl Store {
         }
         answer.ranges(&mut answer::RangeAnswer::settle);
         let message = answer.encode(Some(&self.shared.identity), written.revision);
-        Ok(Reply { message, revision: written.revision })
+        Ok(Reply { message, revision: written.revision, share })
     }
 
     /// Refuses reads below `revision` from now on. With `physical`, returns when their space is free.
@@ -546,11 +582,21 @@ impl Store {
     }
 }
 
+/// The header's revision, the chunks, and their share of the budget.
+type Streamed<S> = (Revision, S, Option<Arc<budget::Share>>);
+
+/// What a streamed range may have in memory for a client that does not read: a chunk that is made, one that waits, and
+/// one that is sent, each up to twice what it should be.
+fn stream_bytes(limits: &Limits) -> u64 {
+    limits.request_bytes_max as u64 * 3
+}
+
 /// Sends a range in chunks, at most one ahead of the client.
 async fn stream(
     shared: &Shared,
     range: &Range,
     bytes_max: usize,
+    answers: Option<&Budget>,
     begun: oneshot::Sender<Revision>,
     messages: &mpsc::Sender<Result<Bytes, Fault>>,
 ) -> Result<(), Fault> {
@@ -567,6 +613,10 @@ async fn stream(
         return Ok(());
     }
     loop {
+        let turn = match answers {
+            Some(answers) => answers.turn().await,
+            None => None,
+        };
         let entries = reader.chunk(&mut cursor, sizes.size(), range.keys_only).await?;
         sent += entries.len();
         let done = cursor.is_done();
@@ -577,6 +627,7 @@ async fn stream(
                 read::stream_message(&entries, Some((identity, reader.header, left > 0, sent + left)))
             }
         };
+        drop(turn);
         sizes.sent(message.len());
         if messages.send(Ok(message)).await.is_err() || done {
             return Ok(());

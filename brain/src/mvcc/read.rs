@@ -1,6 +1,7 @@
 //! Reads: pages of live entries at one revision, stable while writes go on.
 
 use bytes::{Bytes, BytesMut};
+use kubebrain_shared::budget::Budget;
 use kubebrain_shared::fault::Fault;
 use kubebrain_shared::range::KeyRange;
 use kubebrain_shared::revision::Revision;
@@ -17,8 +18,15 @@ use crate::request::{Range, ReadAt};
 
 /// Entries taken with the index locked: short enough that no write waits long.
 const PAGE_MAX: usize = 1000;
+/// What an entry takes beside its key and its value: its revisions, and its place in an answer that is made.
+const OVERHEAD_BYTES: u64 = 128;
 /// etcd's first page of a streamed range.
 const FIRST_CHUNK: usize = 10;
+
+/// What an entry takes in an answer that is made.
+pub(super) const fn weight(version: &Version) -> u64 {
+    version.bytes + OVERHEAD_BYTES
+}
 
 /// One read at one revision.
 pub(super) struct Reader<'a> {
@@ -110,6 +118,42 @@ impl<'a> Reader<'a> {
         page
     }
 
+    /// What the entries of a range take in memory, values included; counting ends above `enough`. All but the first page
+    /// is counted in turn.
+    ///
+    /// # Errors
+    /// [`Fault::Compacted`].
+    pub(super) async fn weigh(&self, range: &Range, enough: u64, answers: &Budget) -> Result<u64, Fault> {
+        if range.count_only && range.is_plain() {
+            return Ok(0);
+        }
+        let mut cursor = Cursor { keys: Some(range.keys.clone()), wanted: self.wanted(range) };
+        let (mut bytes, mut turn) = (0, None);
+        while let Some(keys) = cursor.keys.take().filter(|_| cursor.wanted > 0 && bytes < enough) {
+            {
+                let index = self.shared.index.read();
+                let mut live = index.live(&keys, self.at.get());
+                for (key, version) in live.by_ref().take(PAGE_MAX.min(cursor.wanted)) {
+                    cursor.wanted -= 1;
+                    bytes +=
+                        if range.keys_only { key.len() as u64 + OVERHEAD_BYTES } else { weight(&version) };
+                }
+                cursor.keys = live.next().map(|(next, _)| KeyRange::new(next.clone(), keys.end().cloned()));
+            }
+            if cursor.keys.is_some() && turn.is_none() {
+                turn = answers.turn().await;
+            } else if cursor.keys.is_some() {
+                tokio::task::yield_now().await;
+            }
+        }
+        self.check()?;
+        Ok(bytes.min(enough))
+    }
+
+    fn wanted(&self, range: &Range) -> usize {
+        range.limit.filter(|_| range.is_plain()).map_or(usize::MAX, |limit| limit.get())
+    }
+
     async fn fill(&self, entries: &mut [Entry], keys_only: bool) -> Result<(), Fault> {
         if keys_only {
             entries.iter_mut().for_each(Entry::strip);
@@ -128,8 +172,7 @@ impl<'a> Reader<'a> {
                 ..RangeAnswer::default()
             });
         }
-        let wanted = range.limit.filter(|_| range.is_plain()).map_or(usize::MAX, |limit| limit.get());
-        let mut cursor = Cursor { keys: Some(range.keys.clone()), wanted };
+        let mut cursor = Cursor { keys: Some(range.keys.clone()), wanted: self.wanted(range) };
         let mut entries = Vec::new();
         while cursor.keys.is_some() && cursor.wanted > 0 {
             let mut page = self.step(&mut cursor, PAGE_MAX);

@@ -37,9 +37,13 @@ pub(super) async fn range_stream(
         return Err(Status::unimplemented("RangeStream does not support revision filters"));
     }
     owned(&inner, std::slice::from_ref(&range.keys), part)?;
-    let (revision, chunks) = inner.store.range_stream(range, floor).await?;
+    let (revision, chunks, share) = inner.store.range_stream(range, floor).await?;
     let chunks: Chunks = Box::pin(chunks.map(|chunk| chunk.map_err(Status::from)));
-    Ok(inner.answer(chunks, revision))
+    let mut response = inner.answer(chunks, revision);
+    if let Some(share) = share {
+        response.extensions_mut().insert(share);
+    }
+    Ok(response)
 }
 
 pub(super) async fn put(inner: Arc<Inner>, request: Request<wire::PutRequest>) -> Answered {

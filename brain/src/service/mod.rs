@@ -25,6 +25,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use hyper::body::Incoming;
+use kubebrain_shared::budget::Share;
+use kubebrain_shared::eager::Eager;
+use kubebrain_shared::intake::intake;
 use kubebrain_shared::metadata;
 use kubebrain_shared::metrics::Inbound;
 use kubebrain_shared::reflection::{CLIENT_SERVICES, Reflection};
@@ -116,15 +119,17 @@ impl Endpoint {
         let limits = *inner.store.limits();
         macro_rules! unary {
             ($handler:path) => {{
-                let inner = inner.clone();
-                let call = service_fn(move |request| $handler(inner.clone(), request));
+                let own = inner.clone();
+                let call = service_fn(move |request| $handler(own.clone(), request));
+                let (request, _taken) = intake(request, inner.store.requests());
                 codec::server(TypedCodec::default(), &limits).unary(call, request).await
             }};
         }
         macro_rules! raw {
             ($handler:path) => {{
-                let inner = inner.clone();
-                let call = service_fn(move |request| $handler(inner.clone(), request));
+                let own = inner.clone();
+                let call = service_fn(move |request| $handler(own.clone(), request));
+                let (request, _taken) = intake(request, inner.store.requests());
                 codec::server(RawCodec::default(), &limits).unary(call, request).await
             }};
         }
@@ -135,11 +140,14 @@ impl Endpoint {
             "/etcdserverpb.KV/Txn" => raw!(kv::txn),
             "/etcdserverpb.KV/Compact" => raw!(kv::compact),
             "/etcdserverpb.KV/RangeStream" => {
-                let call = service_fn(move |request| kv::range_stream(inner.clone(), request));
+                let own = inner.clone();
+                let call = service_fn(move |request| kv::range_stream(own.clone(), request));
+                let (request, _taken) = intake(request, inner.store.requests());
                 codec::server(RawCodec::default(), &limits).server_streaming(call, request).await
             }
             "/etcdserverpb.Watch/Watch" => {
                 let call = service_fn(move |request| watch::watch(inner.clone(), request));
+                let request = request.map(Eager::new);
                 codec::server(RawCodec::default(), &limits).streaming(call, request).await
             }
             "/etcdserverpb.Lease/LeaseGrant" => unary!(lease::grant),
@@ -148,6 +156,7 @@ impl Endpoint {
             "/etcdserverpb.Lease/LeaseLeases" => unary!(lease::leases),
             "/etcdserverpb.Lease/LeaseKeepAlive" => {
                 let call = service_fn(move |request| lease::keep_alive(inner.clone(), request));
+                let request = request.map(Eager::new);
                 codec::server(TypedCodec::default(), &limits).streaming(call, request).await
             }
             "/etcdserverpb.Cluster/MemberList" => unary!(cluster::member_list),
@@ -224,7 +233,11 @@ impl Inner {
     }
 
     fn reply(&self, reply: Reply) -> tonic::Response<Bytes> {
-        self.answer(reply.message, reply.revision)
+        let mut response = self.answer(reply.message, reply.revision);
+        if let Some(share) = reply.share {
+            response.extensions_mut().insert(share);
+        }
+        response
     }
 
     fn header(&self, revision: Revision) -> Option<kubebrain_proto::etcdserverpb::ResponseHeader> {
@@ -250,7 +263,10 @@ impl Service<Request<Inbound>> for Endpoint {
     fn call(&mut self, request: Request<Inbound>) -> Self::Future {
         let endpoint = self.clone();
         Box::pin(async move {
-            let response = endpoint.route(request).await;
+            let mut response = endpoint.route(request).await;
+            if let Some(share) = response.extensions_mut().remove::<Arc<Share>>() {
+                response = share.hold(response);
+            }
             // A request that is refused is answered by headers alone.
             Ok(match Status::from_header_map(response.headers()) {
                 Some(status) if codec::is_too_large(&status) => codec::in_etcds_words(status).into_http(),

@@ -19,7 +19,9 @@ use std::task::{Context, Poll};
 
 use http::{HeaderMap, Method, Request, Response, header};
 use hyper::body::Incoming;
+use kubebrain_shared::eager::Eager;
 use kubebrain_shared::fault::Fault;
+use kubebrain_shared::intake::Intake;
 use kubebrain_shared::metrics::Inbound;
 use kubebrain_shared::reflection::Reflection;
 use kubebrain_shared::unserved;
@@ -30,7 +32,6 @@ use crate::call::Ask;
 use crate::core::Core;
 use crate::group::Group;
 use crate::grpc::{self, Framed};
-use crate::layer::limit::Limit;
 use crate::strip_own;
 
 type Answering = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
@@ -38,7 +39,7 @@ type Answering = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>>
 /// What [`crate::Proxy::service`] gives: cheap to clone, one call per request.
 #[derive(Clone)]
 pub struct Service {
-    stack: Limit<Route>,
+    stack: Route,
 }
 
 /// By path.
@@ -49,10 +50,7 @@ struct Route {
 
 impl Service {
     pub(crate) fn new(core: Arc<Core>) -> Self {
-        let free = Arc::clone(&core.in_flight);
-        let route = Route { core };
-        let refused = route.core.config.metrics.all.refused.clone();
-        Self { stack: Limit::new(route, free, refused) }
+        Self { stack: Route { core } }
     }
 
     /// As [`tower::Service::call`], from any body.
@@ -140,14 +138,31 @@ async fn grpc_call(core: Arc<Core>, request: Request<Body>) -> Result<Response<B
     }
     let headers = forwarded(parts.headers);
     match path {
-        "/etcdserverpb.Watch/Watch" => crate::watch::answer(core, body),
-        "/etcdserverpb.Lease/LeaseKeepAlive" => lease::keep_alive(core, body),
+        "/etcdserverpb.Watch/Watch" => crate::watch::answer(core, Body::new(Eager::new(body))),
+        "/etcdserverpb.Lease/LeaseKeepAlive" => lease::keep_alive(core, Body::new(Eager::new(body))),
         _ => {
-            let message = grpc::one_message(body, core.config.message_bytes_max()).await?;
+            let (body, _taken) = Intake::new(body, &core.requests);
+            let message = grpc::one_message(Body::new(body), core.config.message_bytes_max()).await?;
+            // Counted from here, until its answer begins: what clients only begin to ask keeps nobody out.
+            let _place = core.in_flight.try_acquire().map_err(|_full| {
+                core.config.metrics.all.refused.inc();
+                Fault::TooManyRequests
+            })?;
             let call = Call { core: &core, headers, message };
-            unary(call, path).await
+            match takes_as_long_as_it_takes(path) {
+                true => unary(call, path).await,
+                // Else one group that does not answer would use up all places.
+                false => tokio::time::timeout(core.config.answer_timeout, unary(call, path))
+                    .await
+                    .unwrap_or_else(|_late| Err(Fault::Timeout.into())),
+            }
         }
     }
+}
+
+/// Requests whose work has no bound in time.
+fn takes_as_long_as_it_takes(path: &str) -> bool {
+    path.starts_with("/etcdserverpb.Maintenance/") || path == "/etcdserverpb.KV/Compact"
 }
 
 /// One unary request.

@@ -56,6 +56,8 @@ pub(crate) enum Planned {
     /// This frame and good trailers.
     Raw(bytes::Bytes),
     Fail(Fault),
+    /// There is never an answer.
+    Silence,
     /// Somebody writes this key after the request has arrived and before it is carried out.
     WriteFirst(&'static str),
 }

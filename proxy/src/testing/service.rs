@@ -80,6 +80,7 @@ async fn answer(
         Some(Planned::WriteFirst(key)) => {
             brain.write(key, "first");
         }
+        Some(Planned::Silence) => std::future::pending().await,
         Some(Planned::Raw(frame)) => return Ok(grpc::answer_framed(frame)),
         Some(Planned::Lost) => {
             let _applied = unary(&brain, path, &message, part.as_deref()).await;

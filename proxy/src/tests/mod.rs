@@ -2,6 +2,7 @@
 
 mod kv;
 mod lease;
+mod limit;
 mod maintenance;
 mod metrics;
 mod model;

@@ -92,6 +92,29 @@ impl Raw {
         (response, stream)
     }
 
+    /// Opens a stream with the whole request; the answer is not read.
+    pub(crate) async fn ask(
+        &mut self,
+        path: &str,
+        body: Bytes,
+    ) -> (h2::client::ResponseFuture, SendStream<Bytes>) {
+        let request = self.request(path, "application/grpc", &HeaderMap::new());
+        let mut sender = self.sender.clone().ready().await.expect("the connection takes streams");
+        let (response, mut stream) =
+            sender.send_request(request, false).expect("the connection takes streams");
+        stream.send_data(body, true).expect("the stream is open");
+        (response, stream)
+    }
+
+    /// Opens a stream and sends `body` as fast as it is taken, in a task that goes on until it is aborted.
+    pub(crate) async fn trickle(&mut self, path: &str, body: Bytes) -> JoinHandle<()> {
+        let (response, mut stream) = self.open(path, Bytes::new()).await;
+        tokio::spawn(async move {
+            send_part(&mut stream, body).await;
+            let _answer = response.await;
+        })
+    }
+
     /// One exchange. The error is the stream's or the connection's.
     pub(crate) async fn call(
         &mut self,
@@ -152,20 +175,33 @@ impl Drop for Raw {
     }
 }
 
-async fn send(stream: &mut SendStream<Bytes>, mut body: Bytes) -> Result<(), h2::Error> {
+async fn send(stream: &mut SendStream<Bytes>, body: Bytes) -> Result<(), h2::Error> {
+    match send_all(stream, body).await? {
+        true => stream.send_data(Bytes::new(), true),
+        false => Ok(()),
+    }
+}
+
+/// Sends without ending the stream; an end from the other side ends it.
+pub(crate) async fn send_part(stream: &mut SendStream<Bytes>, body: Bytes) {
+    let _ended = send_all(stream, body).await;
+}
+
+/// False if the other side wants no more.
+async fn send_all(stream: &mut SendStream<Bytes>, mut body: Bytes) -> Result<bool, h2::Error> {
     while !body.is_empty() {
         stream.reserve_capacity(body.len());
         while stream.capacity() == 0 {
             match std::future::poll_fn(|cx| stream.poll_capacity(cx)).await {
                 Some(Ok(_)) => {}
                 Some(Err(error)) => return Err(error),
-                None => return Ok(()),
+                None => return Ok(false),
             }
         }
         let part = body.split_to(stream.capacity().min(body.len()));
         stream.send_data(part, false)?;
     }
-    stream.send_data(Bytes::new(), true)
+    Ok(true)
 }
 
 fn grpc(headers: &HeaderMap) -> Option<(i32, String)> {
