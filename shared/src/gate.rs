@@ -6,6 +6,7 @@
 //!   tasks before any of them runs. The gate ends a turn after [`TURN_BYTES`]: requests that came run first.
 //! * Frames that cost their sender nothing and make work here (resets, settings, pings, empty data) have a pace. Who
 //!   sends more is read more slowly; nobody is thrown out, as a client may well give up thousands of requests at once.
+//!   So have small messages of streams, which h2 throws out too many of.
 //!
 //! Invariants: bytes pass unchanged and in order. It lies below the cork, which must be reached on every turn.
 
@@ -24,8 +25,11 @@ use crate::pings::{ACK, DATA, Frames, PING, PREFACE};
 
 /// What is read of one connection before others get their turn.
 const TURN_BYTES: usize = 16 << 10;
-/// Frames that may come at once, in seconds of their pace.
-const BURST: Duration = Duration::from_secs(1);
+/// Below this h2 counts a frame of a stream as small, and gives the connection up above some eight thousand that are not
+/// read. Whoever reads them may not get a processor for a while, so they have a pace too.
+const SMALL_BYTES: usize = 256;
+const SMALL_PER_SECOND: NonZeroU32 = NonZeroU32::new(20_000).expect("it is not zero");
+const SMALL_BURST: u32 = 2000;
 
 const RESET: u8 = 3;
 const PRIORITY: u8 = 2;
@@ -53,29 +57,50 @@ pub(crate) struct Spoken(Arc<AtomicBool>);
 #[derive(Debug)]
 struct Pace {
     frames: Frames,
+    /// Of frames that make work.
+    control: Option<Bucket>,
+    /// Of small messages of streams.
+    small: Bucket,
+}
+
+/// So many at once, and then one in each so often.
+#[derive(Debug)]
+struct Bucket {
     each: Duration,
+    burst: u32,
     /// When all that came would have come at its pace.
     due: Instant,
 }
 
-impl Pace {
+impl Bucket {
+    fn new(per_second: NonZeroU32, burst: u32) -> Self {
+        Self { each: Duration::from_secs(1) / per_second.get(), burst, due: Instant::now() }
+    }
+
     /// Until when nothing more is read.
-    fn hear(&mut self, bytes: &[u8]) -> Option<Instant> {
-        let mut count = 0;
-        self.frames.follow(bytes, |kind, flags, payload| {
-            count += u32::from(match kind {
-                RESET | PRIORITY => true,
-                SETTINGS | PING => flags & ACK == 0,
-                DATA => payload == 0 && flags & END_STREAM == 0,
-                _ => false,
-            });
-        });
+    fn take(&mut self, count: u32) -> Option<Instant> {
         if count == 0 {
             return None;
         }
         let now = Instant::now();
         self.due = self.due.max(now) + self.each * count;
-        Some(self.due - BURST).filter(|until| *until > now)
+        Some(self.due - self.each * self.burst).filter(|until| *until > now)
+    }
+}
+
+impl Pace {
+    fn hear(&mut self, bytes: &[u8]) -> Option<Instant> {
+        let (mut control, mut small) = (0, 0);
+        self.frames.follow(bytes, |kind, flags, payload| match kind {
+            RESET | PRIORITY => control += 1,
+            SETTINGS | PING if flags & ACK == 0 => control += 1,
+            DATA if flags & END_STREAM != 0 => {}
+            DATA if payload == 0 => control += 1,
+            DATA if payload < SMALL_BYTES => small += 1,
+            _ => {}
+        });
+        let control = self.control.as_mut().and_then(|bucket| bucket.take(control));
+        control.max(self.small.take(small))
     }
 }
 
@@ -93,12 +118,12 @@ impl<T> Gate<T> {
     /// `per_second` frames that make work; `None`: as many as come.
     pub(crate) fn new(inner: T, per_second: Option<NonZeroU32>) -> (Self, Spoken) {
         let spoken = Spoken::default();
-        let pace = per_second.map(|count| Pace {
+        let pace = Pace {
             frames: Frames::default(),
-            each: Duration::from_secs(1) / count.get(),
-            due: Instant::now(),
-        });
-        (Self { inner, matched: 0, spoken: spoken.clone(), turn: 0, pace, rest: None }, spoken)
+            control: per_second.map(|count| Bucket::new(count, count.get())),
+            small: Bucket::new(SMALL_PER_SECOND, SMALL_BURST),
+        };
+        (Self { inner, matched: 0, spoken: spoken.clone(), turn: 0, pace: Some(pace), rest: None }, spoken)
     }
 
     fn hear(&mut self, mut bytes: &[u8]) {
@@ -195,7 +220,7 @@ mod tests {
 
     /// How long it takes to read these bytes, which come unchanged.
     async fn seconds_for(bytes: &[u8]) -> u64 {
-        let (mut theirs, ours) = tokio::io::duplex(1 << 20);
+        let (mut theirs, ours) = tokio::io::duplex(2 << 20);
         theirs.write_all(bytes).await.expect("there is room");
         let (mut gate, _spoken) = Gate::new(ours, NonZeroU32::new(PER_SECOND));
         let (began, mut read) = (Instant::now(), vec![0; bytes.len()]);
@@ -217,7 +242,7 @@ mod tests {
             (PRIORITY, 0, b"12345"),
         ];
         let free: [Frame; 4] =
-            [(SETTINGS, ACK, b""), (PING, ACK, b"12345678"), (DATA, 0, b"x"), (DATA, END_STREAM, b"")];
+            [(SETTINGS, ACK, b""), (PING, ACK, b"12345678"), (DATA, 0, b"x"), (DATA, END_STREAM, b"x")];
         for (paced, (kind, flags, payload)) in
             paced.map(|frame| (true, frame)).into_iter().chain(free.map(|frame| (false, frame)))
         {
@@ -234,6 +259,11 @@ mod tests {
             put_frame(&mut burst, RESET, 0, b"1234");
         }
         assert_eq!(seconds_for(&burst).await, 0, "a burst passes");
+        let mut small = begin();
+        for _ in 0..SMALL_BURST + 3 * SMALL_PER_SECOND.get() {
+            put_frame(&mut small, DATA, 0, b"a watch");
+        }
+        assert!(seconds_for(&small).await >= 2, "messages of streams have a pace of their own");
         let http1 = b"GET / HTTP/1.1\r\n\r\n".repeat(1000);
         assert_eq!(seconds_for(&http1).await, 0, "no HTTP/2");
     }

@@ -159,7 +159,7 @@ where
         }
     };
     if let Err(error) = ended {
-        debug!(%error, "a connection ended with an error");
+        debug!(?error, "a connection ended with an error");
     }
 }
 
