@@ -331,7 +331,7 @@ impl Bench {
     }
 
     async fn stream(&self, range: Range) -> Result<pb::RangeResponse, Fault> {
-        let (_, chunks) = self.store.range_stream(range, Revision::ZERO).await?;
+        let (_, chunks, _share) = self.store.range_stream(range, Revision::ZERO).await?;
         let mut chunks = std::pin::pin!(chunks);
         let mut whole = pb::RangeResponse::default();
         while let Some(chunk) = chunks.next().await {
