@@ -27,7 +27,7 @@ async fn probes_are_answered_as_etcd_does() {
     cluster.proxy.start().await;
     assert_eq!(get(&cluster, "/health").await, (StatusCode::OK, r#"{"health":"true","reason":""}"#.into()));
     assert_eq!(get(&cluster, "/readyz").await.0, StatusCode::OK);
-    let version = r#"{"etcdserver":"3.6.11","etcdcluster":"3.6.0"}"#;
+    let version = r#"{"etcdserver":"3.6.11","etcdcluster":"3.6.0","storage":"3.6.0"}"#;
     assert_eq!(get(&cluster, "/version").await, (StatusCode::OK, version.into()));
     assert_eq!(get(&cluster, "/nothing").await.0, StatusCode::NOT_FOUND);
 }
