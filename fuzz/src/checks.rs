@@ -89,7 +89,7 @@ pub fn placement(data: &[u8]) {
         let owner = table.owner(key);
         assert!(known.contains(owner), "{owner} is not in the table");
         let one = KeyRange::one(Bytes::copy_from_slice(key));
-        assert_eq!(table.owners(&one), [owner.clone()]);
+        assert_eq!(table.owners(&one), std::slice::from_ref(owner));
         assert!(table.unit(key).contains(key));
         for end in &keys {
             let range = KeyRange::new(Bytes::copy_from_slice(key), Some(Bytes::copy_from_slice(end)));

@@ -34,9 +34,7 @@ fn changed(data: &[u8], other: &[u8], random: &mut SmallRng) -> Vec<u8> {
         let end = random.random_range(at..=data.len().min(at + 16));
         match random.random_range(0..6) {
             0 if at < data.len() => data[at] ^= 1 << random.random_range(0..8),
-            1 if at < data.len() => {
-                data[at] = *[0, 1, 0x7f, 0x80, 0xff].get(random.random_range(0..5)).unwrap()
-            }
+            1 if at < data.len() => data[at] = [0, 1, 0x7f, 0x80, 0xff][random.random_range(0..5)],
             2 => data.insert(at, random.random()),
             3 => drop(data.drain(at..end)),
             4 => {
