@@ -84,12 +84,7 @@ impl Raw {
         path: &str,
         body: Bytes,
     ) -> (h2::client::ResponseFuture, SendStream<Bytes>) {
-        let request = self.request(path, "application/grpc", &HeaderMap::new());
-        let mut sender = self.sender.clone().ready().await.expect("the connection takes streams");
-        let (response, mut stream) =
-            sender.send_request(request, false).expect("the connection takes streams");
-        stream.send_data(body, false).expect("the stream is open");
-        (response, stream)
+        self.begin(path, body, false).await
     }
 
     /// Opens a stream with the whole request; the answer is not read.
@@ -98,11 +93,20 @@ impl Raw {
         path: &str,
         body: Bytes,
     ) -> (h2::client::ResponseFuture, SendStream<Bytes>) {
+        self.begin(path, body, true).await
+    }
+
+    async fn begin(
+        &mut self,
+        path: &str,
+        body: Bytes,
+        whole: bool,
+    ) -> (h2::client::ResponseFuture, SendStream<Bytes>) {
         let request = self.request(path, "application/grpc", &HeaderMap::new());
         let mut sender = self.sender.clone().ready().await.expect("the connection takes streams");
         let (response, mut stream) =
             sender.send_request(request, false).expect("the connection takes streams");
-        stream.send_data(body, true).expect("the stream is open");
+        stream.send_data(body, whole).expect("the stream is open");
         (response, stream)
     }
 
