@@ -55,10 +55,10 @@ macro_rules! suite {
 pub(crate) use suite;
 
 /// Opens a store by name.
-pub(crate) trait Open<E>: Fn(&str) -> Arc<E> + Sync {}
+pub trait Open<E>: Fn(&str) -> Arc<E> + Sync {}
 impl<E, F: Fn(&str) -> Arc<E> + Sync> Open<E> for F {}
 
-pub(crate) async fn a_key_reads_as_it_was_last_written<E: Engine>(open: &impl Open<E>) {
+pub async fn a_key_reads_as_it_was_last_written<E: Engine>(open: &impl Open<E>) {
     let engine = open("get");
     assert_eq!(get(&*engine, "a").await, None);
     put(&*engine, "a", "1").await;
@@ -71,7 +71,7 @@ pub(crate) async fn a_key_reads_as_it_was_last_written<E: Engine>(open: &impl Op
     assert_eq!(get(&*engine, "ab").await, Some("3".into()), "a key below another is its own");
 }
 
-pub(crate) async fn many_keys_are_read_in_the_order_asked<E: Engine>(open: &impl Open<E>) {
+pub async fn many_keys_are_read_in_the_order_asked<E: Engine>(open: &impl Open<E>) {
     let engine = open("get_many");
     for key in ["a", "b", "c", "d", "e", "f"] {
         put(&*engine, key, key).await;
@@ -85,7 +85,7 @@ pub(crate) async fn many_keys_are_read_in_the_order_asked<E: Engine>(open: &impl
     }
 }
 
-pub(crate) async fn scans_are_ordered_and_half_open<E: Engine>(open: &impl Open<E>) {
+pub async fn scans_are_ordered_and_half_open<E: Engine>(open: &impl Open<E>) {
     let engine = open("scan");
     for key in ["c", "a", "bb", "b", "d"] {
         put(&*engine, key, key).await;
@@ -110,7 +110,7 @@ pub(crate) async fn scans_are_ordered_and_half_open<E: Engine>(open: &impl Open<
     }
 }
 
-pub(crate) async fn pages_join_without_gap_or_repeat<E: Engine>(open: &impl Open<E>) {
+pub async fn pages_join_without_gap_or_repeat<E: Engine>(open: &impl Open<E>) {
     let engine = open("pages");
     let mut batch = Batch::new();
     for number in 0..50 {
@@ -129,7 +129,7 @@ pub(crate) async fn pages_join_without_gap_or_repeat<E: Engine>(open: &impl Open
     assert_eq!(none, Page { rows: Vec::new(), next: Some("k10".into()) }, "a limit of 0 gets nowhere");
 }
 
-pub(crate) async fn pages_are_bounded_by_bytes<E: Engine>(open: &impl Open<E>) {
+pub async fn pages_are_bounded_by_bytes<E: Engine>(open: &impl Open<E>) {
     const VALUE_BYTES: usize = 1 << 20;
     let engine = open("bytes");
     let mut batch = Batch::new();
@@ -144,7 +144,7 @@ pub(crate) async fn pages_are_bounded_by_bytes<E: Engine>(open: &impl Open<E>) {
     assert!(pages.len() >= 2);
 }
 
-pub(crate) async fn unusual_bytes_are_ordered_as_bytes<E: Engine>(open: &impl Open<E>) {
+pub async fn unusual_bytes_are_ordered_as_bytes<E: Engine>(open: &impl Open<E>) {
     let engine = open("bytes_of_keys");
     let mut sorted: Vec<&[u8]> = vec![
         b"\0",
@@ -182,7 +182,7 @@ pub(crate) async fn unusual_bytes_are_ordered_as_bytes<E: Engine>(open: &impl Op
     }
 }
 
-pub(crate) async fn absent_holds_only_where_nothing_is_stored<E: Engine>(open: &impl Open<E>) {
+pub async fn absent_holds_only_where_nothing_is_stored<E: Engine>(open: &impl Open<E>) {
     let engine = open("absent");
     let claim = Batch::new().absent("a").put("a", "1").clone();
     engine.commit(claim.clone()).await.expect("nothing there");
@@ -192,7 +192,7 @@ pub(crate) async fn absent_holds_only_where_nothing_is_stored<E: Engine>(open: &
     assert_eq!(conflict(engine.commit(claim).await), "a");
 }
 
-pub(crate) async fn equals_holds_only_for_the_very_value<E: Engine>(open: &impl Open<E>) {
+pub async fn equals_holds_only_for_the_very_value<E: Engine>(open: &impl Open<E>) {
     let engine = open("equals");
     let step = |from: &'static str, to: &'static str| Batch::new().equals("a", from).put("a", to).clone();
     assert_eq!(conflict(engine.commit(step("1", "2")).await), "a", "nothing there");
@@ -207,7 +207,7 @@ pub(crate) async fn equals_holds_only_for_the_very_value<E: Engine>(open: &impl 
     assert_eq!(get(&*engine, "a").await, None);
 }
 
-pub(crate) async fn conditions_are_judged_before_the_writes_of_their_batch<E: Engine>(open: &impl Open<E>) {
+pub async fn conditions_are_judged_before_the_writes_of_their_batch<E: Engine>(open: &impl Open<E>) {
     let engine = open("before");
     put(&*engine, "a", "1").await;
     commit(&*engine, Batch::new().equals("a", "1").delete("a").put("b", "1").absent("b"))
@@ -216,7 +216,7 @@ pub(crate) async fn conditions_are_judged_before_the_writes_of_their_batch<E: En
     assert_eq!((get(&*engine, "a").await, get(&*engine, "b").await), (None, Some("1".into())));
 }
 
-pub(crate) async fn a_conflict_writes_nothing<E: Engine>(open: &impl Open<E>) {
+pub async fn a_conflict_writes_nothing<E: Engine>(open: &impl Open<E>) {
     let engine = open("conflict");
     put(&*engine, "taken", "1").await;
     put(&*engine, "kept", "1").await;
@@ -228,7 +228,7 @@ pub(crate) async fn a_conflict_writes_nothing<E: Engine>(open: &impl Open<E>) {
     assert_eq!(rows, [("kept".into(), "1".into()), ("taken".into(), Bytes::from("1"))]);
 }
 
-pub(crate) async fn a_batch_without_writes_only_judges<E: Engine>(open: &impl Open<E>) {
+pub async fn a_batch_without_writes_only_judges<E: Engine>(open: &impl Open<E>) {
     let engine = open("fence");
     engine.commit(Batch::new()).await.expect("empty");
     commit(&*engine, Batch::new().absent("a")).await.expect("holds");
@@ -237,7 +237,7 @@ pub(crate) async fn a_batch_without_writes_only_judges<E: Engine>(open: &impl Op
     commit(&*engine, Batch::new().equals("a", "1")).await.expect("holds");
 }
 
-pub(crate) async fn the_last_write_to_a_key_in_a_batch_stays<E: Engine>(open: &impl Open<E>) {
+pub async fn the_last_write_to_a_key_in_a_batch_stays<E: Engine>(open: &impl Open<E>) {
     let engine = open("twice");
     let mut batch = Batch::new();
     batch.put("a", "1").put("a", "2").put("b", "1").delete("b").delete("c").put("c", "3");
@@ -246,7 +246,7 @@ pub(crate) async fn the_last_write_to_a_key_in_a_batch_stays<E: Engine>(open: &i
     assert_eq!(rows, [("a".into(), "2".into()), ("c".into(), Bytes::from("3"))]);
 }
 
-pub(crate) async fn keys_that_cannot_be_stored_are_refused<E: Engine>(open: &impl Open<E>) {
+pub async fn keys_that_cannot_be_stored_are_refused<E: Engine>(open: &impl Open<E>) {
     let engine = open("refused");
     let long = vec![b'k'; KEY_BYTES_MAX + 1];
     let mut batches = vec![Batch::new(); 4];
@@ -262,7 +262,7 @@ pub(crate) async fn keys_that_cannot_be_stored_are_refused<E: Engine>(open: &imp
     put(&*engine, &"k".repeat(KEY_BYTES_MAX), "v").await;
 }
 
-pub(crate) async fn a_snapshot_stays_as_it_was<E: Engine>(open: &impl Open<E>) {
+pub async fn a_snapshot_stays_as_it_was<E: Engine>(open: &impl Open<E>) {
     let engine = open("isolation");
     put(&*engine, "a", "1").await;
     put(&*engine, "b", "1").await;
@@ -279,7 +279,7 @@ pub(crate) async fn a_snapshot_stays_as_it_was<E: Engine>(open: &impl Open<E>) {
 }
 
 /// Eight keys are always written together, while readers look: by point reads, and by scans of many pages.
-pub(crate) async fn snapshots_show_a_batch_whole_or_not_at_all<E: Engine>(open: &impl Open<E>) {
+pub async fn snapshots_show_a_batch_whole_or_not_at_all<E: Engine>(open: &impl Open<E>) {
     const KEYS: usize = 8;
     const ROUNDS: usize = 300;
     let engine = open("whole");
@@ -320,7 +320,7 @@ pub(crate) async fn snapshots_show_a_batch_whole_or_not_at_all<E: Engine>(open: 
     }
 }
 
-pub(crate) async fn one_of_many_claims_on_a_key_wins<E: Engine>(open: &impl Open<E>) {
+pub async fn one_of_many_claims_on_a_key_wins<E: Engine>(open: &impl Open<E>) {
     let engine = open("claims");
     for round in 0..10 {
         let mut claims = JoinSet::new();
@@ -350,7 +350,7 @@ pub(crate) async fn one_of_many_claims_on_a_key_wins<E: Engine>(open: &impl Open
 }
 
 /// A snapshot that is taken after an answer shows it, and `equals` never lets two pass on one value.
-pub(crate) async fn counting_under_equals_loses_no_step<E: Engine>(open: &impl Open<E>) {
+pub async fn counting_under_equals_loses_no_step<E: Engine>(open: &impl Open<E>) {
     const COUNTERS: u64 = 8;
     const STEPS: u64 = 40;
     let engine = open("counter");
@@ -384,7 +384,7 @@ pub(crate) async fn counting_under_equals_loses_no_step<E: Engine>(open: &impl O
     assert_eq!(get(&*engine, "n").await, Some((COUNTERS * STEPS).to_string().into()));
 }
 
-pub(crate) async fn large_values_and_long_batches_fit<E: Engine>(open: &impl Open<E>) {
+pub async fn large_values_and_long_batches_fit<E: Engine>(open: &impl Open<E>) {
     let large = Bytes::from(
         (0..1_572_864_u32).map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect::<Vec<_>>(),
     );
@@ -416,7 +416,7 @@ pub(crate) async fn large_values_and_long_batches_fit<E: Engine>(open: &impl Ope
     assert_eq!(left, Page::default());
 }
 
-pub(crate) async fn partitions_cut_inside_the_range_in_order<E: Engine>(open: &impl Open<E>) {
+pub async fn partitions_cut_inside_the_range_in_order<E: Engine>(open: &impl Open<E>) {
     let engine = open("partitions");
     for part in 0..20 {
         let mut batch = Batch::new();
@@ -444,7 +444,7 @@ pub(crate) async fn partitions_cut_inside_the_range_in_order<E: Engine>(open: &i
     }
 }
 
-pub(crate) async fn a_dropped_commit_is_whole_or_absent<E: Engine>(open: &impl Open<E>) {
+pub async fn a_dropped_commit_is_whole_or_absent<E: Engine>(open: &impl Open<E>) {
     let engine = open("dropped");
     let mut tasks = JoinSet::new();
     for number in 0..100 {
@@ -468,7 +468,7 @@ pub(crate) async fn a_dropped_commit_is_whole_or_absent<E: Engine>(open: &impl O
     }
 }
 
-pub(crate) async fn everything_committed_is_there_after_reopening<E: Engine>(open: &impl Open<E>) {
+pub async fn everything_committed_is_there_after_reopening<E: Engine>(open: &impl Open<E>) {
     for round in 0..4 {
         let engine = open("reopen");
         for number in 0..round * 20 {
@@ -494,7 +494,7 @@ enum Step {
     Reopen,
 }
 
-pub(crate) async fn any_history_reads_as_in_the_model<E: Engine>(open: &impl Open<E>) {
+pub async fn any_history_reads_as_in_the_model<E: Engine>(open: &impl Open<E>) {
     let config = ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() };
     let handle = tokio::runtime::Handle::current();
     let mut case = 0;

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! What every engine promises, and `contract` tries on each:
-//! * **Order.** Keys are byte strings of 1 to [`KEY_BYTES_MAX`] bytes, ordered bytewise. Values are never empty.
+//! * **Order.** Keys are byte strings of 1 to [`Bounds::key_bytes_max`] bytes, ordered bytewise. Values are never empty.
 //! * **All or nothing.** A batch's writes happen together or not at all, for every reader and after every crash.
 //! * **Conditions.** They are judged against the state that the batch's writes are applied to: two batches under the
 //!   same condition never both commit if the first one made it false.
@@ -20,7 +20,8 @@
 //! that differ.
 
 pub mod batch;
-#[cfg(test)]
+pub mod bounds;
+#[cfg(any(test, feature = "contract"))]
 pub mod contract;
 pub mod embedded;
 pub mod error;
@@ -31,6 +32,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 pub use batch::{Batch, Condition, Write};
+pub use bounds::Bounds;
 pub use error::{CommitError, OpenError, ReadError, Refusal};
 pub use scan::{PAGE_BYTES_MAX, Page, Span};
 
@@ -81,6 +83,16 @@ pub trait Engine: Send + Sync + 'static {
     /// A dropped call leaves the work to go on to its end.
     async fn defragment(&self) -> Result<(), ReadError> {
         Ok(())
+    }
+
+    /// What it holds at once. The same for as long as it is open.
+    fn bounds(&self) -> Bounds {
+        Bounds::default()
+    }
+
+    /// What it waits for, as a sentence for an operator; `None` while it answers. No I/O.
+    fn waits_for(&self) -> Option<String> {
+        None
     }
 
     /// Bytes on disk as far as known here, logs included; 0 for memory. Cheap enough to ask once a second.
