@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use kubebrain_brain::compaction::Alone;
-use kubebrain_brain::mvcc::{self, Store};
+use kubebrain_brain::mvcc;
 use kubebrain_brain::service::{Audience, Endpoint, EndpointConfig};
+use kubebrain_shared::opening::Opening;
 use kubebrain_shared::placement::Placement;
+use kubebrain_shared::probe::ETCD_VERSION;
 use kubebrain_shared::serve::ServeConfig;
 use kubebrain_shared::stop::Stopper;
 
@@ -15,7 +17,7 @@ use crate::cli::Brain;
 use crate::listen::{Front, Listeners};
 use crate::numbers::Numbers;
 use crate::shutdown::{self, Heard, Signals};
-use crate::{banner, placement, storage};
+use crate::{banner, opening, placement, storage};
 
 /// Proxies resume watches from the last progress: it must be younger than what compaction keeps.
 const PEER_PROGRESS_MAX: Duration = Duration::from_secs(30);
@@ -49,12 +51,30 @@ pub(crate) async fn run(flags: Brain) -> Result<()> {
         metrics: mvcc::metrics::Metrics::new(&numbers.metrics),
         ..storage.config(flags.group.clone(), 1, &flags.store, &flags.clients)
     };
-    let opened = Store::open(config, storage.engine.clone(), table.clone()).await;
+    let (accepting, streams) = (Stopper::default(), Stopper::default());
+    let (urls, probe_urls, peer_urls) =
+        (clients.urls.clone(), clients.probe_urls.clone(), peers.urls.clone());
+    let (for_clients, for_peers) = (Opening::new(ETCD_VERSION), Opening::new(ETCD_VERSION));
+    clients.serve(&numbers.observe(for_clients.clone()), &accepting);
+    let observed = numbers.observe_peers(for_peers.clone(), &flags.clients);
+    peers.serve(&observed, &ServeConfig::default(), &accepting);
+    drop(observed);
+
+    let say = |what: String| {
+        for_clients.waits_for(what.clone());
+        for_peers.waits_for(what);
+    };
+    let opened = tokio::select! { biased;
+        () = signals.stop() => {
+            accepting.stop().await;
+            return Ok(());
+        }
+        opened = opening::store(config, &storage.engine, &table, &say) => opened,
+    };
     let store = opened.with_context(|| storage::unopened(&flags.group, &flags.store))?;
 
-    let (accepting, streams) = (Stopper::default(), Stopper::default());
     let advertised = match flags.clients.advertise_client_urls.is_empty() {
-        true => clients.urls.clone(),
+        true => urls.clone(),
         false => flags.clients.advertise_client_urls.clone(),
     };
     let endpoint = |audience, progress_interval| {
@@ -63,30 +83,27 @@ pub(crate) async fn run(flags: Brain) -> Result<()> {
             progress_interval,
             name: flags.clients.name.clone(),
             client_urls: advertised.clone(),
-            peer_urls: peers.urls.clone(),
+            peer_urls: peer_urls.clone(),
         };
         Endpoint::new(store.clone(), config, streams.handle())
     };
     let interval = flags.clients.watch_progress_notify_interval;
-    let for_clients = numbers.observe(endpoint(Audience::Clients, interval));
-    let for_peers = endpoint(Audience::Peers, interval.min(PEER_PROGRESS_MAX));
-    let for_peers = numbers.observe_peers(for_peers, &flags.clients);
+    for_clients.open(endpoint(Audience::Clients, interval));
+    for_peers.open(endpoint(Audience::Peers, interval.min(PEER_PROGRESS_MAX)));
+    drop((for_clients, for_peers));
     banner::print(
         &format!("kubebrain brain of group {} at {}", flags.group, store.shared().committed()),
         &[
-            ("clients", clients.urls.join(" ")),
-            ("probes", clients.probe_urls.join(" ")),
-            ("peers", peers.urls.join(" ")),
+            ("clients", urls.join(" ")),
+            ("probes", probe_urls.join(" ")),
+            ("peers", peer_urls.join(" ")),
             ("data", flags.store.data_dir.display().to_string()),
-            ("try", banner::try_it(&clients.urls)),
+            ("try", banner::try_it(&urls)),
         ],
     );
     if let Some(policy) = compaction {
         tokio::spawn(policy.run(Alone(store.clone()), streams.handle()));
     }
-    clients.serve(&for_clients, &accepting);
-    peers.serve(&for_peers, &ServeConfig::default(), &accepting);
-    drop((for_clients, for_peers));
 
     let mut table = table;
     let mut watched = placement::Watched::new(flags.placement.clone());

@@ -9,6 +9,7 @@ mod duration;
 mod etcd;
 mod listen;
 mod numbers;
+mod opening;
 mod placement;
 mod proxy;
 mod shutdown;

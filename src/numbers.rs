@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use kubebrain_brain::service::ETCD_VERSION;
 use kubebrain_shared::metrics::{Calls, Metrics, Observe, Side, Slow};
+use kubebrain_shared::probe::ETCD_VERSION;
 
 use crate::cli::Clients;
 

@@ -24,7 +24,6 @@ pub(crate) fn config(clients: &Clients, urls: &[String]) -> Config {
         request_bytes_max: clients.max_request_bytes,
         ..Config::default()
     };
-    config.etcd_version = kubebrain_brain::service::ETCD_VERSION.to_owned();
     if let Some(url) = advertised {
         config.advertised_url = url.clone();
     }

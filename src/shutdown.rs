@@ -29,6 +29,11 @@ impl Signals {
         })
     }
 
+    /// Returns when this process should end. Cancel safe.
+    pub(crate) async fn stop(&mut self) {
+        while matches!(self.next().await, Heard::Reload) {}
+    }
+
     /// The next one. Cancel safe.
     pub(crate) async fn next(&mut self) -> Heard {
         tokio::select! {

@@ -10,7 +10,9 @@ use kubebrain_brain::service::{Audience, Endpoint, EndpointConfig};
 use kubebrain_proxy::Proxy;
 use kubebrain_shared::dial::Connector;
 use kubebrain_shared::group::GroupName;
+use kubebrain_shared::opening::Opening;
 use kubebrain_shared::placement::Placement;
+use kubebrain_shared::probe::ETCD_VERSION;
 use kubebrain_shared::revision::Revision;
 use kubebrain_shared::serve::{MemoryConnector, ServeConfig, memory, serve_memory};
 use kubebrain_shared::stop::Stopper;
@@ -20,7 +22,7 @@ use crate::listen::Front;
 use crate::numbers::Numbers;
 use crate::shutdown::{self, Heard, Signals};
 use crate::storage::{self, Storage};
-use crate::{banner, placement, proxy};
+use crate::{banner, opening, placement, proxy};
 
 /// The groups of this process.
 struct Groups {
@@ -28,6 +30,8 @@ struct Groups {
     storage: Storage,
     metrics: mvcc::metrics::Metrics,
     running: BTreeMap<GroupName, Running>,
+    /// What clients find until all groups are open.
+    opening: Opening<kubebrain_proxy::Service>,
     /// Connections from the proxy.
     accepting: Stopper,
     /// Streams that end when the process does.
@@ -53,7 +57,8 @@ impl Groups {
             metrics: self.metrics.clone(),
             ..self.storage.config(group.clone(), count, &self.flags.store, &self.flags.clients)
         };
-        let opened = Store::open(config, self.storage.engine.clone(), placement.clone()).await;
+        let say = |what| self.opening.waits_for(what);
+        let opened = opening::store(config, &self.storage.engine, placement, &say).await;
         let store = opened.with_context(|| storage::unopened(group, &self.flags.store))?;
         let config = EndpointConfig {
             audience: Audience::Peers,
@@ -152,19 +157,27 @@ pub(crate) async fn run(flags: Standalone) -> Result<()> {
         storage,
         metrics: mvcc::metrics::Metrics::new(&numbers.metrics),
         running: BTreeMap::new(),
+        opening: Opening::new(ETCD_VERSION),
         accepting: Stopper::default(),
         streams: Stopper::default(),
     };
+    let accepting = Stopper::default();
+    let (urls, probe_urls) = (clients.urls.clone(), clients.probe_urls.clone());
+    clients.serve(&numbers.observe(groups.opening.clone()), &accepting);
     for (group, _) in table.groups() {
-        let running = groups.open(group, &table).await?;
+        let running = tokio::select! { biased;
+            () = signals.stop() => {
+                accepting.stop().await;
+                return Ok(());
+            }
+            running = groups.open(group, &table) => running?,
+        };
         groups.running.insert(group.clone(), running);
     }
     let proxy = Proxy::new(proxy_config, table.clone(), groups.connectors());
-    let accepting = Stopper::default();
-    let (urls, probe_urls) = (clients.urls.clone(), clients.probe_urls.clone());
     proxy.start().await;
     compaction.into_iter().for_each(|policy| proxy.compact_automatically(policy));
-    clients.serve(&numbers.observe(proxy.service()), &accepting);
+    groups.opening.open(proxy.service());
     banner::print(
         &format!("kubebrain standalone at {}", proxy.floor()),
         &[

@@ -3,11 +3,9 @@
 use std::time::Duration;
 
 use kubebrain_shared::dial::DialConfig;
+use kubebrain_shared::probe::ETCD_VERSION;
 
 use crate::metrics::Metrics;
-
-/// What `Status` and `/version` say. Kubernetes switches features on by it.
-pub const ETCD_VERSION: &str = "3.6.11";
 
 /// What gRPC may add to a request of `request_bytes_max`, as in etcd.
 pub(crate) const GRPC_OVERHEAD_BYTES: usize = 512 * 1024;

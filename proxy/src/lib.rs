@@ -42,7 +42,7 @@ mod tests;
 
 #[cfg(feature = "seams")]
 pub use classify::agreement::check as check_shallow_reading;
-pub use config::{Config, ETCD_VERSION};
+pub use config::Config;
 pub use proxy::{Proxy, Service};
 
 /// What only proxies and brains tell each other never comes from or goes to a client.

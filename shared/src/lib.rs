@@ -21,5 +21,6 @@ mod pings;
 mod gate;
 pub mod serve;
 pub mod probe;
+pub mod opening;
 pub mod reflection;
 pub mod dial;

@@ -22,6 +22,9 @@ use tonic::codegen::Service;
 
 use crate::serve::Serve;
 
+/// The etcd release whose behaviour these servers have, as `Status` and `/version` say; clients switch features on by it.
+pub const ETCD_VERSION: &str = "3.7.0";
+
 /// What a check may take, as a request in etcd.
 pub const ANSWER_WITHIN: Duration = Duration::from_secs(7);
 

@@ -21,7 +21,7 @@ use super::quota::Share;
 use super::values::Values;
 use super::writer::Start;
 use super::{Config, ownership};
-use crate::engine::{Batch, CommitError, Engine, ReadError, Snapshot};
+use crate::engine::{Batch, CommitError, Engine, ReadError, Refusal, Snapshot};
 use crate::mvcc::codec::Layout;
 
 /// Why a group was not opened.
@@ -57,6 +57,19 @@ pub enum OpenError {
         /// What the placement says.
         group: GroupName,
     },
+}
+
+impl OpenError {
+    /// True where the same call may succeed later, for nothing but waiting.
+    pub const fn may_pass(&self) -> bool {
+        match self {
+            Self::Read(error) => matches!(error, ReadError::Unavailable(_) | ReadError::Expired),
+            Self::Commit(error) => {
+                matches!(error, CommitError::Unknown(_) | CommitError::Refused(Refusal::Unavailable(_)))
+            }
+            Self::Damaged(_) | Self::Format { .. } | Self::Stranded { .. } => false,
+        }
+    }
 }
 
 impl From<LogError> for OpenError {

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use http::{Method, Response, Uri};
 use kubebrain_proto::etcdserverpb::{AlarmRequest, AlarmType, RangeRequest};
-use kubebrain_shared::probe::{self, Subject};
+use kubebrain_shared::probe::{self, ETCD_VERSION, Subject};
 use kubebrain_shared::revision::Revision;
 use tonic::body::Body;
 use tonic::{Request, Status};
 
-use super::{ETCD_VERSION, Inner, maintenance};
+use super::{Inner, maintenance};
 use crate::request::Range;
 
 pub(super) async fn answer(inner: &Arc<Inner>, method: &Method, uri: &Uri) -> Response<Body> {
@@ -38,7 +38,11 @@ impl Subject for Probed {
     async fn read(&self) -> Result<(), Status> {
         // Of the store itself: whether this group owns that key is no matter of its health.
         let request = RangeRequest { key: "health".into(), keys_only: true, limit: 1, ..Default::default() };
-        Ok(self.0.store.range(&Range::try_from(request)?, Revision::ZERO).await.map(drop)?)
+        let read = self.0.store.range(&Range::try_from(request)?, Revision::ZERO).await;
+        read.map(drop).map_err(|fault| match self.0.store.shared().engine.waits_for() {
+            Some(what) => Status::new(fault.wire().0, format!("{}: {what}", fault.wire().1)),
+            None => fault.into(),
+        })
     }
 
     async fn alarms(&self) -> Result<Vec<AlarmType>, Status> {

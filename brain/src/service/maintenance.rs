@@ -5,9 +5,10 @@ use std::sync::Arc;
 use kubebrain_proto::etcdserverpb as wire;
 use kubebrain_shared::fault::Fault;
 use kubebrain_shared::metadata;
+use kubebrain_shared::probe::ETCD_VERSION;
 use tonic::{Request, Status};
 
-use super::{Audience, ETCD_VERSION, Inner};
+use super::{Audience, Inner};
 use crate::mvcc::alarm::{Alarm, AlarmKind};
 
 pub(super) async fn status(

@@ -41,9 +41,6 @@ use tower::{Service, service_fn};
 use crate::mvcc::{Reply, Store};
 use codec::{RawCodec, TypedCodec};
 
-/// The etcd release whose behaviour this server has; clients switch features by it.
-pub const ETCD_VERSION: &str = "3.7.0";
-
 /// Who may ask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Audience {

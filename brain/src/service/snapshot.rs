@@ -11,12 +11,13 @@ use kubebrain_proto::peer::{
     ContentRequest, ContentResponse, ExportBegin, ExportEnd, ExportRecords, ExportRequest, ExportResponse,
 };
 use kubebrain_shared::fault::Fault;
+use kubebrain_shared::probe::ETCD_VERSION;
 use kubebrain_shared::revision::Revision;
 use kubebrain_shared::snapshot::{Header, Messages};
 use tokio::sync::mpsc;
 use tonic::{Request, Status};
 
-use super::{ETCD_VERSION, Inner};
+use super::Inner;
 use crate::mvcc::ExportPart;
 
 /// Messages that wait for a client.

@@ -1,0 +1,62 @@
+//! Opening groups over a storage that may not be there yet: it is waited for, and whoever asks is told.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kubebrain_brain::engine::Engine;
+use kubebrain_brain::engine::error::chain;
+use kubebrain_brain::mvcc::{self, OpenError, Store};
+use kubebrain_shared::placement::Placement;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+
+/// Between two tries. An engine has tried for longer than this inside each.
+const PAUSE: Duration = Duration::from_millis(500);
+/// Between two looks at what is waited for.
+const LOOK: Duration = Duration::from_millis(500);
+/// Between two lines in the log.
+const REPEAT: Duration = Duration::from_secs(5);
+
+/// Opens a group, and tries on while the storage does not answer. `say` hears what is waited for.
+///
+/// # Errors
+/// What waiting does not mend.
+///
+/// # Cancel safety
+/// A dropped call may have taken the group over.
+pub(crate) async fn store(
+    config: mvcc::Config,
+    engine: &Arc<dyn Engine>,
+    placement: &Arc<Placement>,
+    say: &(dyn Fn(String) + Sync),
+) -> Result<Store, OpenError> {
+    let group = config.group.clone();
+    let tries = async {
+        loop {
+            match Store::open(config.clone(), engine.clone(), placement.clone()).await {
+                Err(error) if error.may_pass() => {
+                    say(format!("group {group}: {}", chain(&error)));
+                    sleep(PAUSE).await;
+                }
+                outcome => return outcome,
+            }
+        }
+    };
+    let waits = async {
+        let mut looks = interval(LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut said: Option<Instant> = None;
+        loop {
+            looks.tick().await;
+            let Some(what) = engine.waits_for() else { continue };
+            if said.is_none_or(|said| said.elapsed() >= REPEAT) {
+                tracing::warn!(group = %config.group, "waiting for the storage: {what}");
+                said = Some(Instant::now());
+            }
+            say(what);
+        }
+    };
+    tokio::select! { biased;
+        outcome = tries => outcome,
+        never = waits => never,
+    }
+}
