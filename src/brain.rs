@@ -10,11 +10,10 @@ use kubebrain_brain::service::{Audience, Endpoint, EndpointConfig};
 use kubebrain_shared::opening::Opening;
 use kubebrain_shared::placement::Placement;
 use kubebrain_shared::probe::ETCD_VERSION;
-use kubebrain_shared::serve::ServeConfig;
 use kubebrain_shared::stop::Stopper;
 
 use crate::cli::Brain;
-use crate::listen::{Front, Listeners};
+use crate::listen::{Front, Peers};
 use crate::numbers::Numbers;
 use crate::shutdown::{self, Heard, Signals};
 use crate::{banner, opening, placement, storage};
@@ -26,12 +25,7 @@ pub(crate) async fn run(flags: Brain) -> Result<()> {
     let mut signals = Signals::new()?;
     let compaction = flags.compaction.policy()?;
     let clients = Front::bind(&flags.clients).await?;
-    let peers = Listeners::bind("listen-peer-urls", &flags.listen_peer_urls).await?;
-    if !peers.are_loopback() {
-        bail!(
-            "--listen-peer-urls: peers are trusted and there are no certificates yet, so only loopback is served"
-        );
-    }
+    let peers = Peers::bind(&flags.peers, &flags.clients.serving).await?;
     let table = match &flags.placement {
         Some(path) => placement::read(path)?,
         None => Arc::new(Placement::single(flags.group.clone())),
@@ -53,11 +47,11 @@ pub(crate) async fn run(flags: Brain) -> Result<()> {
     };
     let (accepting, streams) = (Stopper::default(), Stopper::default());
     let (urls, probe_urls, peer_urls) =
-        (clients.urls.clone(), clients.probe_urls.clone(), peers.urls.clone());
+        (clients.urls.clone(), clients.probe_urls.clone(), peers.urls().to_vec());
     let (for_clients, for_peers) = (Opening::new(ETCD_VERSION), Opening::new(ETCD_VERSION));
     clients.serve(&numbers.observe(for_clients.clone()), &accepting);
     let observed = numbers.observe_peers(for_peers.clone(), &flags.clients);
-    peers.serve(&observed, &ServeConfig::default(), &accepting);
+    peers.serve(&observed, &accepting);
     drop(observed);
 
     let say = |what: String| {

@@ -11,7 +11,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::ctl::Ctl;
 use crate::duration;
-use crate::listen::Serving;
+use crate::listen::{PeerFiles, PeerServing, Serving};
 
 /// Kubernetes' state on a storage that scales out: etcd v3 over groups of brains.
 #[derive(Debug, Parser)]
@@ -62,15 +62,8 @@ pub(crate) struct Brain {
     pub clients: Clients,
     #[command(flatten)]
     pub compaction: Compaction,
-    /// Where proxies reach this brain. Loopback only: there are no certificates here yet.
-    #[arg(
-        long,
-        env = "ETCD_LISTEN_PEER_URLS",
-        value_name = "URL,...",
-        value_delimiter = ',',
-        default_value = "http://127.0.0.1:2380"
-    )]
-    pub listen_peer_urls: Vec<String>,
+    #[command(flatten)]
+    pub peers: PeerServing,
     /// Which group owns which keys. Without it this group owns all.
     #[arg(long, env = "KUBEBRAIN_PLACEMENT", value_name = "FILE")]
     pub placement: Option<PathBuf>,
@@ -82,6 +75,8 @@ pub(crate) struct Proxy {
     pub clients: Clients,
     #[command(flatten)]
     pub compaction: Compaction,
+    #[command(flatten)]
+    pub peers: PeerFiles,
     /// Which group owns which keys, and where its brains are.
     #[arg(long, env = "KUBEBRAIN_PLACEMENT", value_name = "FILE")]
     pub placement: PathBuf,

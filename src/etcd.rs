@@ -245,6 +245,19 @@ pub(crate) fn review(command: &Command, matches: &ArgMatches) -> Result<()> {
     if value("auto-tls").is_some_and(|value| boolean::parse(&value) == Ok(true)) {
         bail!("--auto-tls: certificates are not made here; give --cert-file and --key-file");
     }
+    if program != "standalone" {
+        if value("peer-auto-tls").is_some_and(|value| boolean::parse(&value) == Ok(true)) {
+            bail!(
+                "--peer-auto-tls: certificates are not made here; give --peer-cert-file and --peer-key-file"
+            );
+        }
+        if value("peer-cert-allowed-cn").is_some() {
+            bail!(
+                "--peer-cert-allowed-cn: only the alternative names of certificates are looked at; give \
+                   --peer-cert-allowed-hostname to the brains"
+            );
+        }
+    }
     if program == "standalone" {
         let members = value("initial-cluster").map_or(1, |members| members.split(',').count());
         if members > 1 {

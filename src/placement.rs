@@ -47,11 +47,20 @@ impl Watched {
         }
     }
 
-    /// Reads it again. `None`: there is no file, or it means what holds already.
+    /// Reads it again. `None`: there is no file, or it means what holds already, wherever brains are.
     pub(crate) fn reload(&self, current: &Placement) -> Option<Arc<Placement>> {
+        self.reload_unless(|next| next.version() == current.version())
+    }
+
+    /// The same for who has to reach the brains.
+    pub(crate) fn reload_with_addresses(&self, current: &Placement) -> Option<Arc<Placement>> {
+        self.reload_unless(|next| next == current)
+    }
+
+    fn reload_unless(&self, is_same: impl Fn(&Placement) -> bool) -> Option<Arc<Placement>> {
         let path = self.path.as_ref()?;
         match read(path) {
-            Ok(placement) if placement.version() == current.version() => {
+            Ok(placement) if is_same(&placement) => {
                 tracing::info!("the placement means what holds already");
                 None
             }

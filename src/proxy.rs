@@ -11,7 +11,7 @@ use kubebrain_shared::placement::Placement;
 use kubebrain_shared::stop::Stopper;
 
 use crate::cli::{self, Clients};
-use crate::listen::{self, Front};
+use crate::listen::{Brains, Front};
 use crate::numbers::Numbers;
 use crate::shutdown::{Heard, Signals};
 use crate::{banner, placement};
@@ -32,6 +32,7 @@ pub(crate) fn config(clients: &Clients, urls: &[String]) -> Config {
 
 /// Connectors of the groups whose brains are others than `before`: the rest keep their connections.
 fn connectors(
+    brains: &Brains,
     placement: &Placement,
     before: Option<&Placement>,
 ) -> Result<HashMap<GroupName, Vec<Connector>>> {
@@ -41,8 +42,8 @@ fn connectors(
         if urls.is_empty() {
             bail!("group {group} has no brains: name their peer URLs in the placement");
         }
-        let brains = urls.iter().map(|url| Ok(Connector::Tcp(listen::authority(url)?)));
-        connectors.insert(group.clone(), brains.collect::<Result<_>>()?);
+        let found: Result<_> = urls.iter().map(|url| brains.connector(url)).collect();
+        connectors.insert(group.clone(), found.with_context(|| format!("group {group}"))?);
     }
     Ok(connectors)
 }
@@ -51,12 +52,14 @@ pub(crate) async fn run(flags: cli::Proxy) -> Result<()> {
     let mut signals = Signals::new()?;
     let compaction = flags.compaction.policy()?;
     let mut table = placement::read(&flags.placement)?;
-    let brains =
-        connectors(&table, None).with_context(|| format!("placement {}", flags.placement.display()))?;
+    let brains = Brains::new(&flags.peers)?;
+    let reached = connectors(&brains, &table, None)
+        .with_context(|| format!("placement {}", flags.placement.display()))?;
+    brains.warn_of_unused_tls(table.groups().flat_map(|(_, urls)| urls));
     let clients = Front::bind(&flags.clients).await?;
     let numbers = Numbers::new(&flags.clients);
     let config = Config { metrics: Metrics::new(&numbers.metrics), ..config(&flags.clients, &clients.urls) };
-    let proxy = Proxy::new(config, table.clone(), brains);
+    let proxy = Proxy::new(config, table.clone(), reached);
     banner::print(
         "kubebrain proxy",
         &[
@@ -67,6 +70,7 @@ pub(crate) async fn run(flags: cli::Proxy) -> Result<()> {
         ],
     );
     let accepting = Stopper::default();
+    brains.follow(&accepting);
     clients.serve(&numbers.observe(proxy.service()), &accepting);
     let mut watched = placement::Watched::new(Some(flags.placement.clone()));
     let mut started = false;
@@ -79,9 +83,9 @@ pub(crate) async fn run(flags: cli::Proxy) -> Result<()> {
             }
             heard = signals.next() => match heard {
                 Heard::Stop => break,
-                Heard::Reload => reload(&proxy, &watched, &mut table),
+                Heard::Reload => reload(&proxy, &brains, &watched, &mut table),
             },
-            () = watched.changed() => reload(&proxy, &watched, &mut table),
+            () = watched.changed() => reload(&proxy, &brains, &watched, &mut table),
         }
     }
     tracing::info!("stopping");
@@ -91,11 +95,16 @@ pub(crate) async fn run(flags: cli::Proxy) -> Result<()> {
     Ok(())
 }
 
-fn reload(proxy: &Proxy, watched: &placement::Watched, table: &mut std::sync::Arc<Placement>) {
-    let Some(next) = watched.reload(table) else { return };
-    match connectors(&next, Some(&**table)) {
-        Ok(brains) => {
-            proxy.replace_placement(next.clone(), brains);
+fn reload(
+    proxy: &Proxy,
+    brains: &Brains,
+    watched: &placement::Watched,
+    table: &mut std::sync::Arc<Placement>,
+) {
+    let Some(next) = watched.reload_with_addresses(table) else { return };
+    match connectors(brains, &next, Some(&**table)) {
+        Ok(reached) => {
+            proxy.replace_placement(next.clone(), reached);
             tracing::info!(version = format!("{:x}", next.version()), "a new placement is in use");
             *table = next;
         }

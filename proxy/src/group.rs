@@ -4,6 +4,7 @@
 //! outside knows how many nodes there are.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use http::{Request, Response};
@@ -53,6 +54,11 @@ impl Group {
     /// How each node's connections stand: for requests, and for watch streams.
     pub(crate) fn connections(&self) -> impl Iterator<Item = (State, State)> {
         self.nodes.iter().map(|node| (node.bulk.state(), node.watch.state()))
+    }
+
+    /// Why its nodes cannot be reached, as far as that was tried.
+    pub(crate) fn troubles(&self) -> impl Iterator<Item = Arc<str>> {
+        self.nodes.iter().filter_map(|node| node.bulk.trouble())
     }
 
     pub(crate) fn name(&self) -> &GroupName {

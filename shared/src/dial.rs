@@ -13,9 +13,12 @@
 //! not stop it. A request is handed to at most one connection: what a connection gives back untouched is tried on the
 //! next one, everything else ends the call, and [`DialError::surely_not_sent`] says whether it can have had an effect.
 
+mod heard;
+
 use std::future::Future;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -28,7 +31,7 @@ use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::body::Body;
@@ -38,12 +41,18 @@ use tracing::debug;
 
 use crate::cork::Cork;
 use crate::serve::MemoryConnector;
+use crate::tls::TlsClient;
+use heard::Heard;
 
 /// Where a channel leads.
 #[derive(Clone, Debug)]
 pub enum Connector {
     /// `host:port`.
     Tcp(String),
+    /// `host:port` of a server whose certificate is made out to `host`.
+    Tls(String, Arc<TlsClient>),
+    /// A socket in the file system.
+    Unix(PathBuf),
     /// A listener in this process.
     Memory(MemoryConnector),
 }
@@ -127,6 +136,8 @@ struct Standing {
     link: Link,
     /// Dials that failed since the last that did not.
     failures: u32,
+    /// Why the last dial has failed.
+    trouble: Option<Arc<str>>,
 }
 
 #[derive(Debug)]
@@ -165,10 +176,13 @@ impl Channel {
     /// If a TCP address is not `host:port`.
     pub fn new(connector: Connector, config: DialConfig) -> Self {
         let authority = match &connector {
-            Connector::Tcp(address) => address.parse().expect("an address is host:port"),
+            Connector::Tcp(address) | Connector::Tls(address, _) => {
+                address.parse().expect("an address is host:port")
+            }
+            Connector::Unix(_) => Authority::from_static("localhost"),
             Connector::Memory(_) => Authority::from_static("memory"),
         };
-        let state = Mutex::new(Standing { link: Link::Idle, failures: 0 });
+        let state = Mutex::new(Standing { link: Link::Idle, failures: 0, trouble: None });
         Self { shared: Arc::new(Shared { connector, config, authority, state }) }
     }
 
@@ -191,6 +205,11 @@ impl Channel {
             Link::Dialing(_) => State::Dialing,
             Link::Resting { .. } => State::Resting,
         }
+    }
+
+    /// Why the last dial has failed, if it has: with the address, for an operator.
+    pub fn trouble(&self) -> Option<Arc<str>> {
+        self.shared.state.lock().trouble.clone()
     }
 
     async fn send(self, mut request: http::Request<Body>) -> Result<http::Response<Incoming>, DialError> {
@@ -244,11 +263,18 @@ impl Shared {
         let opened = timeout.await.unwrap_or_else(|_elapsed| Err(io::ErrorKind::TimedOut.into()));
         let mut state = self.state.lock();
         match opened {
-            Ok(sender) => *state = Standing { link: Link::Open(sender), failures: 0 },
+            Ok(sender) => *state = Standing { link: Link::Open(sender), failures: 0, trouble: None },
             Err(error) => {
                 debug!(authority = %self.authority, %error, "cannot connect");
+                if let Connector::Tls(address, tls) = &self.connector {
+                    tls.complain(address, &error);
+                }
                 let pause = pause(&self.config, state.failures, RandomState::new().build_hasher().finish());
-                let reason = format!("{}: {error}", self.authority).into();
+                let reason: Arc<str> = match &self.connector {
+                    Connector::Unix(path) => format!("{}: {error}", path.display()).into(),
+                    _ => format!("{}: {error}", self.authority).into(),
+                };
+                state.trouble = Some(reason.clone());
                 state.link = Link::Resting { until: Instant::now() + pause, kind: error.kind(), reason };
                 state.failures = state.failures.saturating_add(1);
             }
@@ -264,6 +290,16 @@ impl Shared {
                 socket.set_nodelay(true)?;
                 self.handshake(socket).await
             }
+            Connector::Tls(address, tls) => {
+                let socket = TcpStream::connect(address).await?;
+                socket.set_nodelay(true)?;
+                let (io, heard) = Heard::new(tls.connect(self.authority.host(), socket).await?);
+                let sender = self.handshake(io).await?;
+                let first = heard.await.unwrap_or_else(|_gone| Err(io::ErrorKind::ConnectionAborted.into()));
+                first.map_err(|error| tls.explain(error))?;
+                Ok(sender)
+            }
+            Connector::Unix(path) => self.handshake(UnixStream::connect(path).await?).await,
             Connector::Memory(connector) => self.handshake(connector.connect().await?).await,
         }
     }
@@ -299,7 +335,10 @@ impl Shared {
         *request.version_mut() = http::Version::HTTP_2;
         if request.uri().authority().is_none() {
             let mut parts = std::mem::take(request.uri_mut()).into_parts();
-            parts.scheme = Some(Scheme::HTTP);
+            parts.scheme = Some(match &self.connector {
+                Connector::Tls(..) => Scheme::HTTPS,
+                _ => Scheme::HTTP,
+            });
             parts.authority = Some(self.authority.clone());
             parts.path_and_query.get_or_insert_with(|| http::uri::PathAndQuery::from_static("/"));
             *request.uri_mut() = Uri::from_parts(parts).expect("scheme, authority and path make a URI");

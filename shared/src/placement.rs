@@ -158,7 +158,8 @@ impl Placement {
         &self.0.draft.home
     }
 
-    /// Every group with the peer URLs of its brains (`http://host:port`, no slash at the end), in order of names.
+    /// Every group with the peer URLs of its brains (`http://host:port`, `https://host:port`, no slash at the end,
+    /// or `unix:///path`), in order of names.
     pub fn groups(&self) -> impl Iterator<Item = (&GroupName, &[String])> {
         self.0.draft.groups.iter().map(|(group, brains)| (group, &brains[..]))
     }

@@ -97,32 +97,40 @@ pub(crate) struct Serving {
 }
 
 impl Serving {
-    /// The certificates, if there are any.
+    /// The certificates for clients, if there are any.
     pub(super) fn tls(&self) -> Result<Option<TlsServer>> {
-        let wants_clients = self.client_cert_auth || !self.trusted_ca_file.is_empty();
-        match (self.cert_file.is_empty(), self.key_file.is_empty()) {
-            (true, true) => return Ok(None),
-            (false, false) => {}
-            (true, false) => bail!("--key-file {}: it needs --cert-file beside it", self.key_file),
-            (false, true) => bail!("--cert-file {}: it needs --key-file beside it", self.cert_file),
+        self.tls_of(&Given {
+            names: &CLIENTS,
+            certificate: &self.cert_file,
+            key: &self.key_file,
+            ca: &self.trusted_ca_file,
+            demanded: self.client_cert_auth,
+            revoked: &self.client_crl_file,
+            hosts: &self.client_cert_allowed_hostname,
+        })
+    }
+
+    /// Those of one listener, if there are any; versions and cipher suites are everybody's, as in etcd.
+    pub(super) fn tls_of(&self, given: &Given<'_>) -> Result<Option<TlsServer>> {
+        let Names { auth, ca, revoked, hosts, .. } = *given.names;
+        if !given.names.is_paired(given.certificate, given.key)? {
+            return Ok(None);
         }
-        if wants_clients && self.trusted_ca_file.is_empty() {
-            bail!("--client-cert-auth: name the authority of the clients' certificates by --trusted-ca-file");
+        if given.demanded && given.ca.is_empty() {
+            bail!("--{auth}: name the authority of those certificates by --{ca}");
         }
-        if !wants_clients && (!self.client_crl_file.is_empty() || self.names().next().is_some()) {
-            bail!(
-                "--client-crl-file and --client-cert-allowed-hostname: clients' certificates are not asked for \
-                 without --trusted-ca-file"
-            );
+        let allowed: Vec<_> = given.hosts.iter().filter(|name| !name.is_empty()).cloned().collect();
+        if given.ca.is_empty() && (!given.revoked.is_empty() || !allowed.is_empty()) {
+            bail!("--{revoked} and --{hosts}: certificates are not asked for without --{ca}");
         }
         let version = |flag: &str, text: &str| text.parse::<Version>().with_context(|| format!("--{flag}"));
         let file = |path: &str| (!path.is_empty()).then(|| PathBuf::from(path));
         let config = TlsConfig {
-            certificate: PathBuf::from(&self.cert_file),
-            key: PathBuf::from(&self.key_file),
-            client_ca: file(&self.trusted_ca_file),
-            revoked: file(&self.client_crl_file),
-            client_names: self.names().cloned().collect(),
+            certificate: PathBuf::from(given.certificate),
+            key: PathBuf::from(given.key),
+            client_ca: file(given.ca),
+            revoked: file(given.revoked),
+            client_names: allowed,
             version_min: match self.tls_min_version.as_str() {
                 "" => Version::default(),
                 text => version("tls-min-version", text)?,
@@ -133,15 +141,7 @@ impl Serving {
             },
             suites: self.cipher_suites.clone(),
         };
-        let loaded = TlsServer::load(config);
-        Ok(Some(loaded.map_err(|error| {
-            let flag = flag(&error);
-            anyhow::Error::new(error).context(flag)
-        })?))
-    }
-
-    fn names(&self) -> impl Iterator<Item = &String> {
-        self.client_cert_allowed_hostname.iter().filter(|name| !name.is_empty())
+        TlsServer::load(config).map(Some).map_err(|error| given.names.blame(error))
     }
 
     /// As etcd: a URL says what is spoken, whatever certificates there are.
@@ -167,18 +167,67 @@ impl Serving {
     }
 }
 
-/// Which flag an error is about.
-const fn flag(error: &TlsError) -> &'static str {
-    match error {
-        TlsError::Unreadable { what, .. } | TlsError::Content { what, .. } => match what.as_bytes() {
-            b"certificate" => "--cert-file",
-            b"key" => "--key-file",
-            b"client CA" => "--trusted-ca-file",
-            _ => "--client-crl-file",
-        },
-        TlsError::Mismatch { .. } => "--cert-file and --key-file",
-        TlsError::Settings(_) => {
-            "--cipher-suites, --tls-min-version, --tls-max-version, --client-cert-allowed-hostname"
+/// Certificates as flags name them.
+pub(super) struct Given<'a> {
+    pub names: &'static Names,
+    pub certificate: &'a str,
+    pub key: &'a str,
+    pub ca: &'a str,
+    /// Those of the other side.
+    pub demanded: bool,
+    pub revoked: &'a str,
+    pub hosts: &'a [String],
+}
+
+/// What these flags are called.
+pub(super) struct Names {
+    pub certificate: &'static str,
+    pub key: &'static str,
+    pub ca: &'static str,
+    pub auth: &'static str,
+    pub revoked: &'static str,
+    pub hosts: &'static str,
+}
+
+const CLIENTS: Names = Names {
+    certificate: "cert-file",
+    key: "key-file",
+    ca: "trusted-ca-file",
+    auth: "client-cert-auth",
+    revoked: "client-crl-file",
+    hosts: "client-cert-allowed-hostname",
+};
+
+impl Names {
+    /// True if there is a certificate and its key.
+    ///
+    /// # Errors
+    /// One without the other.
+    pub(super) fn is_paired(&self, certificate: &str, key: &str) -> Result<bool> {
+        match (certificate, key) {
+            ("", "") => Ok(false),
+            ("", key) => bail!("--{} {key}: it needs --{} beside it", self.key, self.certificate),
+            (certificate, "") => {
+                bail!("--{} {certificate}: it needs --{} beside it", self.certificate, self.key)
+            }
+            _ => Ok(true),
         }
+    }
+
+    /// An error with the flag that it is about.
+    pub(super) fn blame(&self, error: TlsError) -> anyhow::Error {
+        let flag = match &error {
+            TlsError::Unreadable { what, .. } | TlsError::Content { what, .. } => match *what {
+                "certificate" => format!("--{}", self.certificate),
+                "key" => format!("--{}", self.key),
+                "client CA" | "CA" => format!("--{}", self.ca),
+                _ => format!("--{}", self.revoked),
+            },
+            TlsError::Mismatch { .. } => format!("--{} and --{}", self.certificate, self.key),
+            TlsError::Settings(_) => {
+                format!("--cipher-suites, --tls-min-version, --tls-max-version, --{}", self.hosts)
+            }
+        };
+        anyhow::Error::new(error).context(flag)
     }
 }

@@ -1,6 +1,7 @@
 //! Listening where URLs say: `http`, `https`, `unix` and `unixs`.
 
 mod flags;
+mod peers;
 mod socket;
 
 use std::net::SocketAddr;
@@ -15,6 +16,7 @@ use tokio::net::{TcpSocket, UnixListener, lookup_host};
 
 use crate::cli::Clients;
 pub(crate) use flags::Serving;
+pub(crate) use peers::{Brains, PeerFiles, PeerServing, Peers};
 use socket::SocketFile;
 
 /// Connections that wait to be accepted; Go's listeners take what the kernel allows, which is this.
@@ -41,14 +43,6 @@ struct Options<'a> {
 }
 
 impl Listeners {
-    /// Binds every URL; plain HTTP, which is all that peers speak.
-    pub(crate) async fn bind(flag: &str, urls: &[String]) -> Result<Self> {
-        if let Some(url) = urls.iter().find(|url| !url.trim().starts_with("http://")) {
-            bail!("--{flag} {url}: only http://HOST:PORT is served here yet");
-        }
-        Self::bind_with(flag, urls, Options::default()).await
-    }
-
     async fn bind_with(flag: &str, urls: &[String], options: Options<'_>) -> Result<Self> {
         let mut listeners = Self { sockets: Vec::new(), urls: Vec::new() };
         for (place, url) in urls.iter().map(|url| url.trim()).enumerate() {
@@ -63,12 +57,16 @@ impl Listeners {
         Ok(listeners)
     }
 
-    /// True if no other machine can reach them.
-    pub(crate) fn are_loopback(&self) -> bool {
-        self.sockets.iter().all(|bound| match &bound.listener {
-            Listener::Tcp(socket) => socket.local_addr().is_ok_and(|address| address.ip().is_loopback()),
-            Listener::Unix(_) => true,
-        })
+    /// The URLs that other machines can reach, without those that `is_guarded`, given whether they have TLS.
+    fn open_to_others(&self, is_guarded: impl Fn(bool) -> bool) -> impl Iterator<Item = &String> {
+        let open = self.urls.iter().zip(&self.sockets).filter(move |(_, bound)| match &bound.listener {
+            Listener::Tcp(socket) => {
+                let is_loopback = socket.local_addr().is_ok_and(|address| address.ip().is_loopback());
+                !is_loopback && !is_guarded(bound.tls.is_some())
+            }
+            Listener::Unix(_) => false,
+        });
+        open.map(|(url, _)| url)
     }
 
     /// Serves on all of them.
@@ -175,7 +173,7 @@ async fn resolve(authority: &str) -> Result<SocketAddr> {
     ipv4.or(addresses.first()).copied().context("the name has no address")
 }
 
-/// `HOST:PORT` of a brain's URL.
+/// `HOST:PORT` of a server's URL.
 pub(crate) fn authority(url: &str) -> Result<String> {
     match url.strip_prefix("http://") {
         Some(authority) => Ok(authority.trim_end_matches('/').to_owned()),

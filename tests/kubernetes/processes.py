@@ -5,9 +5,10 @@
     processes.py unit PORT ROOT OUT [@TARGET=FILE] UNIT[=INSTANCE]:ENVFILE...
 
 Command lines stay as they are but for three things: every port becomes one from PORT on, every address one of this
-machine's loopback (the host's own 127.0.0.2, all others 127.0.0.1), every path below /etc and /var/lib one below ROOT.
-Files of ConfigMaps and of @TARGET=FILE are changed likewise and written below ROOT. OUT gets a directory with
-NN-NAME.argv and NN-NAME.env (NUL-separated), `probes` (one URL per line) and `endpoint`.
+machine's loopback (the host's own 192.0.2.10 is 127.0.0.2, its neighbours follow, all others are 127.0.0.1), every path
+below /etc and /var/lib one below ROOT. Files of ConfigMaps and of @TARGET=FILE are changed likewise and written below
+ROOT. OUT gets a directory with NN-NAME.argv and NN-NAME.env (NUL-separated), `probes` (one URL per line), `peers` (those
+that want a certificate of proxies) and `endpoint`.
 """
 
 import json
@@ -16,6 +17,7 @@ import re
 import sys
 
 HOST = "192.0.2.10"
+NEIGHBOURS = {f"192.0.2.{10 + n}": f"127.0.0.{2 + n}" for n in range(3)}
 ENDPOINT = "2379"
 
 
@@ -31,8 +33,7 @@ class Here:
         return str(self.ports.setdefault(port, self.port + len(self.ports)))
 
     def address(self, found):
-        host = "127.0.0.2" if found[1] == HOST else "127.0.0.1"
-        return f"//{host}:{self.new_port(found[2])}"
+        return f"//{NEIGHBOURS.get(found[1], '127.0.0.1')}:{self.new_port(found[2])}"
 
     def text(self, text):
         text = re.sub(r"//([A-Za-z0-9.-]+):(\d{4,5})\b", self.address, text)
@@ -55,6 +56,9 @@ class Here:
         scheme = "https" if any(re.search("--cert-file|ETCD_CERT_FILE", open(f"{self.out}/{name}").read()) for name in os.listdir(self.out)) else "http"
         with open(f"{self.out}/endpoint", "w") as file:
             file.write(f"{scheme}://127.0.0.1:{self.new_port(ENDPOINT)}\n")
+        given = "\0".join(open(f"{self.out}/{name}").read() for name in sorted(os.listdir(self.out)))
+        with open(f"{self.out}/peers", "w") as file:
+            file.write("".join(url + "\n" for url in re.findall(r"(?:ETCD_LISTEN_PEER_URLS|--listen-peer-urls)=(https://[^,\s\0]+)", given)))
         with open(f"{self.out}/probes", "w") as file:
             file.write("".join(url + "\n" for url in dict.fromkeys(self.probes)))
 

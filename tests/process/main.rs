@@ -14,6 +14,7 @@ mod flood;
 mod limits;
 mod load;
 mod maintenance;
+mod peers;
 mod pings;
 mod metrics;
 mod placement;

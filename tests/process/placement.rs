@@ -224,3 +224,27 @@ async fn an_empty_kind_moves_to_a_new_group_without_a_restart() {
     let failure = start.fails().await;
     assert!(failure.message.contains("/registry/example.com/widgets/"), "{failure:?}");
 }
+
+/// Where brains are is no part of a table's version; whoever has to reach them reads it all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_brain_that_has_moved_is_found_by_a_reload() {
+    let place = Place::new();
+    let brain = Start::brain(&place, "core").run().await;
+    let table = |address: &str| {
+        format!("home: core\ndefault: core\ngroups: {{ core: {{ brains: [\"http://{address}\"] }} }}\n")
+    };
+    let path = place.file("table.yaml", &table(brain.peer_address()));
+    let mut proxy = Start::proxy(&place, "proxy", &path).run().await;
+    let client = Client::new(proxy.address());
+    let mut watch = client.watch("/", 1).await;
+    client.put("/registry/pods/a", "1").await.expect("a put");
+    let start = brain.start().peers("http", "127.0.0.1:0");
+    let before = brain.peer_address().to_owned();
+    drop(brain);
+    let brain = start.run().await;
+    assert_ne!(brain.peer_address(), before, "the kernel gave the same port");
+    reload(&mut proxy, &path, &table(brain.peer_address()), TAKEN).await;
+    let last = client.put("/registry/pods/b", "1").await.expect("a put");
+    let seen: Vec<_> = watch.events_to(last).await.iter().map(key).collect();
+    assert_eq!(seen, ["/registry/pods/a", "/registry/pods/b"]);
+}

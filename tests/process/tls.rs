@@ -237,7 +237,7 @@ async fn wrong_files_are_refused_with_one_sentence_that_names_flag_and_file() {
         (good().flag("auto-tls", "true"), &["--auto-tls", "--cert-file"]),
         (
             Start::brain(&place, "peers").flag("listen-peer-urls", "https://127.0.0.1:0"),
-            &["--listen-peer-urls https://", "only http://"],
+            &["--listen-peer-urls https://", "--peer-cert-file"],
         ),
         (
             Start::standalone(&place).clients("gopher", "127.0.0.1:0"),

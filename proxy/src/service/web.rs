@@ -22,6 +22,18 @@ pub(super) async fn answer(core: &Arc<Core>, method: &Method, uri: &Uri) -> Resp
     }
 }
 
+/// Which groups cannot be reached, and why.
+fn troubles(core: &Core) -> String {
+    let table = core.table();
+    let mut groups: Vec<_> = table.groups().collect();
+    groups.sort_unstable_by_key(|group| group.name());
+    let said = groups.iter().flat_map(|group| {
+        let name = group.name();
+        group.troubles().map(move |reason| format!("; group {name}: cannot connect to {reason}"))
+    });
+    said.collect()
+}
+
 /// This proxy, as probes see it: it works without its groups, and reads only if all of them answer.
 struct Probed(Arc<Core>);
 
@@ -33,10 +45,11 @@ impl Subject for Probed {
     async fn read(&self) -> Result<(), Status> {
         let core = &self.0;
         let ready = *core.ready().borrow();
-        match ready {
+        let read = match ready {
             true => core.fence(core.table().groups()).await.map(drop),
             false => Err(Status::unavailable("not every group has answered yet")),
-        }
+        };
+        read.map_err(|status| Status::new(status.code(), status.message().to_owned() + &troubles(core)))
     }
 
     async fn alarms(&self) -> Result<Vec<AlarmType>, Status> {

@@ -6,7 +6,7 @@
 //! default: core                # owns the kinds without a rule; or `hash`, over:
 //! hashGroups: [core, pods-0]
 //! groups:
-//!   core: { brains: [http://10.0.0.1:2380] }   # peer URLs; none where the brains run inside
+//!   core: { brains: [https://10.0.0.1:2380] }  # peer URLs; none where the brains run inside
 //!   pods-0: {}
 //! kinds:
 //!   - { kind: pods, group: pods-0 }                               # <prefix>/pods/
@@ -370,9 +370,15 @@ fn check_kind(text: &str) -> Result<(), &'static str> {
 
 /// As we keep it: no slash at the end.
 fn url(text: &str) -> Result<String, &'static str> {
+    if let Some(path) = text.strip_prefix("unix://") {
+        return match path.starts_with('/') && !path.ends_with('/') {
+            true => Ok(text.into()),
+            false => Err("unix:// goes before the whole path of a socket"),
+        };
+    }
     let uri: Uri = text.parse().map_err(|_invalid| "it cannot be read")?;
     if !matches!(uri.scheme_str(), Some("http" | "https")) {
-        return Err("it begins with neither http:// nor https://");
+        return Err("it begins with none of http://, https:// and unix://");
     }
     let authority = uri.authority().ok_or("it has no host")?;
     if authority.host().is_empty() || authority.as_str().contains('@') {

@@ -250,7 +250,7 @@ line 2: prefix: `registry` does not begin with a slash
 line 3: there is no group `nobody` under groups
 line 5: hashGroups: means something only with `default: hash`
 line 6: `colour` is not a field of a placement: prefix, home, default, hashGroups, groups, kinds
-line 8: `ftp://h:1` is not the URL of a brain: it begins with neither http:// nor https://
+line 8: `ftp://h:1` is not the URL of a brain: it begins with none of http://, https:// and unix://
 line 8: `http://h` is not the URL of a brain: it has no port
 line 8: `http://h:1/path` is not the URL of a brain: something stands after the port
 line 8: brain http://h:1 stands already on line 8
@@ -413,5 +413,19 @@ proptest! {
             let same = table.unit(&other);
             prop_assert!(same == unit || unit.covers(&same) || same.covers(&unit));
         }
+    }
+}
+
+#[test]
+fn brains_have_http_https_and_unix_urls() {
+    let brains = |urls: &str| {
+        let text = format!("home: a\ndefault: a\ngroups: {{ a: {{ brains: [{urls}] }} }}\n");
+        Placement::parse(&text).map(|table| table.groups().next().expect("a group").1.to_vec())
+    };
+    let good = r#"http://h:1/, "https://10.0.0.1:2380", "https://[::1]:1", unix:///run/brain"#;
+    let kept = ["http://h:1", "https://10.0.0.1:2380", "https://[::1]:1", "unix:///run/brain"];
+    assert_eq!(brains(good).expect("all are good"), kept);
+    for bad in ["unix://brain", "unix://", "unix:///run/", "unixs:///run/brain"] {
+        assert!(brains(bad).is_err(), "{bad}");
     }
 }

@@ -1,27 +1,72 @@
-//! PEM files, and whether they have changed.
+//! PEM files, whether they have changed, and what is made of them again and again.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+use std::sync::Arc;
 
+use parking_lot::RwLock;
+use rustls::RootCertStore;
 use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 
-use super::{TlsConfig, TlsError};
+use super::TlsError;
+
+/// What was made of files. It is always something whole: files that cannot be used leave the old in use.
+pub(super) struct Current<T> {
+    value: RwLock<Arc<T>>,
+    /// Of the files that were read last, whatever came of it.
+    stamp: RwLock<Stamp>,
+}
+
+impl<T> Current<T> {
+    pub(super) fn read<'a>(
+        files: impl IntoIterator<Item = &'a Path>,
+        read: impl FnOnce() -> Result<T, TlsError>,
+    ) -> Result<Self, TlsError> {
+        let stamp = RwLock::new(Stamp::of(files)); // before reading: what changes meanwhile has another stamp
+        Ok(Self { value: RwLock::new(Arc::new(read()?)), stamp })
+    }
+
+    pub(super) fn get(&self) -> Arc<T> {
+        self.value.read().clone()
+    }
+
+    /// Reads files that have changed since they were read; the first of them is named in the log. True if they are in
+    /// use now.
+    pub(super) fn refresh<'a>(
+        &self,
+        files: impl IntoIterator<Item = &'a Path, IntoIter: Clone>,
+        read: impl FnOnce() -> Result<T, TlsError>,
+    ) -> bool {
+        let files = files.into_iter();
+        let seen = Stamp::of(files.clone());
+        if seen == *self.stamp.read() {
+            return false;
+        }
+        *self.stamp.write() = seen;
+        match read() {
+            Ok(next) => {
+                *self.value.write() = Arc::new(next);
+                let file = files.into_iter().next().unwrap_or(Path::new(""));
+                tracing::info!(file = %file.display(), "new certificates are in use");
+                true
+            }
+            Err(error) => {
+                tracing::warn!("certificates have changed and cannot be used, the old ones stay: {error}");
+                false
+            }
+        }
+    }
+}
 
 /// What tells a file from the one that was there before: enough for files that are written over, replaced, or reached
 /// over a link that is turned (as Kubernetes does with mounted secrets).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Stamp(Vec<Option<[i64; 5]>>);
+struct Stamp(Vec<Option<[i64; 5]>>);
 
 impl Stamp {
-    pub(super) fn of(config: &TlsConfig) -> Self {
-        let paths = [
-            Some(&config.certificate),
-            Some(&config.key),
-            config.client_ca.as_ref(),
-            config.revoked.as_ref(),
-        ];
-        Self(paths.into_iter().flatten().map(|path| stamp(path)).collect())
+    fn of<'a>(files: impl IntoIterator<Item = &'a Path>) -> Self {
+        Self(files.into_iter().map(stamp).collect())
     }
 }
 
@@ -47,6 +92,15 @@ pub(super) fn certificates(
         Ok(all) => Ok(all),
         Err(error) => Err(failed(what, path, error)),
     }
+}
+
+/// All certificates of a file, as authorities.
+pub(super) fn authorities(what: &'static str, path: &Path) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(what, path)? {
+        roots.add(certificate).map_err(|error| wrong(what, path, &error.to_string()))?;
+    }
+    Ok(roots)
 }
 
 /// The first private key of a file.

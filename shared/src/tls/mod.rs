@@ -1,26 +1,28 @@
-//! TLS of a listener: certificates from files, and their reload.
+//! TLS: certificates from files, and their reload.
 //!
-//! A [`TlsServer`] holds what new connections are served with. The files are looked at again and again
-//! ([`TlsServer::follow`]); what can be read as a whole replaces the old, what cannot is logged and the old stays.
+//! A [`TlsServer`] holds what new connections of a listener are served with, a [`TlsClient`] what new connections to
+//! servers are made with. The files are looked at again and again ([`TlsServer::follow`], [`TlsClient::follow`]); what
+//! can be read as a whole replaces the old, what cannot is logged and the old stays.
 //!
-//! Invariants: a `TlsServer` always has a certificate that fits its key; a change of files touches no connection that
-//! is there; with a client CA no connection without a certificate of that CA is ever served.
+//! Invariants: whoever has a certificate has one that fits its key; a change of files touches no connection that is
+//! there; with a client CA no connection without a certificate of that CA is ever served, and each is judged by the
+//! files and the time of its own beginning: sessions are not resumed there.
 
+mod client;
 mod files;
 mod names;
 mod suites;
 
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::RwLock;
 use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
-use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::version::{TLS12, TLS13};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -28,7 +30,8 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::stop::Stop;
-use files::Stamp;
+pub use client::{Distrust, TlsClient};
+use files::Current;
 pub use suites::{UnknownSuite, UnknownVersion, Version};
 
 /// Where certificates are, and who is let in.
@@ -102,9 +105,15 @@ pub struct TlsServer {
 struct Inner {
     config: TlsConfig,
     provider: Arc<CryptoProvider>,
-    current: RwLock<Arc<ServerConfig>>,
-    /// Of the files that were read last, whatever came of it.
-    stamp: RwLock<Stamp>,
+    current: Current<ServerConfig>,
+}
+
+impl TlsConfig {
+    fn files(&self) -> impl Iterator<Item = &Path> + Clone {
+        let pair = [Some(&self.certificate), Some(&self.key)];
+        let others = [self.client_ca.as_ref(), self.revoked.as_ref()];
+        pair.into_iter().chain(others).flatten().map(PathBuf::as_path)
+    }
 }
 
 impl TlsServer {
@@ -114,9 +123,8 @@ impl TlsServer {
     /// A file is missing or wrong, or the settings exclude everything.
     pub fn load(config: TlsConfig) -> Result<Self, TlsError> {
         let provider = Arc::new(suites::provider(&config)?);
-        let stamp = Stamp::of(&config);
-        let current = RwLock::new(read(&config, &provider)?);
-        Ok(Self { inner: Arc::new(Inner { config, provider, current, stamp: RwLock::new(stamp) }) })
+        let current = Current::read(config.files(), || read(&config, &provider))?;
+        Ok(Self { inner: Arc::new(Inner { config, provider, current }) })
     }
 
     /// Reads the files again whenever they change, until asked to stop.
@@ -124,37 +132,13 @@ impl TlsServer {
     /// # Cancel safety
     /// Dropping it ends the watching; what is in use stays.
     pub async fn follow(self, stop: Stop) {
-        loop {
-            tokio::select! {
-                biased;
-                () = stop.asked() => return,
-                () = tokio::time::sleep(LOOK_EVERY) => {}
-            }
-            let server = self.clone();
-            // It panics only if reading does, which is in the log then; the old certificate stays.
-            let _read = tokio::task::spawn_blocking(move || server.refresh()).await;
-        }
+        look(stop, move || self.refresh()).await;
     }
 
     /// Reads the files if they have changed since they were read. True if they are in use now.
     pub fn refresh(&self) -> bool {
-        let Inner { config, provider, current, stamp } = &*self.inner;
-        let seen = Stamp::of(config);
-        if seen == *stamp.read() {
-            return false;
-        }
-        *stamp.write() = seen; // before reading: what changes meanwhile has another stamp
-        match read(config, provider) {
-            Ok(next) => {
-                *current.write() = next;
-                tracing::info!(certificate = %config.certificate.display(), "new certificates are in use");
-                true
-            }
-            Err(error) => {
-                tracing::warn!("certificates have changed and cannot be used, the old ones stay: {error}");
-                false
-            }
-        }
+        let Inner { config, provider, current } = &*self.inner;
+        current.refresh(config.files(), || read(config, provider))
     }
 
     /// The server's side of a handshake.
@@ -168,8 +152,7 @@ impl TlsServer {
     where
         I: AsyncRead + AsyncWrite + Unpin,
     {
-        let config = self.inner.current.read().clone();
-        TlsAcceptor::from(config).accept(io).await
+        TlsAcceptor::from(self.inner.current.get()).accept(io).await
     }
 }
 
@@ -179,7 +162,22 @@ impl fmt::Debug for TlsServer {
     }
 }
 
-fn read(config: &TlsConfig, provider: &Arc<CryptoProvider>) -> Result<Arc<ServerConfig>, TlsError> {
+/// Calls `refresh` each time that files are looked at, until asked to stop.
+async fn look(stop: Stop, refresh: impl Fn() -> bool + Send + Sync + 'static) {
+    let refresh = Arc::new(refresh);
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.asked() => return,
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+        }
+        let refresh = refresh.clone();
+        // It panics only if reading does, which is in the log then; the old certificate stays.
+        let _read = tokio::task::spawn_blocking(move || refresh()).await;
+    }
+}
+
+fn read(config: &TlsConfig, provider: &Arc<CryptoProvider>) -> Result<ServerConfig, TlsError> {
     let chain = files::certificates("certificate", &config.certificate)?;
     let key = files::key(&config.key)?;
     let versions: &[_] = match (config.version_min, config.version_max) {
@@ -200,7 +198,12 @@ fn read(config: &TlsConfig, provider: &Arc<CryptoProvider>) -> Result<Arc<Server
         reason,
     })?;
     server.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(Arc::new(server))
+    if config.client_ca.is_some() {
+        // A resumed session would vouch for a certificate that has expired or was revoked meanwhile.
+        server.session_storage = Arc::new(NoServerSessionStorage {});
+        server.send_tls13_tickets = 0;
+    }
+    Ok(server)
 }
 
 fn verifier(
@@ -210,10 +213,7 @@ fn verifier(
 ) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
     const WHAT: &str = "client CA";
     let content = |path: &PathBuf, what, reason| TlsError::Content { what, path: path.clone(), reason };
-    let mut roots = rustls::RootCertStore::empty();
-    for certificate in files::certificates(WHAT, path)? {
-        roots.add(certificate).map_err(|error| content(path, WHAT, error.to_string()))?;
-    }
+    let roots = files::authorities(WHAT, path)?;
     let mut builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone());
     if let Some(revoked) = &config.revoked {
         // As in etcd, only the client's own certificate is looked up, in lists that may be of other authorities.

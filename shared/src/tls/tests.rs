@@ -1,4 +1,16 @@
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    date_time_ymd,
+};
+use rustls::HandshakeKind;
+use tempfile::TempDir;
+use tokio::net::{TcpListener, UnixListener};
+
 use super::*;
+use crate::dial::{Channel, Connector, DialConfig, DialError};
+use crate::serve::tests::{call, echo, within};
+use crate::serve::{Listener, ServeConfig, serve_listener};
+use crate::stop::Stopper;
 
 fn suites_of(names: &[&str]) -> Result<Vec<String>, String> {
     let config =
@@ -30,4 +42,292 @@ fn the_oldest_version_is_not_newer_than_the_newest() {
         "TLS1.1".parse::<Version>().expect_err("too old").to_string(),
         r#""TLS1.1" is not served: TLS1.2 and TLS1.3 are"#
     );
+}
+
+/// An authority whose certificates are files.
+struct Authority {
+    issuer: CertifiedIssuer<'static, KeyPair>,
+    directory: TempDir,
+}
+
+/// What a certificate is for.
+const PEER: [ExtendedKeyUsagePurpose; 2] =
+    [ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+
+impl Authority {
+    fn new(name: &str) -> Self {
+        let mut params = CertificateParams::new(Vec::new()).expect("no names");
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key"));
+        let (issuer, directory) = (issuer.expect("a certificate"), TempDir::new().expect("a directory"));
+        std::fs::write(directory.path().join("ca"), issuer.pem()).expect("a file");
+        Self { issuer, directory }
+    }
+
+    fn ca(&self) -> PathBuf {
+        self.directory.path().join("ca")
+    }
+
+    /// A certificate and its key; the same name again takes the place of the one before.
+    fn issue(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> (PathBuf, PathBuf) {
+        let hosts = ["127.0.0.1", "::1", "localhost"].map(str::to_owned);
+        let mut params = CertificateParams::new(hosts).expect("names");
+        params.extended_key_usages = PEER.to_vec();
+        change(&mut params);
+        let key = KeyPair::generate().expect("a key");
+        let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
+        let [first, second] = ["crt", "key"].map(|end| self.directory.path().join(name).with_extension(end));
+        std::fs::write(&first, certificate.pem()).expect("a file");
+        std::fs::write(&second, key.serialize_pem()).expect("a file");
+        (first, second)
+    }
+
+    /// Of a server that demands this authority's certificates.
+    fn server(&self, change: impl FnOnce(&mut CertificateParams)) -> TlsServer {
+        let (certificate, key) = self.issue("server", change);
+        let client_ca = Some(self.ca());
+        let config = TlsConfig { certificate, key, client_ca, ..TlsConfig::default() };
+        TlsServer::load(config).expect("good files")
+    }
+
+    /// With a certificate of this authority, for servers of `other`.
+    fn client(&self, other: &Self, change: impl FnOnce(&mut CertificateParams)) -> Arc<TlsClient> {
+        let (certificate, key) = self.issue("client", change);
+        Arc::new(TlsClient::load(&other.ca(), &certificate, &key).expect("good files"))
+    }
+}
+
+/// Where `tls` is served, if there is one.
+async fn listen(tls: Option<TlsServer>) -> (u16, Stopper) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+    let port = listener.local_addr().expect("it is bound").port();
+    let stopper = Stopper::default();
+    let listener = Listener::Tcp(listener);
+    tokio::spawn(serve_listener(listener, tls, echo(), ServeConfig::default(), stopper.handle()));
+    (port, stopper)
+}
+
+fn channel(port: u16, tls: &Arc<TlsClient>) -> Channel {
+    Channel::new(Connector::Tls(format!("127.0.0.1:{port}"), tls.clone()), DialConfig::default())
+}
+
+fn expired(params: &mut CertificateParams) {
+    params.not_before = date_time_ymd(2019, 1, 1);
+    params.not_after = date_time_ymd(2020, 1, 1);
+}
+
+fn same(_: &mut CertificateParams) {}
+
+#[tokio::test]
+async fn two_sides_talk_only_if_each_takes_the_certificate_of_the_other() {
+    let (ours, theirs, namesake) = (Authority::new("ours"), Authority::new("theirs"), Authority::new("ours"));
+    let (server_only, other_name) = (
+        |params: &mut CertificateParams| params.extended_key_usages.truncate(1),
+        |params: &mut CertificateParams| {
+            *params = CertificateParams::new(["other.example".to_owned()]).expect("a name");
+        },
+    );
+    let nobody = Arc::new(TlsClient::trusting(&ours.ca()).expect("a good file"));
+    let cases = [
+        ("both are good", Some(ours.server(same)), ours.client(&ours, same), None),
+        ("no certificate", Some(ours.server(same)), nobody, Some("there is none")),
+        (
+            "a client of another authority",
+            Some(ours.server(same)),
+            theirs.client(&ours, same),
+            Some("our certificate is not accepted by the other side"),
+        ),
+        (
+            "a client of another authority with the same name",
+            Some(ours.server(same)),
+            namesake.client(&ours, same),
+            Some("our certificate is not accepted by the other side: DecryptError"),
+        ),
+        (
+            "a client whose time is over",
+            Some(ours.server(same)),
+            ours.client(&ours, expired),
+            Some("our certificate is not accepted by the other side: CertificateExpired"),
+        ),
+        (
+            "a certificate for servers only",
+            Some(ours.server(same)),
+            ours.client(&ours, server_only),
+            Some("our certificate is not accepted by the other side"),
+        ),
+        (
+            "a server of another authority",
+            Some(theirs.server(same)),
+            ours.client(&ours, same),
+            Some("the certificate of the other side is not accepted: UnknownIssuer"),
+        ),
+        (
+            "a server of another authority with the same name",
+            Some(namesake.server(same)),
+            ours.client(&ours, same),
+            Some("the certificate of the other side is not accepted: BadSignature"),
+        ),
+        (
+            "a server whose time is over",
+            Some(ours.server(expired)),
+            ours.client(&ours, same),
+            Some("the certificate of the other side is not accepted: Expired"),
+        ),
+        (
+            "a server with another name",
+            Some(ours.server(other_name)),
+            ours.client(&ours, same),
+            Some(r#"certificate not valid for name "127.0.0.1"; certificate is only valid for"#),
+        ),
+        ("a server without TLS", None, ours.client(&ours, same), Some("")),
+    ];
+    for (what, server, client, words) in cases {
+        let (port, stopper) = listen(server).await;
+        let channel = channel(port, &client);
+        let answer = within(10, call(channel.clone(), "/a")).await;
+        match words {
+            None => {
+                assert_eq!(answer.unwrap_or_else(|error| panic!("{what}: {error:?}")), "/a");
+                assert_eq!(channel.trouble(), None, "{what}");
+            }
+            Some(words) => {
+                // Whatever the version of TLS: nothing was sent, so that a write may be tried elsewhere.
+                let error = answer.expect_err(what);
+                assert!(matches!(error, DialError::Unreachable(_)), "{what}: {error:?}");
+                let trouble = channel.trouble().unwrap_or_else(|| panic!("{what}: no reason"));
+                assert!(trouble.starts_with("127.0.0.1:"), "{what}: {trouble}");
+                assert!(trouble.contains(words), "{what}: {trouble}");
+            }
+        }
+        drop(channel);
+        within(10, stopper.stop()).await;
+    }
+}
+
+#[tokio::test]
+async fn names_and_addresses_of_both_kinds_are_looked_for() {
+    let ours = Authority::new("ours");
+    let (server, client) = (ours.server(same), ours.client(&ours, same));
+    for (host, taken) in [
+        ("127.0.0.1", true),
+        ("[::1]", true),
+        ("::1", true),
+        ("localhost", true),
+        ("[::2]", false),
+        ("h", false),
+    ] {
+        let (one, other) = tokio::io::duplex(1 << 16);
+        let (served, connected) = tokio::join!(server.accept(one), client.connect(host, other));
+        assert_eq!((served.is_ok(), connected.is_ok()), (taken, taken), "{host}");
+    }
+    let (_, other) = tokio::io::duplex(1);
+    let error = client.connect("no host", other).await.expect_err("no name");
+    assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+}
+
+#[tokio::test]
+async fn new_files_are_for_new_connections_and_end_none() {
+    let (old, new) = (Authority::new("old"), Authority::new("new"));
+    let (server, client) = (old.server(same), old.client(&old, same));
+    assert!(!server.refresh() && !client.refresh(), "nothing has changed");
+    let (port, stopper) = listen(Some(server.clone())).await;
+    let before = channel(port, &client);
+    assert_eq!(within(10, call(before.clone(), "/a")).await.expect("an answer"), "/a");
+
+    // Half of it first, as a copy that is under way: the old files stay in use.
+    let replace = |name: &str, end: &str| {
+        let file = Path::new(name).with_extension(end);
+        std::fs::copy(new.directory.path().join(&file), old.directory.path().join(&file)).expect("a copy");
+    };
+    for name in ["server", "client"] {
+        new.issue(name, same);
+        replace(name, "crt");
+    }
+    assert!(!server.refresh() && !client.refresh(), "they do not belong together");
+    assert_eq!(within(10, call(channel(port, &client), "/a")).await.expect("the old files are in use"), "/a");
+    let stranger = old.issue("stranger", same);
+    let stranger = Arc::new(TlsClient::load(&new.ca(), &stranger.0, &stranger.1).expect("good files"));
+    for name in ["server", "client"] {
+        replace(name, "key");
+    }
+    replace("ca", "");
+    let fresh = new.client(&new, same);
+    assert!(server.refresh() && client.refresh());
+    assert_eq!(within(10, call(channel(port, &fresh), "/a")).await.expect("one of the new authority"), "/a");
+    assert_eq!(within(10, call(before, "/a")).await.expect("the connection goes on"), "/a");
+    assert_eq!(within(10, call(channel(port, &client), "/a")).await.expect("by the new files"), "/a");
+    let error =
+        within(10, call(channel(port, &stranger), "/a")).await.expect_err("the old authority is gone");
+    assert!(error.surely_not_sent(), "{error:?}");
+    within(10, stopper.stop()).await;
+}
+
+/// Whether a second connection of the same client is judged by its certificate again.
+#[tokio::test]
+async fn sessions_of_clients_with_certificates_are_not_resumed() {
+    let ours = Authority::new("ours");
+    let server = ours.server(same);
+    let (certificate, key) = ours.issue("client", same);
+    for version in [&TLS12, &TLS13] {
+        let roots = files::authorities("CA", &ours.ca()).expect("a good file");
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[version])
+            .expect("a version")
+            .with_root_certificates(roots)
+            .with_client_auth_cert(
+                files::certificates("certificate", &certificate).expect("a good file"),
+                files::key(&key).expect("a good file"),
+            )
+            .expect("a pair");
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(config)); // it would resume
+        for round in 0..3 {
+            let (one, other) = tokio::io::duplex(1 << 16);
+            let name = rustls::pki_types::ServerName::try_from("localhost").expect("a name");
+            let (served, connected) = tokio::join!(server.accept(one), connector.connect(name, other));
+            let (mut served, mut connected) = (served.expect("a handshake"), connected.expect("a handshake"));
+            // Tickets come behind the handshake.
+            tokio::io::AsyncWriteExt::write_all(&mut served, b"x").await.expect("it is written");
+            tokio::io::AsyncReadExt::read_u8(&mut connected).await.expect("it is read");
+            let kind = served.get_ref().1.handshake_kind();
+            assert!(
+                matches!(kind, Some(HandshakeKind::Full | HandshakeKind::FullWithHelloRetryRequest)),
+                "{version:?}, {round}: {kind:?}"
+            );
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_same_complaint_is_made_once_in_a_while() {
+    let ours = Authority::new("ours");
+    let client = TlsClient::trusting(&ours.ca()).expect("a good file");
+    let error = |distrust| io::Error::other(distrust);
+    let (missing, other) =
+        (|| error(Distrust::Missing), || error(Distrust::Other(rustls::Error::DecryptError)));
+    assert!(client.is_news("a:1", &missing()));
+    assert!(!client.is_news("a:1", &missing()), "it was said");
+    assert!(client.is_news("a:1", &other()), "for another reason");
+    assert!(client.is_news("b:1", &other()), "of another server");
+    assert!(!client.is_news("a:1", &io::ErrorKind::ConnectionRefused.into()), "it may be starting");
+    tokio::time::advance(Duration::from_secs(59)).await;
+    assert!(!client.is_news("a:1", &other()));
+    tokio::time::advance(Duration::from_secs(2)).await;
+    assert!(client.is_news("a:1", &other()));
+}
+
+#[tokio::test]
+async fn a_channel_reaches_a_socket_of_the_file_system() {
+    let directory = TempDir::new().expect("a directory");
+    let path = directory.path().join("socket");
+    let channel = || Channel::new(Connector::Unix(path.clone()), DialConfig::default());
+    let first = channel();
+    within(10, call(first.clone(), "/a")).await.expect_err("nobody listens");
+    assert!(first.trouble().expect("a reason").starts_with(path.to_str().expect("UTF-8")));
+    let stopper = Stopper::default();
+    let listener = Listener::Unix(UnixListener::bind(&path).expect("it can be bound"));
+    tokio::spawn(serve_listener(listener, None, echo(), ServeConfig::default(), stopper.handle()));
+    assert_eq!(within(10, call(channel(), "/a")).await.expect("an answer"), "/a");
+    within(10, stopper.stop()).await;
 }

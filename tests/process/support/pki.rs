@@ -47,11 +47,29 @@ impl Authority {
 
     /// A certificate for `name`, of a server and a client alike.
     pub(crate) fn issue(&self, name: &str, serial: u64) -> Pair {
+        self.issue_with(name, serial, |_| {})
+    }
+
+    /// The same of another time.
+    pub(crate) fn issue_expired(&self, name: &str, serial: u64) -> Pair {
+        self.issue_with(name, serial, |params| {
+            params.not_before = date_time_ymd(2019, 1, 1);
+            params.not_after = date_time_ymd(2020, 1, 1);
+        })
+    }
+
+    /// The same, for `name` and no address.
+    pub(crate) fn issue_elsewhere(&self, name: &str, serial: u64) -> Pair {
+        self.issue_with(name, serial, |params| params.subject_alt_names.truncate(1))
+    }
+
+    fn issue_with(&self, name: &str, serial: u64, change: impl FnOnce(&mut CertificateParams)) -> Pair {
         let mut params =
-            CertificateParams::new(vec![name.to_owned(), "127.0.0.1".to_owned()]).expect("names");
+            CertificateParams::new([name, "127.0.0.1", "localhost"].map(str::to_owned)).expect("names");
         params.serial_number = Some(SerialNumber::from(serial));
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        change(&mut params);
         let key = KeyPair::generate().expect("a key");
         let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
         let pair = Pair {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::time::Instant;
 
+use super::pki::Pair;
 use super::{PATIENCE, until};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_kubebrain");
@@ -58,6 +59,7 @@ pub(crate) struct Start {
     scheme: &'static str,
     clients: String,
     peers: Option<String>,
+    peer_scheme: &'static str,
     logs: PathBuf,
     /// No flags but those that are given.
     exact: bool,
@@ -90,6 +92,7 @@ impl Start {
             scheme: "http",
             clients,
             peers: None,
+            peer_scheme: "http",
             logs: place.join(logs),
             exact: false,
             environment: Vec::new(),
@@ -116,6 +119,21 @@ impl Start {
         let path = |path: &Path| path.to_str().expect("UTF-8").to_owned();
         let start = self.clients("https", "127.0.0.1:0");
         start.flag("cert-file", &path(certificate)).flag("key-file", &path(key))
+    }
+
+    /// Listens for proxies at `SCHEME://PLACE`.
+    pub(crate) fn peers(mut self, scheme: &'static str, place: &str) -> Self {
+        self.peer_scheme = scheme;
+        self.peers = Some(place.to_owned());
+        self
+    }
+
+    /// With a certificate among proxies and brains, and the authority of the others'.
+    pub(crate) fn peer_files(self, pair: &Pair, ca: &Path) -> Self {
+        let path = |path: &Path| path.to_str().expect("UTF-8").to_owned();
+        self.flag("peer-cert-file", &path(&pair.certificate))
+            .flag("peer-key-file", &path(&pair.key))
+            .flag("peer-trusted-ca-file", &path(ca))
     }
 
     pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
@@ -161,7 +179,7 @@ impl Start {
         }
         command.arg(format!("--listen-client-urls={}://{}", self.scheme, self.clients));
         if let Some(peers) = &self.peers {
-            command.arg(format!("--listen-peer-urls=http://{peers}"));
+            command.arg(format!("--listen-peer-urls={}://{peers}", self.peer_scheme));
         }
         command
     }

@@ -1,0 +1,232 @@
+//! Flags of certificates between proxies and brains, and what they come to on both sides.
+//!
+//! Who reaches a brain's listener for peers is trusted with everything: its words move the group's revision. So it is
+//! for this machine alone, or for whoever has a certificate of the peers' authority.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Result, bail};
+use clap::Args;
+use kubebrain_shared::dial::Connector;
+use kubebrain_shared::serve::{Serve, ServeConfig};
+use kubebrain_shared::stop::Stopper;
+use kubebrain_shared::tls::{TlsClient, TlsServer};
+
+use super::flags::{Given, Names, Serving};
+use super::{Listeners, Options};
+use crate::boolean;
+
+const URLS: &str = "listen-peer-urls";
+
+const PEERS: Names = Names {
+    certificate: "peer-cert-file",
+    key: "peer-key-file",
+    ca: "peer-trusted-ca-file",
+    auth: "peer-client-cert-auth",
+    revoked: "peer-crl-file",
+    hosts: "peer-cert-allowed-hostname",
+};
+
+/// Certificates among proxies and brains.
+#[derive(Debug, Args)]
+pub(crate) struct PeerFiles {
+    /// This process' certificate for https:// between proxies and brains, PEM; read again when it changes.
+    #[arg(
+        long,
+        env = "ETCD_PEER_CERT_FILE",
+        value_name = "FILE",
+        default_value = "",
+        hide_default_value = true
+    )]
+    peer_cert_file: String,
+    /// Its key, PEM.
+    #[arg(
+        long,
+        env = "ETCD_PEER_KEY_FILE",
+        value_name = "FILE",
+        default_value = "",
+        hide_default_value = true
+    )]
+    peer_key_file: String,
+    /// The authority that the other side's certificate has to be of, PEM.
+    #[arg(
+        long,
+        env = "ETCD_PEER_TRUSTED_CA_FILE",
+        value_name = "FILE",
+        default_value = "",
+        hide_default_value = true
+    )]
+    peer_trusted_ca_file: String,
+}
+
+/// How a brain serves its peers.
+#[derive(Debug, Args)]
+pub(crate) struct PeerServing {
+    #[command(flatten)]
+    files: PeerFiles,
+    /// Serve only peers with a certificate; as --peer-trusted-ca-file alone does.
+    #[arg(long, env = "ETCD_PEER_CLIENT_CERT_AUTH", value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_value = "false", default_missing_value = "true", hide_default_value = true,
+          action = clap::ArgAction::Set, value_parser = boolean::parse)]
+    peer_client_cert_auth: bool,
+    /// Peers' certificates that are valid no more.
+    #[arg(
+        long,
+        env = "ETCD_PEER_CRL_FILE",
+        value_name = "FILE",
+        default_value = "",
+        hide_default_value = true
+    )]
+    peer_crl_file: String,
+    /// Serve only peers whose certificate is made out to one of these names.
+    #[arg(long, env = "ETCD_PEER_CERT_ALLOWED_HOSTNAME", value_name = "NAME,...", value_delimiter = ',')]
+    peer_cert_allowed_hostname: Vec<String>,
+    /// Where proxies reach this brain. Loopback only, but for https:// with the four flags above.
+    #[arg(
+        long,
+        env = "ETCD_LISTEN_PEER_URLS",
+        value_name = "URL,...",
+        value_delimiter = ',',
+        default_value = "http://127.0.0.1:2380"
+    )]
+    listen_peer_urls: Vec<String>,
+}
+
+impl PeerServing {
+    fn tls(&self, serving: &Serving) -> Result<Option<TlsServer>> {
+        let PeerFiles { peer_cert_file, peer_key_file, peer_trusted_ca_file } = &self.files;
+        let tls = serving.tls_of(&Given {
+            names: &PEERS,
+            certificate: peer_cert_file,
+            key: peer_key_file,
+            ca: peer_trusted_ca_file,
+            demanded: self.peer_client_cert_auth,
+            revoked: &self.peer_crl_file,
+            hosts: &self.peer_cert_allowed_hostname,
+        })?;
+        let others = [
+            (!peer_trusted_ca_file.is_empty()).then(|| format!("--{} {peer_trusted_ca_file}", PEERS.ca)),
+            self.peer_client_cert_auth.then(|| format!("--{}", PEERS.auth)),
+            (!self.peer_crl_file.is_empty()).then(|| format!("--{} {}", PEERS.revoked, self.peer_crl_file)),
+        ];
+        match (tls, others.into_iter().flatten().next()) {
+            (None, Some(flag)) => {
+                bail!("{flag}: it needs --{} and --{} beside it", PEERS.certificate, PEERS.key)
+            }
+            (tls, _) => Ok(tls),
+        }
+    }
+}
+
+/// A brain's listeners for peers.
+pub(crate) struct Peers {
+    listeners: Listeners,
+    tls: Option<TlsServer>,
+}
+
+impl Peers {
+    /// Reads the certificates and binds every URL.
+    pub(crate) async fn bind(flags: &PeerServing, serving: &Serving) -> Result<Self> {
+        let tls = flags.tls(serving)?;
+        let urls = &flags.listen_peer_urls;
+        if let Some(url) =
+            urls.iter().find(|url| url.trim().starts_with("https://")).filter(|_| tls.is_none())
+        {
+            bail!(
+                "--{URLS} {url}: TLS needs a certificate: give --{} and --{}",
+                PEERS.certificate,
+                PEERS.key
+            );
+        }
+        if let Some(url) = urls.iter().find(|url| url.trim().starts_with("unixs://")) {
+            bail!("--{URLS} {url}: proxies reach http://, https:// and unix:// URLs");
+        }
+        let options = Options { tls: tls.as_ref(), reuse_port: false };
+        let listeners = Listeners::bind_with(URLS, urls, options).await?;
+        let strangers_are_refused = !flags.files.peer_trusted_ca_file.is_empty();
+        let mut open = listeners.open_to_others(|is_tls| is_tls && strangers_are_refused);
+        if let Some(url) = open.next() {
+            bail!(
+                "--{URLS} {url}: whoever reaches it is trusted, so other machines are served over https:// only, with \
+                 --{}, --{}, --{} and --{}; all else listens on loopback",
+                PEERS.certificate,
+                PEERS.key,
+                PEERS.ca,
+                PEERS.auth
+            );
+        }
+        drop(open);
+        warn_of_unused_tls(tls.is_some(), listeners.urls.iter());
+        Ok(Self { listeners, tls })
+    }
+
+    /// Their URLs, with the ports that were given.
+    pub(crate) fn urls(&self) -> &[String] {
+        &self.listeners.urls
+    }
+
+    /// Serves on all of them.
+    pub(crate) fn serve<S: Serve>(self, service: &S, stopper: &Stopper) {
+        self.listeners.serve(service, &ServeConfig::default(), stopper);
+        if let Some(tls) = self.tls {
+            tokio::spawn(tls.follow(stopper.handle()));
+        }
+    }
+}
+
+/// How a proxy reaches brains.
+pub(crate) struct Brains {
+    tls: Option<Arc<TlsClient>>,
+}
+
+impl Brains {
+    /// Reads the certificates.
+    pub(crate) fn new(files: &PeerFiles) -> Result<Self> {
+        let PeerFiles { peer_cert_file, peer_key_file, peer_trusted_ca_file } = files;
+        let paired = PEERS.is_paired(peer_cert_file, peer_key_file)?;
+        let loaded = match (paired, peer_trusted_ca_file.as_str()) {
+            (false, "") => return Ok(Self { tls: None }),
+            (true, "") => bail!(
+                "--{} {peer_cert_file}: it needs --{} beside it, the authority of the brains' certificates",
+                PEERS.certificate,
+                PEERS.ca
+            ),
+            (true, ca) => TlsClient::load(Path::new(ca), Path::new(peer_cert_file), Path::new(peer_key_file)),
+            (false, ca) => TlsClient::trusting(Path::new(ca)),
+        };
+        Ok(Self { tls: Some(Arc::new(loaded.map_err(|error| PEERS.blame(error))?)) })
+    }
+
+    /// Where a brain's URL leads.
+    pub(crate) fn connector(&self, url: &str) -> Result<Connector> {
+        match (url.split_once("://"), &self.tls) {
+            (Some(("http", authority)), _) => Ok(Connector::Tcp(authority.to_owned())),
+            (Some(("https", authority)), Some(tls)) => Ok(Connector::Tls(authority.to_owned(), tls.clone())),
+            (Some(("https", _)), None) => {
+                bail!("{url}: name the authority of the brains' certificates by --{}", PEERS.ca)
+            }
+            (Some(("unix", path)), _) => Ok(Connector::Unix(path.into())),
+            _ => bail!("{url}: brains have http://, https:// and unix:// URLs"),
+        }
+    }
+
+    pub(crate) fn warn_of_unused_tls<'a>(&self, urls: impl Iterator<Item = &'a String>) {
+        warn_of_unused_tls(self.tls.is_some(), urls);
+    }
+
+    /// Reads the certificates again whenever they change.
+    pub(crate) fn follow(&self, stopper: &Stopper) {
+        if let Some(tls) = &self.tls {
+            tokio::spawn(tls.clone().follow(stopper.handle()));
+        }
+    }
+}
+
+/// As etcd: a URL says what is spoken, whatever certificates there are.
+fn warn_of_unused_tls<'a>(has_tls: bool, urls: impl Iterator<Item = &'a String>) {
+    let plain: Vec<_> = urls.filter(|url| url.starts_with("http://")).collect();
+    if has_tls && !plain.is_empty() {
+        tracing::warn!(?plain, "there are certificates for peers, and these URLs are without TLS");
+    }
+}
