@@ -62,7 +62,7 @@ async fn a_client_sees_a_cluster_of_one() {
     assert_eq!(members.members.len(), 1);
     let member = &members.members[0];
     assert_eq!((member.id, &member.client_ur_ls[0][..]), (status.leader, "http://127.0.0.1:2379"));
-    assert_eq!((status.version.as_str(), status.db_size, revision_of(status.header)), ("3.7.0", 42, 2));
+    assert_eq!((status.version.as_str(), status.db_size, revision_of(status.header)), ("3.6.11", 42, 2));
     let alarms: pb::AlarmResponse = cluster
         .client
         .call("/etcdserverpb.Maintenance/Alarm", &pb::AlarmRequest::default())
