@@ -83,7 +83,7 @@ async fn of_two_masters_only_the_newer_one_writes() {
         Err(WriteError::Fault(Fault::Timeout)),
         "not known to the client"
     );
-    assert!(matches!(older.ended().await, Ended::Deposed { number: 3, .. }));
+    assert!(matches!(older.ended().await, Ended::Deposed { number: 3, epoch: 2, by, .. } if by == "test"));
     assert_eq!(put(&newer, "/r/m/b", 0).await, Ok(3));
     let all = newer.range(&read_all(ReadAt::Latest), Revision::ZERO).await.expect("reads");
     let all = <kubebrain_proto::etcdserverpb::RangeResponse as prost::Message>::decode(all.message);

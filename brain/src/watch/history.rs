@@ -6,9 +6,11 @@ use bytes::Bytes;
 use kubebrain_shared::range::KeyRange;
 use kubebrain_shared::revision::Revision;
 use thiserror::Error;
+use tokio::time::timeout;
 
 use super::event::{Event, Prior, RevisionEvents};
 use crate::engine::ReadError;
+use crate::mvcc::ANSWER_TIMEOUT;
 use crate::mvcc::answer::Entry;
 use crate::mvcc::codec::{self, Damaged, Record};
 use crate::mvcc::entry;
@@ -76,6 +78,16 @@ impl History {
     ) -> Result<HistoryPage, HistoryError> {
         // Somebody far behind reads page after page, perhaps without ever having to wait.
         tokio::task::yield_now().await;
+        let page = timeout(ANSWER_TIMEOUT, self.read(shared, keys, from)).await;
+        page.unwrap_or_else(|_| Err(ReadError::Unavailable("no answer in time".into()).into()))
+    }
+
+    async fn read(
+        &mut self,
+        shared: &Shared,
+        keys: &KeyRange,
+        from: u64,
+    ) -> Result<HistoryPage, HistoryError> {
         let committed = shared.committed();
         let snapshot = shared.engine.snapshot().await?;
         let number = match self.number {

@@ -3,6 +3,7 @@
 //! Order on the stream: an answer to a create before that watcher's events; a progress after every event that it covers.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,11 +49,15 @@ pub struct WatchStream<S> {
     ready: VecDeque<Bytes>,
     /// Watchers that have something to read.
     work: VecDeque<i64>,
+    /// A watcher from now on, and whether "now" is this master's still. Requests behind it wait, everything else goes on.
+    fencing: Option<(WatchCreateRequest, Fencing)>,
     /// The client has asked for progress.
     asked: bool,
     tick: Interval,
     _counted: One,
 }
+
+type Fencing = Pin<Box<dyn Future<Output = Result<(), Fault>> + Send>>;
 
 /// What a create is refused with, in etcd's words.
 const EMPTY_RANGE: &str = "mvcc: watcher range is empty";
@@ -81,6 +86,7 @@ where
             next_id: 0,
             ready: VecDeque::new(),
             work: VecDeque::new(),
+            fencing: None,
             asked: false,
             tick,
             _counted: counted,
@@ -117,7 +123,13 @@ where
             tokio::select! {
                 biased;
                 () = stop.asked() => return Err(Fault::Stopped.into()),
-                request = next_request(&mut self.inbound) => match request {
+                fenced = fenced(&mut self.fencing) => {
+                    fenced?;
+                    if let Some((create, _)) = self.fencing.take() {
+                        self.create(create);
+                    }
+                }
+                request = next_request(&mut self.inbound), if self.fencing.is_none() => match request {
                     Some(request) => self.take(request?),
                     None => self.inbound = None,
                 },
@@ -146,6 +158,10 @@ where
 
     fn take(&mut self, request: WatchRequest) {
         match request.request_union {
+            Some(RequestUnion::CreateRequest(create)) if create.start_revision == 0 => {
+                let (store, ticket) = (self.store.clone(), self.store.ticket());
+                self.fencing = Some((create, Box::pin(async move { store.fence(ticket).await })));
+            }
             Some(RequestUnion::CreateRequest(create)) => self.create(create),
             Some(RequestUnion::CancelRequest(cancel)) => self.cancel(cancel.watch_id),
             Some(RequestUnion::ProgressRequest(_)) => self.asked = true,
@@ -305,6 +321,13 @@ impl<S> Drop for WatchStream<S> {
         for watcher in self.watchers.values() {
             self.store.shared().hub.remove(&watcher.registration);
         }
+    }
+}
+
+async fn fenced(fencing: &mut Option<(WatchCreateRequest, Fencing)>) -> Result<(), Fault> {
+    match fencing {
+        Some((_, fencing)) => fencing.await,
+        None => std::future::pending().await,
     }
 }
 

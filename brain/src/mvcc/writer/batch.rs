@@ -8,7 +8,7 @@ use prost::Message;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::engine::{Batch, CommitError, Refusal};
+use crate::engine::{Batch, Bounds, CommitError, Refusal};
 use crate::mvcc::codec::{self, Record};
 use crate::mvcc::evaluate::Change;
 use crate::mvcc::log;
@@ -16,9 +16,9 @@ use crate::mvcc::shared::{Ended, Shared};
 use crate::mvcc::values::Values;
 use crate::watch::{Event, Prior, RevisionEvents};
 
-/// A batch takes no more writes above this. With the largest request on top it stays below what engines take at once.
-const BYTES_MAX: usize = 4 << 20;
 const REVISIONS_MAX: usize = 1024;
+/// What a change takes in a batch's record beside its key.
+const CHANGE_BYTES: usize = 16;
 
 /// The changes of one revision.
 #[derive(Debug)]
@@ -48,10 +48,25 @@ impl RevisionChanges {
 
 type Answer = Box<dyn FnOnce() + Send>;
 
+/// A batch on its way to the storage.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Launch {
+    /// Its number.
+    pub number: u64,
+    /// Since when.
+    pub at: Instant,
+    /// As which proof of freshness it began.
+    pub proof: u64,
+}
+
 /// What is given out and not sent.
 pub(super) struct Filling {
     batch: Batch,
+    /// With what the record will take.
     bytes: usize,
+    /// What the record will take.
+    record_bytes: usize,
+    bounds: Bounds,
     /// Writes, in order.
     pub revisions: Vec<RevisionChanges>,
     /// The committed revision once this is durable.
@@ -60,15 +75,32 @@ pub(super) struct Filling {
     pub compacted: Option<u64>,
     /// Commands in it that etcd would call proposals.
     pub proposals: i64,
-    /// When it was sent to the storage.
-    pub launched: Option<Instant>,
+    /// What it was sent to the storage as.
+    pub launch: Option<Launch>,
     answers: Vec<Answer>,
 }
 
 impl Filling {
-    pub(super) fn new(closes: u64) -> Self {
-        let (batch, revisions, answers) = (Batch::new(), Vec::new(), Vec::new());
-        Self { batch, bytes: 0, revisions, closes, compacted: None, proposals: 0, launched: None, answers }
+    pub(super) fn new(closes: u64, bounds: Bounds) -> Self {
+        Self {
+            batch: Batch::new(),
+            bytes: 0,
+            record_bytes: 0,
+            bounds,
+            revisions: Vec::new(),
+            closes,
+            compacted: None,
+            proposals: 0,
+            launch: None,
+            answers: Vec::new(),
+        }
+    }
+
+    /// A change of this key will stand in the record.
+    pub(super) fn will_record(&mut self, key: &Bytes) {
+        let bytes = recorded_bytes(key);
+        self.record_bytes += bytes;
+        self.bytes += bytes;
     }
 
     pub(super) fn put(&mut self, key: Bytes, value: Bytes) {
@@ -82,10 +114,12 @@ impl Filling {
     }
 
     pub(super) fn absent(&mut self, key: Bytes) {
+        self.bytes += key.len();
         self.batch.absent(key);
     }
 
     pub(super) fn equals(&mut self, key: Bytes, value: Bytes) {
+        self.bytes += key.len() + value.len();
         self.batch.equals(key, value);
     }
 
@@ -95,7 +129,9 @@ impl Filling {
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.bytes >= BYTES_MAX || self.revisions.len() >= REVISIONS_MAX
+        self.bytes >= self.bounds.batch_bytes
+            || self.record_bytes >= self.bounds.record_bytes_max()
+            || self.revisions.len() >= REVISIONS_MAX
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -113,9 +149,15 @@ impl Filling {
     }
 }
 
+/// What the change of a key takes in a batch's record.
+pub(super) fn recorded_bytes(key: &Bytes) -> usize {
+    key.len() + CHANGE_BYTES
+}
+
 /// A batch on its way.
 pub(super) struct Flying {
     filling: Option<Filling>,
+    launched: Instant,
     commit: JoinHandle<Result<(), Ended>>,
 }
 
@@ -147,9 +189,15 @@ impl Flying {
         let rest = std::mem::take(&mut filling.batch);
         batch.conditions.extend(rest.conditions);
         batch.writes.extend(rest.writes);
-        filling.launched = Some(Instant::now());
+        let launched = Instant::now();
+        filling.launch = Some(Launch { number, at: launched, proof: shared.fence.begin() });
         let commit = tokio::spawn(settle(shared, number, record.nonce, batch));
-        Self { filling: Some(filling), commit }
+        Self { filling: Some(filling), launched, commit }
+    }
+
+    /// How long it has been on its way.
+    pub(super) fn age(&self) -> Duration {
+        self.launched.elapsed()
     }
 
     pub(super) fn closes(&self) -> u64 {
@@ -188,8 +236,8 @@ async fn settle(shared: Arc<Shared>, number: u64, nonce: u64, batch: Batch) -> R
                 return Ok(());
             }
             Err(CommitError::Conflict { .. }) => match whose(&shared, number).await {
-                Ok(Some(found)) if found == nonce => return Ok(()),
-                Ok(Some(_)) => return Err(Ended::Deposed { group: shared.group.clone(), number }),
+                Ok(Some(found)) if found.nonce == nonce => return Ok(()),
+                Ok(Some(found)) => return Err(Ended::deposed(&shared, number, &found)),
                 Ok(None) => {
                     let reason = "a group's keys were recorded for another group meanwhile".to_owned();
                     return Err(Ended::Storage { group: shared.group.clone(), reason });
@@ -218,7 +266,7 @@ async fn settle(shared: Arc<Shared>, number: u64, nonce: u64, batch: Batch) -> R
     }
 }
 
-async fn whose(shared: &Shared, number: u64) -> Result<Option<u64>, log::LogError> {
+async fn whose(shared: &Shared, number: u64) -> Result<Option<Record>, log::LogError> {
     let snapshot = shared.engine.snapshot().await?;
-    Ok(log::record(&*snapshot, &shared.layout, number).await?.map(|record| record.nonce))
+    log::record(&*snapshot, &shared.layout, number).await
 }
