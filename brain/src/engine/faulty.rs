@@ -44,7 +44,7 @@ pub struct Mood {
     pub late_answer: f64,
     /// A commit is judged when it is called and not only when it is applied.
     pub hasty: f64,
-    /// A snapshot takes up to 60 ms; it may show the moment of the call, or that of the answer.
+    /// A snapshot takes up to 60 ms, seldom a second; it may show the moment of the call, or that of the answer.
     pub slow_reads: f64,
     /// A snapshot is not given.
     pub blind: f64,
@@ -215,10 +215,14 @@ impl Engine for Faulty {
         }
         let mut snapshot = None;
         if self.chance(|mood| mood.slow_reads) {
-            if self.rng.lock().random() {
+            let (early, millis_max) = {
+                let mut rng = self.rng.lock();
+                (rng.random(), if rng.random_bool(0.1) { 1000 } else { 60 })
+            };
+            if early {
                 snapshot = Some(self.inner.snapshot().await?);
             }
-            self.nap(60).await;
+            self.nap(millis_max).await;
         }
         let inner = match snapshot {
             Some(snapshot) => snapshot,

@@ -40,7 +40,7 @@ pub struct Damaged {
     pub what: &'static str,
 }
 
-fn damaged(key: &[u8], what: &'static str) -> Damaged {
+pub(super) fn damaged(key: &[u8], what: &'static str) -> Damaged {
     Damaged { key: key.escape_ascii().to_string(), what }
 }
 
@@ -73,6 +73,10 @@ pub struct Record {
     /// The writes, in revision order.
     #[prost(message, repeated, tag = "5")]
     pub writes: Vec<Write>,
+    /// The batch before this one was tried more than once: one of the tries may still be on its way. As long as its
+    /// record is there it comes to nothing, so that record is never trimmed.
+    #[prost(bool, tag = "6")]
+    pub after_repeats: bool,
 }
 
 impl Record {

@@ -127,6 +127,8 @@ pub struct Planted {
     pub unknown_is_failed: bool,
     /// A new master goes on from what it read before its takeover.
     pub loads_before_takeover: bool,
+    /// A record does not say that the batch before it was tried more than once.
+    pub forgets_repeats: bool,
     /// A takeover does not look at whether the log was trimmed meanwhile.
     pub takeover_ignores_trims: bool,
 }
@@ -664,6 +666,10 @@ impl Store {
             Ok(Ok(answer)) => {
                 self.shared.fence_answer(ticket).await?;
                 answer
+            }
+            #[cfg(any(test, feature = "faults"))]
+            Ok(Err(_)) if self.shared.planted.unknown_is_failed && !self.shared.has_ended() => {
+                Err(failed(Fault::NoSpace).into())
             }
             // The writer ended with this on its way, or it is stuck: the outcome is not known.
             Ok(Err(_)) | Err(_) => Err(failed(Fault::Timeout).into()),

@@ -301,7 +301,8 @@ impl<'a> Restore<'a> {
         }
         log.number += 1;
         let writes = std::mem::take(&mut log.writes);
-        let record = codec::Record { epoch: 1, nonce: rand::random(), top, takeover: String::new(), writes };
+        let record =
+            codec::Record { epoch: 1, nonce: rand::random(), top, writes, ..codec::Record::default() };
         self.put(self.layout.log(log.number), record.encode_to_vec().into());
         (log.changes, log.bytes) = (0, 0);
         self.log = Some(log);

@@ -79,6 +79,10 @@ pub enum Ended {
         /// Its takeover, or what stands where a batch of ours should be.
         number: u64,
     },
+    /// Planted: see `Planted::unknown_is_failed`.
+    #[cfg(any(test, feature = "faults"))]
+    #[error("a batch was given up")]
+    Failed,
     /// The storage turned a batch away or failed.
     #[error("group {group}: the storage failed: {reason}")]
     Storage {

@@ -11,11 +11,12 @@
 //!   falls, so every later master comes to the same rows, and refuses every read that would need them. A master that
 //!   loads meanwhile may see some of them and not others; it knows them as superfluous, or not at all.
 //! * *Log records.* Whoever reads the log begins at the trimmed mark, which was moved first, in a batch: fenced. Below
-//!   it nobody reads, but three sleepers may still ask for single numbers, and each of these is kept or guarded:
+//!   it nobody reads, but sleepers may still ask for single numbers, and each of these is kept or guarded:
 //!   a deposed master looks at, and writes at, the number after its last settled batch, or the one after that where it
 //!   has not heard that its batch was committed. At the second of these two a takeover stands: it and the record before
 //!   it are never deleted. Whoever was about to take over holds a number that may be trimmed by now; its takeover
-//!   demands that the mark is where it was (see `open`).
+//!   demands that the mark is where it was (see `open`). And a try of a batch that another try has settled writes
+//!   nothing while that record stands, so it is not deleted either: the next record says that there may be one.
 //! * Whether a record may go shows with its successor, and neither changes once it is there, so a judgement that is old
 //!   is still true.
 
@@ -154,8 +155,8 @@ impl<'a> Deletion<'a> {
     }
 }
 
-/// Takes log records below the batch of the compacted revision away. A takeover record stays, and so does the one
-/// before it: a master that sleeps may still ask for, or write at, exactly these two numbers.
+/// Takes log records below the batch of the compacted revision away, but for those that sleepers may still ask for or
+/// write at: see the module.
 async fn trim(shared: &Shared, writer: &mpsc::WeakSender<Command>, target: u64) -> Result<(), SweepError> {
     let mut snapshot = shared.engine.snapshot().await.map_err(LogError::from)?;
     let first = log::small(&*snapshot, &shared.layout, codec::Small::Trimmed).await?.unwrap_or(1);
@@ -186,7 +187,7 @@ async fn trim(shared: &Shared, writer: &mpsc::WeakSender<Command>, target: u64) 
     let mut span = shared.layout.log_span(0);
     span.end = Some(shared.layout.log(keep));
     let mut deletion = Deletion::new(shared);
-    let mut before_takeover = None;
+    let mut before: Option<(u64, Bytes)> = None;
     loop {
         let page = match snapshot.scan(span.clone(), KEYS_MAX).await {
             Err(ReadError::Expired) => {
@@ -197,22 +198,20 @@ async fn trim(shared: &Shared, writer: &mpsc::WeakSender<Command>, target: u64) 
         };
         for (row, value) in page.rows {
             let record: Record = codec::read_message(&row, value).map_err(LogError::from)?;
-            let before = before_takeover.replace(row.clone());
             let is_takeover = !record.takeover.is_empty();
+            let keeps_before = is_takeover || record.after_repeats;
             #[cfg(any(test, feature = "faults"))]
-            let is_takeover = is_takeover && !shared.planted.trims_takeovers;
-            #[cfg(any(test, feature = "faults"))]
-            if let Some(before) =
-                before.clone().filter(|_| is_takeover && shared.planted.trims_before_takeovers)
-            {
+            let (is_takeover, keeps_before) = {
+                let planted = &shared.planted;
+                let keeps = if is_takeover { !planted.trims_before_takeovers } else { keeps_before };
+                (is_takeover && !planted.trims_takeovers, keeps)
+            };
+            let number = shared.layout.read_log_number(&row).map_err(LogError::from)?;
+            // Whether it may go shows only with its successor. Without one it was judged before.
+            if let Some((_, before)) = before.filter(|(before, _)| !keeps_before && before + 1 == number) {
                 deletion.add(before).await?;
             }
-            if is_takeover {
-                before_takeover = None;
-            } else if let Some(before) = before {
-                // Whether it may go shows only with its successor.
-                deletion.add(before).await?;
-            }
+            before = (!is_takeover).then_some((number, row));
         }
         match page.next {
             Some(next) => span.start = next,

@@ -158,12 +158,18 @@ pub(super) fn recorded_bytes(key: &Bytes) -> usize {
 pub(super) struct Flying {
     filling: Option<Filling>,
     launched: Instant,
-    commit: JoinHandle<Result<(), Ended>>,
+    commit: JoinHandle<Result<Repeated, Ended>>,
 }
 
 impl Flying {
     /// Sends a batch under its number. The commit runs in a task of its own: dropping this does not leave it half way.
-    pub(super) fn launch(shared: Arc<Shared>, number: u64, top: u64, mut filling: Filling) -> Self {
+    pub(super) fn launch(
+        shared: Arc<Shared>,
+        number: u64,
+        top: u64,
+        after_repeats: Repeated,
+        mut filling: Filling,
+    ) -> Self {
         let writes = filling.revisions.iter().map(|revision| codec::Write {
             revision: revision.revision,
             changes: revision
@@ -181,6 +187,7 @@ impl Flying {
             top,
             takeover: String::new(),
             writes: writes.collect(),
+            after_repeats,
         };
         // The record comes first: engines that have a primary key take the first one.
         let mut batch = Batch::new();
@@ -214,17 +221,26 @@ impl Flying {
     ///
     /// # Cancel safety
     /// Safe: it stays in flight.
-    pub(super) async fn landed(flying: &mut Option<Self>) -> Result<Filling, Ended> {
+    pub(super) async fn landed(flying: &mut Option<Self>) -> Result<(Filling, Repeated), Ended> {
         let Some(batch) = flying else { return std::future::pending().await };
         let outcome = (&mut batch.commit).await.expect("a commit neither panics nor is aborted");
         let filling = flying.take().and_then(|flying| flying.filling);
-        outcome.map(|()| filling.expect("a batch lands once"))
+        outcome.map(|repeated| (filling.expect("a batch lands once"), repeated))
     }
 }
 
+/// True if a try of a batch may still be on its way after another one has settled it.
+pub(super) type Repeated = bool;
+
 /// Commits until the outcome is known: the record with our nonce is there, or somebody else's is.
-async fn settle(shared: Arc<Shared>, number: u64, nonce: u64, batch: Batch) -> Result<(), Ended> {
+///
+/// A try whose outcome is not known may land at any time. While the record of this number stands, it comes to nothing:
+/// its condition does not hold. If the record were trimmed one day, it would write its rows again: keys that were
+/// deleted and swept since, an older ceiling. So whether there was such a try is told in the next record, and the trim
+/// leaves the one before that. (If there is no next one of ours, there is a takeover, with the same effect.)
+async fn settle(shared: Arc<Shared>, number: u64, nonce: u64, batch: Batch) -> Result<Repeated, Ended> {
     let mut delay = Duration::from_millis(10);
+    let mut repeated = false;
     loop {
         let began = Instant::now();
         let outcome = shared.engine.commit(batch.clone()).await;
@@ -233,14 +249,20 @@ async fn settle(shared: Arc<Shared>, number: u64, nonce: u64, batch: Batch) -> R
         match outcome {
             Ok(()) => {
                 shared.share.set_full(false);
-                return Ok(());
+                return Ok(repeated);
             }
-            Err(CommitError::Conflict { .. }) => match whose(&shared, number).await {
-                Ok(Some(found)) if found.nonce == nonce => return Ok(()),
-                Ok(Some(found)) => return Err(Ended::deposed(&shared, number, &found)),
-                Ok(None) => {
-                    let reason = "a group's keys were recorded for another group meanwhile".to_owned();
+            Err(CommitError::Conflict { .. }) => match whose(&shared, number, &batch).await {
+                Ok(Whose::Theirs(found)) if found.nonce == nonce => return Ok(repeated),
+                Ok(Whose::Theirs(found)) => return Err(Ended::deposed(&shared, number, &found)),
+                Ok(Whose::Forbidden(key)) => {
+                    let reason = format!(
+                        "keys of this group were recorded for another group meanwhile ({}): the placements differ",
+                        key.escape_ascii()
+                    );
                     return Err(Ended::Storage { group: shared.group.clone(), reason });
+                }
+                Ok(Whose::Nobodys) => {
+                    tracing::warn!(group = %shared.group, "batch {number}: a conflict with nothing, trying on");
                 }
                 Err(error) => {
                     tracing::warn!(group = %shared.group, "batch {number}: outcome not readable yet: {error}")
@@ -258,6 +280,15 @@ async fn settle(shared: Arc<Shared>, number: u64, nonce: u64, batch: Batch) -> R
                 return Err(Ended::Storage { group: shared.group.clone(), reason: refusal.to_string() });
             }
             Err(CommitError::Unknown(cause)) => {
+                repeated = true;
+                #[cfg(any(test, feature = "faults"))]
+                {
+                    repeated &= !shared.planted.forgets_repeats;
+                    let there = async || whose(&shared, number, &batch).await;
+                    if shared.planted.unknown_is_failed && matches!(there().await, Ok(Whose::Nobodys)) {
+                        return Err(Ended::Failed);
+                    }
+                }
                 tracing::warn!(group = %shared.group, "batch {number}: outcome unknown, repeating it: {cause}");
             }
         }
@@ -266,7 +297,23 @@ async fn settle(shared: Arc<Shared>, number: u64, nonce: u64, batch: Batch) -> R
     }
 }
 
-async fn whose(shared: &Shared, number: u64) -> Result<Option<Record>, log::LogError> {
+/// Who has the number of a batch.
+enum Whose {
+    Nobodys,
+    Theirs(Record),
+    /// Nobody, but another condition of the batch does not hold, and this batch will never be committed.
+    Forbidden(Bytes),
+}
+
+async fn whose(shared: &Shared, number: u64, batch: &Batch) -> Result<Whose, log::LogError> {
     let snapshot = shared.engine.snapshot().await?;
-    log::record(&*snapshot, &shared.layout, number).await
+    if let Some(found) = log::record(&*snapshot, &shared.layout, number).await? {
+        return Ok(Whose::Theirs(found));
+    }
+    for condition in &batch.conditions {
+        if !condition.holds(snapshot.get(condition.key()).await?.as_deref()) {
+            return Ok(Whose::Forbidden(condition.key().clone()));
+        }
+    }
+    Ok(Whose::Nobodys)
 }

@@ -191,6 +191,8 @@ pub(super) struct Writer {
     counter: u64,
     /// The number of the next batch.
     number: u64,
+    /// The batch before it was tried more than once.
+    after_repeats: bool,
     /// Persisted, or in a batch on its way.
     ceiling: u64,
     /// As `ceiling`; -1 where nothing was compacted.
@@ -228,6 +230,7 @@ impl Writer {
             flying: None,
             counter: start.counter,
             number: start.number,
+            after_repeats: false,
             ceiling: start.ceiling,
             compacted: start.compacted,
             owners: start.owners,
@@ -255,7 +258,12 @@ impl Writer {
             tokio::select! {
                 biased;
                 outcome = Flying::landed(&mut self.flying) => match outcome {
-                    Ok(filling) => self.land(filling),
+                    Ok((filling, repeated)) => {
+                        self.after_repeats = repeated;
+                        self.land(filling);
+                    }
+                    #[cfg(any(test, feature = "faults"))]
+                    Err(super::Ended::Failed) => self.give_up(),
                     Err(ended) => return self.shared.end(ended),
                 },
                 // A fence has found another master.
@@ -423,10 +431,20 @@ impl Writer {
             if filling.needs_no_engine() {
                 self.land(filling);
             } else {
-                self.flying = Some(Flying::launch(self.shared.clone(), self.number, self.counter, filling));
+                let (shared, after_repeats) = (self.shared.clone(), std::mem::take(&mut self.after_repeats));
+                self.flying = Some(Flying::launch(shared, self.number, self.counter, after_repeats, filling));
                 self.number += 1;
             }
         }
+    }
+
+    /// Planted: a batch that may still be committed is forgotten, and what it was given is given out again.
+    #[cfg(any(test, feature = "faults"))]
+    fn give_up(&mut self) {
+        self.number -= 1;
+        self.counter = self.shared.committed().get();
+        self.pending = Pending::default();
+        self.filling = Filling::new(self.counter, self.shared.bounds);
     }
 
     /// Makes a durable batch visible: index, committed revision, watchers, answers.
