@@ -458,7 +458,10 @@ impl Store {
     pub async fn content(&self, at: Revision, compacted: i64, floor: Revision) -> Result<ContentAt, Fault> {
         let _permit = self.scans.try_acquire().map_err(|_| Fault::TooManyRequests)?;
         self.advance(floor).await?;
-        Kept::begin(&self.shared, at, compacted)?.content().await
+        let content = Kept::begin(&self.shared, at, compacted)?.content().await?;
+        // Nobody else has swept what was read.
+        self.fence(self.ticket()).await?;
+        Ok(content)
     }
 
     /// The hash of everything: what is kept now, and the leases.

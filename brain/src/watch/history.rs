@@ -12,7 +12,7 @@ use super::event::{Event, Prior, RevisionEvents};
 use crate::engine::ReadError;
 use crate::mvcc::ANSWER_TIMEOUT;
 use crate::mvcc::answer::Entry;
-use crate::mvcc::codec::{self, Damaged, Record};
+use crate::mvcc::codec::{self, Damaged, Record, Small};
 use crate::mvcc::entry;
 use crate::mvcc::index::Version;
 use crate::mvcc::log::{self, LogError};
@@ -90,6 +90,11 @@ impl History {
     ) -> Result<HistoryPage, HistoryError> {
         let committed = shared.committed();
         let snapshot = shared.engine.snapshot().await?;
+        let compacted = log::small(&*snapshot, &shared.layout, Small::Compacted).await?;
+        if let Some(compacted) = compacted.filter(|compacted| *compacted > from) {
+            // Records may be missing in this very snapshot, also where another master has compacted since.
+            return Err(HistoryError::Compacted(Revision::new(compacted)));
+        }
         let number = match self.number {
             Some(number) => number,
             None => log::batch_of(&*snapshot, &shared.layout, from).await?,

@@ -15,6 +15,7 @@ use kubebrain_proto::etcdserverpb::{WatchCreateRequest, WatchRequest};
 use kubebrain_shared::fault::Fault;
 use kubebrain_shared::metrics::One;
 use kubebrain_shared::range::KeyRange;
+use kubebrain_shared::revision::Revision;
 use kubebrain_shared::stop::Stop;
 use kubebrain_shared::wire::{put_bytes_field, put_varint_field};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
@@ -204,7 +205,7 @@ where
         };
         self.control(id, closed, |response| put_varint_field(response, 3, 1));
         if create.start_revision > 0 && create.start_revision < self.store.shared().compacted() {
-            self.cancel_compacted(id);
+            self.cancel_compacted(id, Revision::ZERO);
             return;
         }
         let start = match create.start_revision {
@@ -235,8 +236,9 @@ where
         self.next_id - 1
     }
 
-    fn cancel_compacted(&mut self, id: i64) {
-        let compacted = self.store.shared().compacted();
+    /// `at` may be further than what is known here: it is told by another master's compaction.
+    fn cancel_compacted(&mut self, id: i64, at: Revision) {
+        let compacted = self.store.shared().compacted().max(at.to_wire());
         self.control(id, 0, |response| {
             put_varint_field(response, 4, 1);
             put_varint_field(response, 5, compacted.cast_unsigned());
@@ -269,9 +271,9 @@ where
                 self.work.push_back(id);
             }
             Ok(Step::Synced(responses)) => self.ready.extend(responses),
-            Ok(Step::Compacted) => {
+            Ok(Step::Compacted(at)) => {
                 self.remove(id);
-                self.cancel_compacted(id);
+                self.cancel_compacted(id, at);
             }
             Err(error) => {
                 tracing::error!("history for a watcher was not read: {error}");
