@@ -525,6 +525,60 @@ fn masters_of_one_group_break_no_promise() {
     assert!(served > 2 * count as usize && reads > 20 * count as usize && heard > 50 * count as usize);
 }
 
+/// A deposed master does not know what its successor has compacted, and history comes from the log that both share.
+#[tokio::test(start_paused = true)]
+async fn a_watcher_of_a_deposed_master_hears_of_its_successors_compaction() {
+    let group = GroupName::parse("core").expect("a name");
+    let disk = Disk::new(std::slice::from_ref(&group), Arc::new(Clock::default()), false);
+    let open = async |name: &str| {
+        let engine = Arc::new(Faulty::new(Arc::clone(&disk) as _, Mood::default(), 1));
+        let config = mvcc::Config { window_bytes: 1, ..mvcc::Config::new(group.clone(), name) };
+        Store::open(config, engine, Arc::new(Placement::single(group.clone()))).await.expect("opens")
+    };
+    let write = async |store: &Store, key: &'static str| {
+        let put = pb::PutRequest { key: key.into(), value: "v".into(), ..<_>::default() };
+        store.put(Put::try_from(put).expect("legal"), Revision::ZERO).await.expect("put");
+    };
+    let older = open("older").await;
+    for key in ["a", "b", "c", "d", "e", "f"] {
+        write(&older, key).await;
+    }
+    let newer = open("newer").await;
+    write(&newer, "g").await;
+    newer.compact(5, true, Revision::ZERO).await.expect("compacted");
+    sleep(Duration::from_secs(2)).await;
+    for start_revision in 2..=7 {
+        let create = pb::WatchCreateRequest {
+            key: "\0".into(),
+            range_end: "\0".into(),
+            start_revision,
+            ..<_>::default()
+        };
+        let create =
+            pb::WatchRequest { request_union: Some(pb::watch_request::RequestUnion::CreateRequest(create)) };
+        let inbound = futures_util::stream::iter([Ok(create)]).chain(futures_util::stream::pending());
+        let stopper = Stopper::default();
+        let config = StreamConfig { progress_interval: Duration::from_secs(600), part: None };
+        let messages = WatchStream::new(older.clone(), inbound, config, stopper.handle()).into_messages();
+        let mut messages = std::pin::pin!(messages);
+        let mut heard = Vec::new();
+        let compacted = loop {
+            let message = messages.next().await.expect("never ends").expect("no error");
+            let message = pb::WatchResponse::decode(message).expect("a message");
+            heard.extend(message.events.into_iter().filter_map(|event| event.kv).map(|kv| kv.mod_revision));
+            if message.canceled || heard.last() == Some(&7) {
+                break message.compact_revision;
+            }
+        };
+        match start_revision < 5 {
+            true => assert_eq!((compacted, heard.as_slice()), (5, &[][..]), "from r{start_revision}"),
+            false => {
+                assert_eq!((compacted, heard), (0, (start_revision..=7).collect()), "from r{start_revision}")
+            }
+        }
+    }
+}
+
 /// Each fault is found, and the seed printed that finds it.
 fn finds(name: &str, broken: Broken) {
     let first = number("KUBEBRAIN_SEED").unwrap_or(1);
