@@ -1,25 +1,21 @@
-//! Engines for the simulation: a [`Disk`] that writes down what was committed, and an [`Incarnation`], which is how one
-//! brain process reaches it: slow, now and then silent, and dead when the process is.
+//! The simulation's engine: a [`Disk`] that writes down what was committed. Each brain process reaches it on a way of its
+//! own, a [`Faulty`](kubebrain_brain::engine::faulty::Faulty): slow, now and then silent, and dead when the process is.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use kubebrain_brain::engine::memory::Memory;
-use kubebrain_brain::engine::{Batch, CommitError, Engine, ReadError, Refusal, Snapshot, Span};
-use kubebrain_brain::engine::{Condition, Write};
+use kubebrain_brain::engine::{Batch, CommitError, Condition, Engine, ReadError, Snapshot, Span, Write};
 use kubebrain_brain::mvcc::codec::{Layout, Record, read_message};
 use kubebrain_proto::mvccpb::KeyValue;
 use kubebrain_shared::group::GroupName;
 use kubebrain_shared::range::KeyRange;
 use parking_lot::Mutex;
 use prost::Message as _;
-use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use crate::model::Change;
 
@@ -53,6 +49,8 @@ pub(crate) struct Disk {
     log: Mutex<Log>,
     /// Planted fault: `absent` is not looked at.
     ignores_absent: bool,
+    /// Whether brains know that others write it.
+    shared: bool,
 }
 
 #[derive(Default)]
@@ -71,6 +69,7 @@ impl Disk {
             clock,
             log: Mutex::default(),
             ignores_absent,
+            shared: true,
         })
     }
 
@@ -78,15 +77,6 @@ impl Disk {
     pub(crate) fn log(&self) -> (Vec<Committed>, Vec<String>) {
         let log = self.log.lock();
         (log.committed.clone(), log.wrong.clone())
-    }
-
-    async fn commit(&self, mut batch: Batch) -> Result<(), CommitError> {
-        if self.ignores_absent {
-            batch.conditions.retain(|condition| !matches!(condition, Condition::Absent(_)));
-        }
-        self.memory.commit(batch.clone()).await?;
-        self.record(&batch);
-        Ok(())
     }
 
     fn record(&self, batch: &Batch) {
@@ -143,109 +133,28 @@ impl Disk {
     }
 }
 
-/// How unkind an engine is; all are chances per call.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Mood {
-    /// A commit takes up to 60 ms.
-    pub slow: f64,
-    /// A commit takes longer than clients wait: up to 9 s.
-    pub stuck: f64,
-    /// "Unknown", applied before, after, or never.
-    pub unknown: f64,
-    /// "Not now".
-    pub refuses: f64,
-    /// A commit is durable long before its answer comes.
-    pub late_answer: f64,
-    /// A snapshot is not given.
-    pub blind: f64,
-}
-
-/// One process's way to the disk.
-pub(crate) struct Incarnation {
-    disk: Arc<Disk>,
-    mood: Mood,
-    rng: Mutex<StdRng>,
-    dead: AtomicBool,
-    calm: AtomicBool,
-}
-
-impl Incarnation {
-    pub(crate) fn new(disk: Arc<Disk>, mood: Mood, seed: u64) -> Arc<Self> {
-        let rng = Mutex::new(StdRng::seed_from_u64(seed));
-        Arc::new(Self { disk, mood, rng, dead: AtomicBool::new(false), calm: AtomicBool::new(false) })
-    }
-
-    /// The process is gone: what it still does has no effect, and it hears nothing any more.
-    pub(crate) fn kill(&self) {
-        self.dead.store(true, Ordering::Relaxed);
-    }
-
-    /// No more trouble from here on.
-    pub(crate) fn calm(&self) {
-        self.calm.store(true, Ordering::Relaxed);
-    }
-
-    fn chance(&self, of: f64) -> bool {
-        !self.calm.load(Ordering::Relaxed) && self.rng.lock().random_bool(of)
-    }
-
-    async fn nap(&self, millis_max: u64) {
-        let millis = self.rng.lock().random_range(0..=millis_max);
-        sleep(Duration::from_millis(millis)).await;
-    }
-
-    async fn live(&self) {
-        if self.dead.load(Ordering::Relaxed) {
-            std::future::pending::<()>().await;
-        }
-    }
-}
-
+/// Commits one after the other, each written down as it is applied.
 #[async_trait]
-impl Engine for Incarnation {
+impl Engine for Disk {
     async fn snapshot(&self) -> Result<Box<dyn Snapshot>, ReadError> {
-        self.live().await;
-        if self.chance(self.mood.blind) {
-            return Err(ReadError::Unavailable("not now".into()));
-        }
-        self.disk.memory.snapshot().await
+        self.memory.snapshot().await
     }
 
-    async fn commit(&self, batch: Batch) -> Result<(), CommitError> {
-        self.live().await;
-        if self.chance(self.mood.stuck) {
-            self.nap(9000).await;
-        } else if self.chance(self.mood.slow) {
-            self.nap(60).await;
+    async fn commit(&self, mut batch: Batch) -> Result<(), CommitError> {
+        if self.ignores_absent {
+            batch.conditions.retain(|condition| !matches!(condition, Condition::Absent(_)));
         }
-        if self.chance(self.mood.refuses) {
-            return Err(CommitError::Refused(Refusal::Unavailable("not now".into())));
-        }
-        if self.chance(self.mood.unknown) {
-            let unknown = Err(CommitError::Unknown("no answer".into()));
-            let kind = self.rng.lock().random_range(0..3);
-            if kind == 0 {
-                let _whatever = self.disk.commit(batch).await;
-            } else if kind == 1 {
-                let (disk, millis) = (Arc::clone(&self.disk), self.rng.lock().random_range(1..200));
-                tokio::spawn(async move {
-                    sleep(Duration::from_millis(millis)).await;
-                    let _whatever = disk.commit(batch).await;
-                });
-            }
-            return unknown;
-        }
-        self.live().await;
-        let outcome = self.disk.commit(batch).await;
-        if self.chance(self.mood.late_answer) {
-            self.nap(200).await;
-        }
-        self.live().await;
-        outcome
+        self.memory.commit(batch.clone()).await?;
+        self.record(&batch);
+        Ok(())
     }
 
     async fn partitions(&self, range: &Span) -> Result<Vec<Bytes>, ReadError> {
-        self.disk.memory.partitions(range).await
+        self.memory.partitions(range).await
+    }
+
+    fn is_shared(&self) -> bool {
+        self.shared
     }
 
     fn size(&self) -> u64 {

@@ -15,6 +15,7 @@ mod client;
 mod directed;
 mod engine;
 mod gate;
+mod masters;
 mod model;
 mod record;
 mod store;

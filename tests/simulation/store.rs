@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
+use kubebrain_brain::engine::faulty::{Faulty, Mood};
 use kubebrain_brain::mvcc::{self, Reply, Store, WriteError};
 use kubebrain_brain::request::{Delete, Limits, Put, Range, Txn};
 use kubebrain_brain::watch::{StreamConfig, WatchStream};
@@ -24,7 +25,7 @@ use rand::{Rng, SeedableRng};
 use tokio::time::{Instant, sleep};
 
 use crate::client::op;
-use crate::engine::{Clock, Disk, Incarnation, Mood};
+use crate::engine::{Clock, Disk};
 use crate::model::{self, Evaluation, History, within};
 
 /// Neighbours in every sense: zero bytes, escapes, a key that begins another.
@@ -41,7 +42,7 @@ struct Bench {
     disk: Arc<Disk>,
     mood: Mood,
     small: bool,
-    engine: Arc<Incarnation>,
+    engine: Arc<Faulty>,
     store: Store,
     gone: Vec<Store>,
     model: History,
@@ -53,7 +54,7 @@ struct Bench {
     done: Arc<Mutex<Vec<String>>>,
 }
 
-async fn open(disk: &Arc<Disk>, mood: Mood, small: bool, seed: u64) -> (Arc<Incarnation>, Store) {
+async fn open(disk: &Arc<Disk>, mood: Mood, small: bool, seed: u64) -> (Arc<Faulty>, Store) {
     let group = GroupName::parse("core").expect("a name");
     let mut config = mvcc::Config::new(group.clone(), "model");
     if small {
@@ -61,7 +62,7 @@ async fn open(disk: &Arc<Disk>, mood: Mood, small: bool, seed: u64) -> (Arc<Inca
     }
     let placement = Arc::new(Placement::single(group));
     for seed in seed.. {
-        let engine = Incarnation::new(Arc::clone(disk), mood, seed);
+        let engine = Arc::new(Faulty::new(Arc::clone(disk) as _, mood, seed));
         match Store::open(config.clone(), engine.clone(), Arc::clone(&placement)).await {
             Ok(store) => return (engine, store),
             // a process that ends over it is started again
@@ -520,7 +521,7 @@ impl Bench {
 fn fault(error: WriteError) -> Fault {
     match error {
         WriteError::Fault(fault) => fault,
-        WriteError::NotOwner(what) => panic!("{what}"),
+        WriteError::NotOwner(what) | WriteError::TooLarge(what) => panic!("{what}"),
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use kubebrain_brain::engine::faulty::{Faulty, Mood};
 use kubebrain_brain::mvcc::{self, Store};
 use kubebrain_brain::service::{Audience, Endpoint, EndpointConfig};
 use kubebrain_proxy::Proxy;
@@ -21,7 +22,7 @@ use rand::{Rng, SeedableRng};
 use tokio::time::sleep;
 
 use crate::check::Run;
-use crate::engine::{Clock, Committed, Disk, Incarnation, Mood};
+use crate::engine::{Clock, Committed, Disk};
 use crate::gate::Gate;
 use crate::record::Journal;
 
@@ -63,6 +64,11 @@ impl Plan {
             refuses: chance(0.2, 0.05),
             blind: chance(0.2, 0.02),
             late_answer: chance(0.3, 0.2),
+            lingers: chance(0.3, 0.3),
+            hasty: chance(0.3, 0.3),
+            slow_reads: chance(0.3, 0.1),
+            cut: chance(0.2, 0.01),
+            expires: 0.3,
         };
         let late = (chance(0.8, 0.4), 40);
         let pick = |rng: &mut StdRng, of: &[u64]| *of.choose(rng).expect("not empty");
@@ -117,7 +123,7 @@ struct Brain {
 
 struct Running {
     store: Store,
-    engine: Arc<Incarnation>,
+    engine: Arc<Faulty>,
     streams: Stopper,
 }
 
@@ -199,7 +205,7 @@ impl World {
         let brain = &mut *self.brains[group].lock().await;
         loop {
             let seed = self.rng.lock().random();
-            let engine = Incarnation::new(Arc::clone(&brain.disk), self.plan.mood, seed);
+            let engine = Arc::new(Faulty::new(Arc::clone(&brain.disk) as _, self.plan.mood, seed));
             if self.calm.load(Ordering::Relaxed) {
                 engine.calm();
             }

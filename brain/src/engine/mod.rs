@@ -25,6 +25,8 @@ pub mod bounds;
 pub mod contract;
 pub mod embedded;
 pub mod error;
+#[cfg(any(test, feature = "faults"))]
+pub mod faulty;
 pub mod memory;
 pub mod scan;
 
@@ -88,6 +90,11 @@ pub trait Engine: Send + Sync + 'static {
     /// What it holds at once. The same for as long as it is open.
     fn bounds(&self) -> Bounds {
         Bounds::default()
+    }
+
+    /// True if other processes can write it too: then a master has to ask whether it still is one.
+    fn is_shared(&self) -> bool {
+        false
     }
 
     /// What it waits for, as a sentence for an operator; `None` while it answers. No I/O.

@@ -40,7 +40,7 @@ pub struct Damaged {
     pub what: &'static str,
 }
 
-fn damaged(key: &[u8], what: &'static str) -> Damaged {
+pub(super) fn damaged(key: &[u8], what: &'static str) -> Damaged {
     Damaged { key: key.escape_ascii().to_string(), what }
 }
 
@@ -73,6 +73,17 @@ pub struct Record {
     /// The writes, in revision order.
     #[prost(message, repeated, tag = "5")]
     pub writes: Vec<Write>,
+    /// The batch before this one was tried more than once: one of the tries may still be on its way. As long as its
+    /// record is there it comes to nothing, so that record is never trimmed.
+    #[prost(bool, tag = "6")]
+    pub after_repeats: bool,
+}
+
+impl Record {
+    /// True of a batch of the master of that term, and not of its takeover.
+    pub fn is_batch_of(&self, term: u64) -> bool {
+        self.epoch == term && self.takeover.is_empty()
+    }
 }
 
 /// What one revision changed.
@@ -187,6 +198,11 @@ impl Layout {
         escape(&mut row, key);
         row.put_u64(!revision.get());
         row.freeze()
+    }
+
+    /// How long the key of a data row is.
+    pub fn data_len(&self, key: &[u8]) -> usize {
+        self.prefix.len() + key.len() + key.iter().filter(|byte| **byte == 0).count() + 11
     }
 
     /// The data rows of a range of keys, all versions.
@@ -374,6 +390,7 @@ mod tests {
         fn rows_read_back(key in keys(), r in 1u64..u64::MAX >> 2, kv in prop::option::of(vec(any::<u8>(), 0..9))) {
             let row = layout().data(&key, Revision::new(r));
             let read = layout().read_data(&row, &data_value(kv.as_deref())).expect("own row");
+            prop_assert_eq!(layout().data_len(&key), row.len());
             prop_assert_eq!(read.key, key);
             prop_assert_eq!(read.revision, Revision::new(r));
             prop_assert_eq!(read.kv.as_deref(), kv.as_deref());

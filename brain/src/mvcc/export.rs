@@ -92,6 +92,11 @@ impl Export {
                 () = sender.closed() => return,
                 _ = shared.ended() => Err(Fault::Stopped),
             };
+            // Nobody else has swept what was read.
+            let ended = match ended {
+                Ok(()) => shared.fence(shared.fence.ticket()).await,
+                ended => ended,
+            };
             let last = ended.map(|()| ExportPart::End(section.found));
             let _gone = sender.send(last).await;
         });

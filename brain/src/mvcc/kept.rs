@@ -5,7 +5,8 @@
 //! which engine is below, or whether the store was restored meanwhile.
 //!
 //! Rows come from the engine a page at a time, each page from a view of its own: pinned rows do not change, and a
-//! view that lives long keeps garbage on disk.
+//! view that lives long keeps garbage on disk. A master that was deposed meanwhile may miss what its successor has
+//! swept: whoever reads here passes a fence afterwards, before the result is shown as whole.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

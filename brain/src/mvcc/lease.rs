@@ -31,7 +31,9 @@ pub struct Lease {
     pub deadline: Instant,
     /// Keys that end with it.
     pub keys: BTreeSet<Bytes>,
-    /// Rows on their way that take a checkpoint back.
+    /// At least what their deletions take in a batch.
+    pub ending_bytes: usize,
+    /// Rows on their way that grant it or take a checkpoint back.
     clearing: u32,
     /// A checkpoint is due some time.
     scheduled: bool,
@@ -67,10 +69,22 @@ fn seconds(ttl: i64) -> Duration {
     Duration::from_secs(u64::try_from(ttl).unwrap_or(0).min(TTL_MAX.unsigned_abs()))
 }
 
+/// A row, escaped, its tombstone, and a change in the record.
+const fn ending_bytes(key: &Bytes) -> usize {
+    3 * key.len() + 64
+}
+
 /// Never less than there is.
 pub(super) fn ceiling(remaining: Duration) -> i64 {
     let whole = remaining.as_secs() + u64::from(remaining.subsec_nanos() > 0);
     whole.min(TTL_MAX.unsigned_abs()).cast_signed()
+}
+
+impl Lease {
+    /// What is left of it.
+    pub fn left(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
 }
 
 impl LeaseRow {
@@ -122,7 +136,8 @@ impl Leases {
     pub fn insert(&mut self, id: i64, row: LeaseRow, remaining: Duration) {
         let deadline = Instant::now() + remaining;
         self.due.push(Reverse((deadline, id)));
-        let lease = Lease { row, deadline, keys: BTreeSet::new(), clearing: 0, scheduled: false };
+        let lease =
+            Lease { row, deadline, keys: BTreeSet::new(), ending_bytes: 0, clearing: 0, scheduled: false };
         self.granted.insert(id, lease);
         self.schedule(id);
     }
@@ -215,10 +230,29 @@ impl Leases {
         self.restart(id).map(|lease| (lease, writes))
     }
 
-    /// A row that [`Self::renew_by_row`] asked for is durable.
+    /// Its row is on its way. Until [`Self::cleared`], every renewal waits.
+    pub fn unsettled(&mut self, id: i64) {
+        if let Some(lease) = self.granted.get_mut(&id) {
+            lease.clearing += 1;
+        }
+    }
+
+    /// A row that [`Self::unsettled`] or [`Self::renew_by_row`] told of is durable.
     pub fn cleared(&mut self, id: i64) {
         if let Some(lease) = self.granted.get_mut(&id) {
             lease.clearing = lease.clearing.saturating_sub(1);
+        }
+    }
+
+    /// Gives every lease time back, up to its whole time.
+    pub fn postpone(&mut self, by: Duration) {
+        let now = Instant::now();
+        for (id, lease) in &mut self.granted {
+            let later = (lease.deadline + by).min(now + seconds(lease.row.ttl));
+            if later > lease.deadline {
+                lease.deadline = later;
+                self.due.push(Reverse((later, *id)));
+            }
         }
     }
 
@@ -235,11 +269,15 @@ impl Leases {
         if from == to {
             return;
         }
-        if let Some(lease) = self.granted.get_mut(&from) {
-            lease.keys.remove(key);
+        if let Some(lease) = self.granted.get_mut(&from)
+            && lease.keys.remove(key)
+        {
+            lease.ending_bytes -= ending_bytes(key);
         }
-        if let Some(lease) = self.granted.get_mut(&to) {
-            lease.keys.insert(key.clone());
+        if let Some(lease) = self.granted.get_mut(&to)
+            && lease.keys.insert(key.clone())
+        {
+            lease.ending_bytes += ending_bytes(key);
         }
     }
 

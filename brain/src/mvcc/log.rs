@@ -1,6 +1,8 @@
 //! Finding one's way in a group's log: where it ends, and which batch has a revision.
 //!
 //! Batches are numbered without gaps from the trimmed mark to the tail, so both are binary searches of point gets.
+//! Below the mark stand only single records that are kept for those who sleep (see `sweep`); nothing looks for its way
+//! there. The record at the mark is always there: a trim stays below the tail of its time.
 
 use super::codec::{self, Damaged, Layout, Record, Small};
 use crate::engine::{ReadError, Snapshot};
@@ -46,9 +48,13 @@ pub async fn record(
 /// # Errors
 /// See [`LogError`].
 pub async fn tail(snapshot: &dyn Snapshot, layout: &Layout) -> Result<u64, LogError> {
-    let mut there = small(snapshot, layout, Small::Trimmed).await?.unwrap_or(1);
+    let trimmed = small(snapshot, layout, Small::Trimmed).await?;
+    let mut there = trimmed.unwrap_or(1);
     if snapshot.get(&layout.log(there)).await?.is_none() {
-        return Ok(there - 1);
+        return match trimmed {
+            None => Ok(0),
+            Some(mark) => Err(codec::damaged(&layout.log(mark), "the first record of the log").into()),
+        };
     }
     let mut step = 1;
     while snapshot.get(&layout.log(there + step)).await?.is_some() {

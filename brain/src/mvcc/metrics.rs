@@ -55,6 +55,9 @@ pub(crate) struct Counted {
     commits: IntCounterVec,
     commit_seconds: HistogramVec,
     batch_writes: HistogramVec,
+    fences: IntCounterVec,
+    fence_seconds: HistogramVec,
+    fence_waiters: HistogramVec,
 }
 
 /// Of one group, in its [`Shared`].
@@ -64,7 +67,10 @@ pub(crate) struct GroupMetrics {
     pub(crate) watch: WatchMetrics,
     pub(crate) commit_seconds: Histogram,
     pub(crate) batch_writes: Histogram,
+    pub(crate) fence_seconds: Histogram,
+    pub(crate) fence_waiters: Histogram,
     commits: [IntCounter; 4],
+    fences: [IntCounter; 4],
 }
 
 /// The groups that are open, by name: one that is opened again takes its own place.
@@ -166,6 +172,23 @@ impl Metrics {
                 milliseconds(1.0, 11),
                 &["group"],
             ),
+            fences: metrics.counters(
+                "kubebrain_mvcc_fences_total",
+                "Questions to the storage whether this is still the master, by what came back.",
+                &["group", "outcome"],
+            ),
+            fence_seconds: metrics.histograms(
+                "kubebrain_mvcc_fence_seconds",
+                "Time of such a question.",
+                disk_buckets(),
+                &["group"],
+            ),
+            fence_waiters: metrics.histograms(
+                "kubebrain_mvcc_fence_waiters",
+                "Requests that waited for such a question when it began.",
+                milliseconds(1.0, 15),
+                &["group"],
+            ),
         };
         let groups = Arc::<Mutex<Groups>>::default();
         let (gauges, looked) = (Gauges::new(metrics), groups.clone());
@@ -183,6 +206,9 @@ impl Metrics {
             commit_seconds: counted.commit_seconds.with_label_values(&[name]),
             batch_writes: counted.batch_writes.with_label_values(&[name]),
             commits: OUTCOMES.map(|outcome| counted.commits.with_label_values(&[name, outcome])),
+            fence_seconds: counted.fence_seconds.with_label_values(&[name]),
+            fence_waiters: counted.fence_waiters.with_label_values(&[name]),
+            fences: FENCES.map(|outcome| counted.fences.with_label_values(&[name, outcome])),
         }
     }
 
@@ -202,6 +228,7 @@ impl Metrics {
 }
 
 const OUTCOMES: [&str; 4] = ["ok", "conflict", "refused", "unknown"];
+const FENCES: [&str; 4] = ["fresh", "batch", "deposed", "failed"];
 
 impl GroupMetrics {
     /// A batch came back from the storage.
@@ -213,6 +240,11 @@ impl GroupMetrics {
             Err(CommitError::Unknown(_)) => 3,
         };
         self.commits[place].inc();
+    }
+
+    /// A fence came back, as the so-and-so-many of [`FENCES`].
+    pub(super) fn fence(&self, outcome: usize) {
+        self.fences[outcome].inc();
     }
 
     /// A request was carried out.

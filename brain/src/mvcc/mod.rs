@@ -3,7 +3,7 @@
 //! * A write is answered when it is durable and visible, never before. An unknown outcome is answered as a timeout.
 //! * Revisions grow by one with each write, from 1, as in etcd; [`Store::advance`] lifts the counter where another
 //!   group's answers have shown a higher one.
-//! * Reads of "now" see every write answered before they began.
+//! * Reads of "now" see every write answered before they began, by whichever process: see [`fence`].
 
 pub mod alarm;
 pub mod answer;
@@ -11,6 +11,7 @@ pub mod codec;
 pub mod entry;
 pub mod evaluate;
 mod export;
+pub(crate) mod fence;
 pub mod index;
 mod kept;
 pub mod lease;
@@ -53,6 +54,8 @@ use alarm::Alarm;
 use answer::{Answer, Entry};
 use codec::Layout;
 pub use export::{Export, ExportPart};
+pub use fence::ReadFence;
+use fence::{Fence, Ticket};
 pub use kept::ContentAt;
 use kept::Kept;
 use lease::Renewal;
@@ -99,8 +102,35 @@ pub struct Config {
     /// Between two rows that say what is left of a long lease. Falls: a restart gives leases less time too much, and
     /// more is written. Default 5 min, as in etcd; at least 1 s.
     pub lease_checkpoint_interval: Duration,
+    /// How answers are known to be fresh. Default: by the engine.
+    pub read_fence: ReadFence,
     /// Where it counts. Default: nowhere to be seen.
     pub metrics: Metrics,
+    /// What is wrong on purpose.
+    #[cfg(any(test, feature = "faults"))]
+    pub planted: Planted,
+}
+
+/// Faults that are planted by tests, of which each must be found.
+#[cfg(any(test, feature = "faults"))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Planted {
+    /// A fence joins the read that is in flight.
+    pub early_fence: bool,
+    /// A fence is content where the next record is its own.
+    pub mine_is_fresh: bool,
+    /// A trim takes takeover records too.
+    pub trims_takeovers: bool,
+    /// A trim takes the record before a takeover.
+    pub trims_before_takeovers: bool,
+    /// A batch whose outcome is not known, and that is not there, counts as failed.
+    pub unknown_is_failed: bool,
+    /// A new master goes on from what it read before its takeover.
+    pub loads_before_takeover: bool,
+    /// A record does not say that the batch before it was tried more than once.
+    pub forgets_repeats: bool,
+    /// A takeover does not look at whether the log was trimmed meanwhile.
+    pub takeover_ignores_trims: bool,
 }
 
 impl Config {
@@ -125,7 +155,10 @@ impl Config {
             answers: Budget::new(budget::DEFAULT_BYTES),
             requests: Budget::new(intake::DEFAULT_BYTES),
             lease_checkpoint_interval: lease::CHECKPOINT_INTERVAL,
+            read_fence: ReadFence::default(),
             metrics: Metrics::default(),
+            #[cfg(any(test, feature = "faults"))]
+            planted: Planted::default(),
         }
     }
 }
@@ -167,7 +200,15 @@ impl Store {
     ) -> Result<Self, OpenError> {
         let layout = Layout::new(&config.store_prefix, &config.group);
         let loaded = open::open(&config, &engine, &layout, &placement).await?;
-        let shared = Arc::new(Shared::new(
+        let asks = config.read_fence == ReadFence::Engine && engine.is_shared();
+        let fence = Fence::new(asks, loaded.start.number - 1);
+        #[cfg(any(test, feature = "faults"))]
+        let fence = fence.planted(config.planted);
+        #[cfg_attr(
+            not(any(test, feature = "faults")),
+            expect(unused_mut, reason = "faults are planted in it")
+        )]
+        let mut shared = Shared::new(
             config.group.clone(),
             loaded.identity,
             layout,
@@ -182,7 +223,13 @@ impl Store {
             loaded.start.counter,
             loaded.start.compacted,
             config.metrics.of(&config.group),
-        ));
+            fence,
+        );
+        #[cfg(any(test, feature = "faults"))]
+        {
+            shared.planted = config.planted;
+        }
+        let shared = Arc::new(shared);
         let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
         tokio::spawn(Writer::new(shared.clone(), inbox, loaded.start).run());
         let (sweeps, swept) = watch::channel(0);
@@ -232,11 +279,25 @@ impl Store {
     /// # Errors
     /// [`Fault::Timeout`] if that takes too long.
     pub async fn advance(&self, floor: Revision) -> Result<Revision, Fault> {
-        let committed = self.shared.committed();
-        if floor <= committed {
-            return Ok(committed);
+        let ticket = self.ticket();
+        if floor > self.shared.committed() {
+            return self.ask(|reply| Command::Advance { floor, reply }).await;
         }
-        self.ask(|reply| Command::Advance { floor, reply }).await
+        self.shared.fence(ticket).await?;
+        Ok(self.shared.committed())
+    }
+
+    /// For a request that arrives now; see [`Self::fence`].
+    pub(crate) fn ticket(&self) -> Ticket {
+        self.shared.fence.ticket()
+    }
+
+    /// Returns when what was read in memory since `ticket` may be answered.
+    ///
+    /// # Errors
+    /// [`Fault::LeaderChanged`], [`Fault::Timeout`].
+    pub(crate) async fn fence(&self, ticket: Ticket) -> Result<(), Fault> {
+        self.shared.fence(ticket).await
     }
 
     /// Reads a range.
@@ -397,7 +458,10 @@ impl Store {
     pub async fn content(&self, at: Revision, compacted: i64, floor: Revision) -> Result<ContentAt, Fault> {
         let _permit = self.scans.try_acquire().map_err(|_| Fault::TooManyRequests)?;
         self.advance(floor).await?;
-        Kept::begin(&self.shared, at, compacted)?.content().await
+        let content = Kept::begin(&self.shared, at, compacted)?.content().await?;
+        // Nobody else has swept what was read.
+        self.fence(self.ticket()).await?;
+        Ok(content)
     }
 
     /// The hash of everything: what is kept now, and the leases.
@@ -461,16 +525,16 @@ impl Store {
     /// # Errors
     /// [`Fault::Timeout`] if its row has a checkpoint and is not written in time.
     pub async fn renew(&self, id: i64) -> Result<Option<Renewed>, Fault> {
-        {
-            let mut leases = self.shared.leases.lock();
-            match leases.renew(id) {
-                None => return Ok(None),
-                Some(Renewal::Done(lease)) => {
-                    self.shared.metrics.all.leases_renewed.inc();
-                    return Ok(Some((lease.row.ttl, lease.row.holders.clone())));
-                }
-                Some(Renewal::NeedsWrite) => {}
-            }
+        let ticket = self.ticket();
+        let renewed = match self.shared.leases.lock().renew(id) {
+            Some(Renewal::Done(lease)) => Some((lease.row.ttl, lease.row.holders.clone())),
+            // What is gone, or not there yet, may be on its way only: the writer knows.
+            None | Some(Renewal::NeedsWrite) => None,
+        };
+        if renewed.is_some() {
+            self.fence(ticket).await?;
+            self.shared.metrics.all.leases_renewed.inc();
+            return Ok(renewed);
         }
         let renewed = self.ask(|reply| Command::Renew { id, reply }).await;
         if matches!(renewed, Ok(Some(_))) {
@@ -498,6 +562,32 @@ impl Store {
     /// [`Fault::Timeout`].
     pub async fn disarm(&self, alarm: Alarm) -> Result<bool, Fault> {
         self.ask(|reply| Command::Disarm { alarm, reply }).await
+    }
+
+    /// What the leases say, once everything that they say is durable and known to be fresh; and the revision of that.
+    ///
+    /// # Errors
+    /// [`Fault::Timeout`].
+    pub async fn of_leases<T>(
+        &self,
+        floor: Revision,
+        read: impl FnOnce(&lease::Leases) -> T,
+    ) -> Result<(Revision, T), Fault> {
+        let mut revision = self.shared.committed();
+        if floor > revision {
+            revision = self.advance(floor).await?;
+        }
+        let found = read(&self.shared.leases.lock());
+        self.settle().await?;
+        Ok((revision, found))
+    }
+
+    /// Returns when everything that can be seen now is durable and known to be fresh.
+    ///
+    /// # Errors
+    /// [`Fault::Timeout`].
+    pub async fn settle(&self) -> Result<(), Fault> {
+        self.ask(|reply| Command::Settle { reply }).await
     }
 
     /// A lease: seconds granted, and what is left. `None` if it is not granted.
@@ -561,6 +651,7 @@ impl Store {
         &self,
         command: impl FnOnce(oneshot::Sender<Result<T, E>>) -> Command,
     ) -> Result<T, E> {
+        let ticket = self.ticket();
         let (reply, answer) = oneshot::channel();
         let command = command(reply);
         let metrics = &self.shared.metrics;
@@ -575,7 +666,14 @@ impl Store {
             mpsc::error::TrySendError::Closed(_) => failed(Fault::Stopped),
         })?;
         match tokio::time::timeout(ANSWER_TIMEOUT, answer).await {
-            Ok(Ok(answer)) => answer,
+            Ok(Ok(answer)) => {
+                self.shared.fence_answer(ticket).await?;
+                answer
+            }
+            #[cfg(any(test, feature = "faults"))]
+            Ok(Err(_)) if self.shared.planted.unknown_is_failed && !self.shared.has_ended() => {
+                Err(failed(Fault::NoSpace).into())
+            }
             // The writer ended with this on its way, or it is stuck: the outcome is not known.
             Ok(Err(_)) | Err(_) => Err(failed(Fault::Timeout).into()),
         }

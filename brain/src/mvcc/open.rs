@@ -1,15 +1,48 @@
 //! Taking a group over and loading it: takeover record first, then everything is read, then it serves.
+//!
+//! **Why nothing of the old master can come after the takeover.** Its batch n and the takeover n are commits under the
+//! same condition, that record n is absent, and a condition is judged against the state that its batch's writes are
+//! applied to. Whichever is applied first makes the other one false for good, however long that one has been on its way.
+//! A database with locks does it like this: the record is the first key of each batch, so it is the one whose commit
+//! decides for all of them. A batch that has locked its keys when the takeover comes holds that key too; the takeover
+//! waits, or takes the lock away, after which that batch cannot be committed any more. Once the takeover is committed,
+//! no batch n can lock it. The old master does not send n + 1 before it knows that its n was committed.
+//!
+//! So the snapshot that is loaded, asked for after the takeover was answered, shows all that the old master has ever
+//! written, whole batches only, and nothing is added to it but by us. Loading may take as long as it likes and many
+//! snapshots: where one expires the next page is read from a new one. What a deposed master's sweep still deletes
+//! meanwhile is superfluous to everybody (see `sweep`).
+//!
+//! **A takeover that comes late.** Between reading where the log ends and its commit the old master may write on and trim
+//! the log: then the number that was the next one is absent *again*, and a takeover there would shut out nobody and be a
+//! second master beside the first. So the takeover also demands that the trimmed mark is where it was: records go only
+//! after it has moved past them.
+//!
+//! **Its outcome unknown.** The record is looked for; where it is not there the tail is read again and another takeover,
+//! with a nonce of its own, is tried. If the first one lands after all, it is either the one that shuts us out as any
+//! other master's would, and we take over behind it, or it comes to nothing.
+//!
+//! **The format** is written once under `absent` and never deleted; of two programs that find an empty store one writes
+//! and both read what is there then.
+//!
+//! **Owners of other groups' keys** may be added while we load. They are looked at again where it matters: the first
+//! write of a kind is a condition on its owner's row. If another group was faster, which takes two different placements
+//! in use, the batch is refused and this group ends with a sentence about it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use kubebrain_proto::mvccpb::KeyValue;
 use kubebrain_shared::group::GroupName;
 use kubebrain_shared::placement::Placement;
 use kubebrain_shared::range::KeyRange;
+use parking_lot::Mutex;
 use prost::Message;
 use thiserror::Error;
+use tokio::time::{Instant, sleep};
 
 use super::alarm::{AlarmKind, Alarms};
 use super::answer::Identity;
@@ -21,8 +54,11 @@ use super::quota::Share;
 use super::values::Values;
 use super::writer::Start;
 use super::{Config, ownership};
-use crate::engine::{Batch, CommitError, Engine, ReadError, Refusal, Snapshot};
+use crate::engine::{Batch, CommitError, Engine, Page, ReadError, Refusal, Snapshot, Span};
 use crate::mvcc::codec::Layout;
+
+/// An engine that does not answer is asked again for so long, from the last time that it did.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Why a group was not opened.
 #[derive(Debug, Error)]
@@ -99,9 +135,13 @@ pub(super) async fn open(
     placement: &Placement,
 ) -> Result<Loaded, OpenError> {
     check_format(engine, layout).await?;
+    #[cfg(any(test, feature = "faults"))]
+    let before = Patient::new(engine).await?;
     let (epoch, number) = take_over(config, engine, layout).await?;
-    let snapshot = engine.snapshot().await?;
-    let snapshot = &*snapshot;
+    let snapshot = Patient::new(engine).await?;
+    #[cfg(any(test, feature = "faults"))]
+    let snapshot = if config.planted.loads_before_takeover { before } else { snapshot };
+    let snapshot = &snapshot;
     let owners = ownership::load(snapshot, layout).await?;
     check_placement(snapshot, layout, placement, &owners).await?;
 
@@ -138,15 +178,19 @@ pub(super) async fn open(
 /// Writes the format into a fresh store, refuses another one.
 async fn check_format(engine: &Arc<dyn Engine>, layout: &Layout) -> Result<(), OpenError> {
     let key = layout.format();
+    let mut tries = Tries::default();
     loop {
-        if let Some(value) = engine.snapshot().await?.get(&key).await? {
+        let Some(snapshot) = tries.of(engine.snapshot().await).await? else { continue };
+        let Some(value) = tries.of(snapshot.get(&key).await).await? else { continue };
+        if let Some(value) = value {
             let found = codec::read_small(&key, &value)?;
             return if found == FORMAT { Ok(()) } else { Err(OpenError::Format { found }) };
         }
         let mut batch = Batch::new();
         batch.absent(key.clone()).put(key.clone(), small_value(FORMAT));
         match engine.commit(batch).await {
-            Ok(()) | Err(CommitError::Conflict { .. } | CommitError::Unknown(_)) => {}
+            Ok(()) | Err(CommitError::Conflict { .. }) => {}
+            Err(CommitError::Unknown(_)) => tries.pause().await,
             Err(refused) => return Err(refused.into()),
         }
     }
@@ -158,31 +202,129 @@ async fn take_over(
     engine: &Arc<dyn Engine>,
     layout: &Layout,
 ) -> Result<(u64, u64), OpenError> {
+    let mut tries = Tries::default();
     loop {
-        let snapshot = engine.snapshot().await?;
-        let tail = log::tail(&*snapshot, layout).await?;
-        let last = log::record(&*snapshot, layout, tail).await?.unwrap_or_default();
+        let snapshot = Patient::new(engine).await?;
+        // Before anything else of the log: what is trimmed from here on shows.
+        let mark = layout.small(Small::Trimmed);
+        let trimmed = snapshot.get(&mark).await?;
+        let tail = log::tail(&snapshot, layout).await?;
+        let last = log::record(&snapshot, layout, tail).await?.unwrap_or_default();
         let record = Record {
             epoch: last.epoch + 1,
             nonce: rand::random(),
             top: last.top,
             takeover: config.name.clone(),
-            writes: Vec::new(),
+            ..Record::default()
         };
         let key = layout.log(tail + 1);
         let mut batch = Batch::new();
         batch.absent(key.clone()).put(key, record.encode_to_vec());
+        #[cfg(any(test, feature = "faults"))]
+        let mark = if config.planted.takeover_ignores_trims { layout.log(u64::MAX) } else { mark };
+        #[cfg(any(test, feature = "faults"))]
+        let trimmed = trimmed.filter(|_| !config.planted.takeover_ignores_trims);
+        match trimmed {
+            None => batch.absent(mark),
+            Some(trimmed) => batch.equals(mark, trimmed),
+        };
         match engine.commit(batch).await {
             Ok(()) => return Ok((record.epoch, tail + 1)),
             Err(CommitError::Conflict { .. } | CommitError::Unknown(_)) => {
-                let snapshot = engine.snapshot().await?;
-                let found = log::record(&*snapshot, layout, tail + 1).await?;
+                let found = log::record(&Patient::new(engine).await?, layout, tail + 1).await?;
                 if found.is_some_and(|found| found.nonce == record.nonce) {
                     return Ok((record.epoch, tail + 1));
                 }
+                tries.pause().await;
             }
             Err(refused) => return Err(refused.into()),
         }
+    }
+}
+
+/// How often something was tried in vain.
+#[derive(Default)]
+struct Tries {
+    delay: Duration,
+    since: Option<Instant>,
+}
+
+impl Tries {
+    async fn pause(&mut self) {
+        self.delay = (self.delay * 2).clamp(Duration::from_millis(1), Duration::from_secs(1));
+        sleep(self.delay).await;
+    }
+
+    /// What was read; `None` after a pause where it may be asked for again.
+    async fn of<T>(&mut self, read: Result<T, ReadError>) -> Result<Option<T>, ReadError> {
+        match read {
+            Err(ReadError::Unavailable(_) | ReadError::Expired)
+                if self.since.get_or_insert_with(Instant::now).elapsed() < PATIENCE =>
+            {
+                self.pause().await;
+                Ok(None)
+            }
+            read => {
+                *self = Self::default();
+                read.map(Some)
+            }
+        }
+    }
+}
+
+/// A snapshot that is replaced by a newer one where it is lost or not answered. For what does not change any more.
+struct Patient<'a> {
+    engine: &'a Arc<dyn Engine>,
+    snapshot: Mutex<Arc<dyn Snapshot>>,
+}
+
+impl<'a> Patient<'a> {
+    async fn new(engine: &'a Arc<dyn Engine>) -> Result<Self, ReadError> {
+        let mut tries = Tries::default();
+        loop {
+            if let Some(snapshot) = tries.of(engine.snapshot().await).await? {
+                return Ok(Self { engine, snapshot: Mutex::new(snapshot.into()) });
+            }
+        }
+    }
+
+    async fn read<T, F: Future<Output = Result<T, ReadError>>>(
+        &self,
+        read: impl Fn(Arc<dyn Snapshot>) -> F,
+    ) -> Result<T, ReadError> {
+        let mut tries = Tries::default();
+        loop {
+            let snapshot = self.snapshot.lock().clone();
+            if let Some(found) = tries.of(read(snapshot).await).await? {
+                return Ok(found);
+            }
+            if let Ok(snapshot) = self.engine.snapshot().await {
+                *self.snapshot.lock() = snapshot.into();
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Snapshot for Patient<'_> {
+    async fn get(&self, key: &[u8]) -> Result<Option<Bytes>, ReadError> {
+        self.read(|snapshot| async move { snapshot.get(key).await }).await
+    }
+
+    async fn get_many(&self, keys: Vec<Bytes>) -> Result<Vec<Option<Bytes>>, ReadError> {
+        self.read(|snapshot| {
+            let keys = keys.clone();
+            async move { snapshot.get_many(keys).await }
+        })
+        .await
+    }
+
+    async fn scan(&self, span: Span, limit: usize) -> Result<Page, ReadError> {
+        self.read(|snapshot| {
+            let span = span.clone();
+            async move { snapshot.scan(span, limit).await }
+        })
+        .await
     }
 }
 

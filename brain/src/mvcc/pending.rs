@@ -29,6 +29,15 @@ impl Pending {
         self.keys.entry(key).or_default().push(version);
     }
 
+    /// Takes the newest version of a key back.
+    pub fn undo(&mut self, key: &Bytes) {
+        let Some(versions) = self.keys.get_mut(key) else { return };
+        versions.pop();
+        if versions.is_empty() {
+            self.keys.remove(key);
+        }
+    }
+
     /// Forgets the oldest version of a key: it is in the index now.
     pub fn applied(&mut self, key: &Bytes) {
         let Some(versions) = self.keys.get_mut(key) else { return };

@@ -26,10 +26,9 @@ use thiserror::Error;
 use super::codec::{self, FORMAT, Layout, LeaseRow, Small, small_value};
 use crate::engine::{Batch, CommitError, Engine};
 
-/// Committed at once.
-const BATCH_BYTES: usize = 4 << 20;
-/// Changes in one record of a restored log, about.
+/// Changes in one record of a restored log, about, and what they may take beside the engine's own bounds.
 const LOG_CHANGES: usize = 1024;
+const CHANGE_BYTES: usize = 16;
 /// Kinds that an error names.
 const KINDS_NAMED: usize = 20;
 /// In the takeover record that a restored log begins with.
@@ -159,6 +158,7 @@ struct Log {
     number: u64,
     writes: Vec<codec::Write>,
     changes: usize,
+    bytes: usize,
 }
 
 impl<'a> Restore<'a> {
@@ -225,7 +225,7 @@ impl<'a> Restore<'a> {
                 self.section = None;
             }
         }
-        self.flush(BATCH_BYTES).await
+        self.flush(self.engine.bounds().batch_bytes).await
     }
 
     fn row(&mut self, kv: Bytes, deleted: bool) {
@@ -281,8 +281,10 @@ impl<'a> Restore<'a> {
         let change = |change: file::Change| codec::Change { key: change.key, deleted: change.deleted };
         let changes: Vec<_> = write.changes.into_iter().map(change).collect();
         log.changes += changes.len() + 1;
+        log.bytes += changes.iter().map(|change| change.key.len() + CHANGE_BYTES).sum::<usize>();
         log.writes.push(codec::Write { revision: write.revision, changes });
-        if log.changes >= LOG_CHANGES {
+        let bounds = self.engine.bounds();
+        if log.changes >= LOG_CHANGES || log.bytes >= bounds.batch_bytes.min(bounds.record_bytes_max()) {
             let top = write.revision;
             self.log_record(top);
         }
@@ -299,9 +301,10 @@ impl<'a> Restore<'a> {
         }
         log.number += 1;
         let writes = std::mem::take(&mut log.writes);
-        let record = codec::Record { epoch: 1, nonce: rand::random(), top, takeover: String::new(), writes };
+        let record =
+            codec::Record { epoch: 1, nonce: rand::random(), top, writes, ..codec::Record::default() };
         self.put(self.layout.log(log.number), record.encode_to_vec().into());
-        log.changes = 0;
+        (log.changes, log.bytes) = (0, 0);
         self.log = Some(log);
     }
 
@@ -354,7 +357,7 @@ impl<'a> Restore<'a> {
                 self.restored.leases += 1;
                 self.put(self.layout_of(&group).lease(id), row.encode_to_vec().into());
             }
-            self.flush(BATCH_BYTES).await?;
+            self.flush(self.engine.bounds().batch_bytes).await?;
         }
         Ok(())
     }

@@ -13,13 +13,14 @@ use tokio::sync::watch;
 
 use super::alarm::Alarms;
 use super::answer::Identity;
-use super::codec::Layout;
+use super::codec::{Layout, Record};
+use super::fence::Fence;
 use super::index::Index;
 use super::lease::Leases;
 use super::metrics::GroupMetrics;
 use super::quota::Share;
 use super::values::Values;
-use crate::engine::Engine;
+use crate::engine::{Bounds, Engine};
 use crate::watch::Hub;
 
 /// Lock order: `index`, then `leases`, then `pins`; the hub's lock is taken with none of them held.
@@ -45,6 +46,12 @@ pub struct Shared {
     /// Watchers.
     pub hub: Hub,
     pub(crate) metrics: GroupMetrics,
+    /// What makes answers fresh.
+    pub(crate) fence: Fence,
+    /// What the engine holds at once.
+    pub bounds: Bounds,
+    #[cfg(any(test, feature = "faults"))]
+    pub(super) planted: super::Planted,
     /// Which keys are this group's. Changed by the writer, between two writes.
     pub placement: ArcSwap<Placement>,
     committed: AtomicU64,
@@ -58,13 +65,24 @@ pub struct Shared {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Ended {
     /// Another master has taken over.
-    #[error("group {group}: another master took over at batch {number}; this one stops")]
+    #[error(
+        "group {group}: brain {by:?} took over (epoch {epoch}, batch {number}), this one stops; without elections only \
+        one brain of a group may run"
+    )]
     Deposed {
         /// The group.
         group: GroupName,
-        /// The batch that was not ours.
+        /// The other master's name.
+        by: String,
+        /// Its term.
+        epoch: u64,
+        /// Its takeover, or what stands where a batch of ours should be.
         number: u64,
     },
+    /// Planted: see `Planted::unknown_is_failed`.
+    #[cfg(any(test, feature = "faults"))]
+    #[error("a batch was given up")]
+    Failed,
     /// The storage turned a batch away or failed.
     #[error("group {group}: the storage failed: {reason}")]
     Storage {
@@ -73,6 +91,18 @@ pub enum Ended {
         /// What it said.
         reason: String,
     },
+}
+
+impl Ended {
+    /// `record` stands under the number of our next batch.
+    pub(super) fn deposed(shared: &Shared, number: u64, record: &Record) -> Self {
+        Self::Deposed {
+            group: shared.group.clone(),
+            by: record.takeover.clone(),
+            epoch: record.epoch,
+            number,
+        }
+    }
 }
 
 /// A revision whose versions stay while this lives.
@@ -98,8 +128,13 @@ impl Shared {
         committed: u64,
         compacted: i64,
         metrics: GroupMetrics,
+        fence: Fence,
     ) -> Self {
         Self {
+            bounds: engine.bounds(),
+            fence,
+            #[cfg(any(test, feature = "faults"))]
+            planted: super::Planted::default(),
             group,
             identity,
             layout,
@@ -169,10 +204,11 @@ impl Shared {
     }
 
     pub(super) fn end(&self, ended: Ended) {
-        tracing::error!(group = %self.group, "{ended}");
+        self.fence.end();
         self.ended.send_if_modified(|state| {
             let first = state.is_none();
             if first {
+                tracing::error!(group = %self.group, "{ended}");
                 *state = Some(ended);
             }
             first

@@ -1,12 +1,29 @@
 //! The sweep: takes compacted versions out of index and engine, a page at a time, beside everything else.
 //!
-//! Reads below the compacted revision are refused first, durably; the sweep only frees space. All rows of a key that go
-//! leave in one batch: a deletion never goes before what it deleted. Rows that a running read may still want stay until
-//! it ends.
+//! Reads below the compacted revision are refused first, durably; the sweep only frees space. Of each key the oldest
+//! rows go first: a deletion never goes before what it deleted. Rows that a running read may still want stay until it
+//! ends.
+//!
+//! **Its commits are not fenced**: they name no number of the log, so that of a master that was deposed may land at any
+//! time, long after its sender is gone. They are safe because each of them deletes what no master will ever look at:
+//! * *Data rows.* Which of them are superfluous follows from what was settled at or below a compacted revision that is
+//!   durable. Neither can change: no revision at or below it is ever given out again, and the compacted revision never
+//!   falls, so every later master comes to the same rows, and refuses every read that would need them. A master that
+//!   loads meanwhile may see some of them and not others; it knows them as superfluous, or not at all.
+//! * *Log records.* Whoever reads the log begins at the trimmed mark, which was moved first, in a batch: fenced. Below
+//!   it nobody reads, but sleepers may still ask for single numbers, and each of these is kept or guarded:
+//!   a deposed master looks at, and writes at, the number after its last settled batch, or the one after that where it
+//!   has not heard that its batch was committed. At the second of these two a takeover stands: it and the record before
+//!   it are never deleted. Whoever was about to take over holds a number that may be trimmed by now; its takeover
+//!   demands that the mark is where it was (see `open`). And a try of a batch that another try has settled writes
+//!   nothing while that record stands, so it is not deleted either: the next record says that there may be one.
+//! * Whether a record may go shows with its successor, and neither changes once it is there, so a judgement that is old
+//!   is still true.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use kubebrain_shared::revision::Revision;
 use kubebrain_shared::stop::Stop;
 use tokio::sync::{mpsc, watch};
@@ -16,7 +33,7 @@ use super::codec::{self, Record};
 use super::log::{self, LogError};
 use super::shared::Shared;
 use super::writer::Command;
-use crate::engine::{Batch, CommitError};
+use crate::engine::{Batch, CommitError, ReadError};
 
 /// Keys looked at with the index locked.
 const KEYS_MAX: usize = 1000;
@@ -82,13 +99,7 @@ async fn sweep(shared: &Shared, writer: &mpsc::WeakSender<Command>, target: u64)
         if !found.is_empty() {
             let began = Instant::now();
             let versions = found.iter().map(|(_, revisions)| revisions.len() as u64).sum();
-            let mut batch = Batch::new();
-            for (key, revisions) in &found {
-                for revision in revisions {
-                    batch.delete(shared.layout.data(key, Revision::new(*revision)));
-                }
-            }
-            shared.engine.commit(batch).await?;
+            delete(shared, &found).await?;
             let freed = shared.index.write().compact_all(found.iter().map(|(key, _)| key), target);
             shared.share.give_back(freed);
             shared.metrics.all.swept_versions.inc_by(versions);
@@ -104,10 +115,50 @@ async fn sweep(shared: &Shared, writer: &mpsc::WeakSender<Command>, target: u64)
     trim(shared, writer, target).await
 }
 
-/// Takes log records below the batch of the compacted revision away. A takeover record stays, and so does the one
-/// before it: a master that sleeps may still ask for, or write at, exactly these two numbers.
+/// Deletes versions, each key's oldest first: what a batch leaves out is newer than what it takes.
+async fn delete(shared: &Shared, found: &[(Bytes, Vec<u64>)]) -> Result<(), CommitError> {
+    let mut deletion = Deletion::new(shared);
+    for (key, revisions) in found {
+        debug_assert!(revisions.is_sorted(), "oldest first");
+        for revision in revisions {
+            deletion.add(shared.layout.data(key, Revision::new(*revision))).await?;
+        }
+    }
+    deletion.flush().await
+}
+
+/// Deletes rows, as many at once as the engine takes well, and in order: later ones only after earlier ones are gone.
+struct Deletion<'a> {
+    shared: &'a Shared,
+    batch: Batch,
+    bytes: usize,
+}
+
+impl<'a> Deletion<'a> {
+    fn new(shared: &'a Shared) -> Self {
+        Self { shared, batch: Batch::new(), bytes: 0 }
+    }
+
+    async fn add(&mut self, row: Bytes) -> Result<(), CommitError> {
+        self.bytes += row.len();
+        self.batch.delete(row);
+        if self.bytes >= self.shared.bounds.batch_bytes {
+            self.flush().await?;
+            tokio::time::sleep(PAUSE).await;
+        }
+        Ok(())
+    }
+
+    async fn flush(&mut self) -> Result<(), CommitError> {
+        self.bytes = 0;
+        self.shared.engine.commit(std::mem::take(&mut self.batch)).await
+    }
+}
+
+/// Takes log records below the batch of the compacted revision away, but for those that sleepers may still ask for or
+/// write at: see the module.
 async fn trim(shared: &Shared, writer: &mpsc::WeakSender<Command>, target: u64) -> Result<(), SweepError> {
-    let snapshot = shared.engine.snapshot().await.map_err(LogError::from)?;
+    let mut snapshot = shared.engine.snapshot().await.map_err(LogError::from)?;
     let first = log::small(&*snapshot, &shared.layout, codec::Small::Trimmed).await?.unwrap_or(1);
     let tail = log::tail(&*snapshot, &shared.layout).await?;
     let keep = log::batch_of(&*snapshot, &shared.layout, target).await?.min(tail);
@@ -132,32 +183,40 @@ async fn trim(shared: &Shared, writer: &mpsc::WeakSender<Command>, target: u64) 
         }
         tokio::time::sleep(LOOK).await;
     }
-    // The last one of the sweep before this was kept for want of its successor.
-    let mut span = shared.layout.log_span(first.saturating_sub(1));
+    // From the start: what a trim before this left, by failing or for want of a successor, goes too, and few are kept.
+    let mut span = shared.layout.log_span(0);
     span.end = Some(shared.layout.log(keep));
-    let mut before_takeover = None;
+    let mut deletion = Deletion::new(shared);
+    let mut before: Option<(u64, Bytes)> = None;
     loop {
-        let page = snapshot.scan(span.clone(), KEYS_MAX).await.map_err(LogError::from)?;
-        let mut batch = Batch::new();
+        let page = match snapshot.scan(span.clone(), KEYS_MAX).await {
+            Err(ReadError::Expired) => {
+                snapshot = shared.engine.snapshot().await.map_err(LogError::from)?;
+                continue;
+            }
+            page => page.map_err(LogError::from)?,
+        };
         for (row, value) in page.rows {
             let record: Record = codec::read_message(&row, value).map_err(LogError::from)?;
-            let before = before_takeover.replace(row.clone());
-            if record.takeover.is_empty() {
-                // Whether it may go shows only with its successor.
-                before.into_iter().for_each(|before| {
-                    batch.delete(before);
-                });
-            } else {
-                before_takeover = None;
+            let is_takeover = !record.takeover.is_empty();
+            let keeps_before = is_takeover || record.after_repeats;
+            #[cfg(any(test, feature = "faults"))]
+            let (is_takeover, keeps_before) = {
+                let planted = &shared.planted;
+                let keeps = if is_takeover { !planted.trims_before_takeovers } else { keeps_before };
+                (is_takeover && !planted.trims_takeovers, keeps)
+            };
+            let number = shared.layout.read_log_number(&row).map_err(LogError::from)?;
+            // Whether it may go shows only with its successor. Without one it was judged before.
+            if let Some((_, before)) = before.filter(|(before, _)| !keeps_before && before + 1 == number) {
+                deletion.add(before).await?;
             }
-        }
-        if !batch.is_empty() {
-            shared.engine.commit(batch).await?;
-            tokio::time::sleep(PAUSE).await;
+            before = (!is_takeover).then_some((number, row));
         }
         match page.next {
             Some(next) => span.start = next,
-            None => return Ok(()),
+            None => break,
         }
     }
+    Ok(deletion.flush().await?)
 }

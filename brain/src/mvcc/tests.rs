@@ -8,9 +8,11 @@ use kubebrain_shared::group::GroupName;
 use kubebrain_shared::placement::Placement;
 use kubebrain_shared::revision::Revision;
 
-use super::codec::{Layout, small_value};
+use super::codec::{Layout, Small, small_value};
 use super::shared::Ended;
 use super::{Config, OpenError, PlaceError, Store, WriteError, read_all};
+use crate::engine::embedded::{self, Embedded};
+use crate::engine::faulty::{Faulty, Mood};
 use crate::engine::memory::Memory;
 use crate::engine::{Batch, Engine};
 use crate::request::{Given, Put, ReadAt};
@@ -83,7 +85,7 @@ async fn of_two_masters_only_the_newer_one_writes() {
         Err(WriteError::Fault(Fault::Timeout)),
         "not known to the client"
     );
-    assert!(matches!(older.ended().await, Ended::Deposed { number: 3, .. }));
+    assert!(matches!(older.ended().await, Ended::Deposed { number: 3, epoch: 2, by, .. } if by == "test"));
     assert_eq!(put(&newer, "/r/m/b", 0).await, Ok(3));
     let all = newer.range(&read_all(ReadAt::Latest), Revision::ZERO).await.expect("reads");
     let all = <kubebrain_proto::etcdserverpb::RangeResponse as prost::Message>::decode(all.message);
@@ -133,4 +135,93 @@ async fn a_put_that_keeps_what_is_missing_under_an_unknown_lease_hears_of_the_le
         let refused = store.put(kept(lease), Revision::new(0)).await.map(|reply| reply.revision.get());
         assert_eq!(refused, Err(WriteError::Fault(want)), "lease {lease}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn loading_goes_on_where_snapshots_are_lost() {
+    let engine = Arc::new(Memory::new());
+    let store = open(&engine).await;
+    for number in 0..200 {
+        put(&store, &format!("/r/m/{number:03}"), 0).await.expect("put");
+    }
+    for lease in 1..20 {
+        store.grant(lease, 60, Revision::ZERO).await.expect("granted");
+    }
+    drop(store);
+    for seed in 0..20 {
+        let mood = Mood { cut: 0.3, expires: 0.5, blind: 0.3, slow_reads: 0.2, ..Mood::default() };
+        let faulty = Arc::new(Faulty::new(engine.clone(), mood, seed));
+        let group = GroupName::parse("a").expect("a legal name");
+        let store = Store::open(Config::new(group, "test"), faulty, placement(ALONE)).await.expect("opens");
+        assert_eq!(store.shared().index.read().keys(), 200, "seed {seed}");
+        assert_eq!((store.leases().len(), store.shared().committed().get()), (19, 201), "seed {seed}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_engine_that_stays_silent_is_not_waited_for_for_ever() {
+    let mood = Mood { blind: 1.0, ..Mood::default() };
+    let faulty = Arc::new(Faulty::new(Arc::new(Memory::new()), mood, 1));
+    let group = GroupName::parse("a").expect("a legal name");
+    let began = tokio::time::Instant::now();
+    let refused = Store::open(Config::new(group, "test"), faulty, placement(ALONE)).await.err();
+    assert!(matches!(refused, Some(OpenError::Read(_))), "{refused:?}");
+    assert!((30..40).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+}
+
+/// The record at the trimmed mark is always there: a log that begins nowhere is not an empty one.
+#[tokio::test(start_paused = true)]
+async fn a_log_that_lost_its_beginning_is_told_from_an_empty_one() {
+    let engine = Arc::new(Memory::new());
+    let store = open(&engine).await;
+    put(&store, "/r/m/a", 0).await.expect("put");
+    let layout = store.shared().layout.clone();
+    drop(store);
+    let mut batch = Batch::new();
+    batch.put(layout.small(Small::Trimmed), small_value(9));
+    engine.commit(batch).await.expect("commits");
+    let refused = try_open(&engine, "a", ALONE).await.err();
+    assert!(matches!(refused, Some(OpenError::Damaged(_))), "{refused:?}");
+}
+
+/// The engine of this machine under everything that a store must live with, in real time, with a master after the other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_acknowledged_is_there_over_the_embedded_engine_too() {
+    let seed: u64 = rand::random();
+    println!("seed {seed}");
+    let directory = tempfile::tempdir().expect("a directory");
+    let embedded = Embedded::open(&embedded::Config::new(directory.path().join("data"))).expect("opens");
+    let embedded: Arc<Embedded> = Arc::new(embedded);
+    let mood = Mood {
+        slow: 0.1,
+        unknown: 0.2,
+        refuses: 0.1,
+        late_answer: 0.1,
+        hasty: 0.3,
+        blind: 0.05,
+        cut: 0.02,
+        expires: 0.5,
+        ..Mood::default()
+    };
+    let mut acknowledged = Vec::new();
+    for round in 0..4 {
+        let faulty = Arc::new(Faulty::new(embedded.clone(), mood, seed.wrapping_add(round)).shared());
+        let config = Config::new(GroupName::parse("a").expect("a legal name"), format!("brain{round}"));
+        let store = Store::open(config, faulty.clone(), placement(ALONE)).await.expect("opens");
+        for key in &acknowledged {
+            let there = store.shared().index.read().get(String::as_bytes(key), u64::MAX);
+            assert!(there.is_some(), "{key} was acknowledged before round {round}");
+        }
+        let puts = (0..40).map(|number| {
+            let (store, key) = (store.clone(), format!("/r/m/{round}-{number}"));
+            async move { put(&store, &key, 0).await.ok().map(|_| key) }
+        });
+        let done = futures_util::future::join_all(puts).await;
+        acknowledged.extend(done.into_iter().flatten());
+        match round % 2 {
+            0 => faulty.kill(),
+            _ => faulty.hold(),
+        }
+    }
+    assert!(acknowledged.len() > 100, "{}", acknowledged.len());
 }

@@ -11,7 +11,9 @@ use kubebrain_shared::revision::Revision;
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use thiserror::Error;
+use tokio::time::timeout;
 
+use super::ANSWER_TIMEOUT;
 use super::answer::Entry;
 use super::codec::{Damaged, Layout};
 use crate::engine::{Engine, ReadError, Snapshot, Span};
@@ -111,6 +113,19 @@ impl Values {
                 missing.push(position);
             }
         }
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let found = timeout(ANSWER_TIMEOUT, self.read_missing(entries, missing, keep)).await;
+        found.unwrap_or_else(|_| Err(ReadError::Unavailable("no answer in time".into()).into()))
+    }
+
+    async fn read_missing(
+        &self,
+        entries: &mut [Entry],
+        missing: Vec<usize>,
+        keep: bool,
+    ) -> Result<(), ValueError> {
         let (Some(first), Some(last)) = (missing.first(), missing.last()) else { return Ok(()) };
         let snapshot = self.engine.snapshot().await?;
         // A point get costs as much as scanning a few rows; rows of other versions lie between. Two versions of one key

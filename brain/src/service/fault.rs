@@ -10,6 +10,7 @@ impl From<WriteError> for Status {
         match error {
             WriteError::Fault(fault) => fault.into(),
             WriteError::NotOwner(what) => metadata::not_owner(what),
+            WriteError::TooLarge(why) => Status::invalid_argument(format!("kubebrain: {why}")),
         }
     }
 }

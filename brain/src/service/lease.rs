@@ -8,6 +8,7 @@ use kubebrain_proto::etcdserverpb as wire;
 use tonic::{Request, Status, Streaming};
 
 use super::Inner;
+use crate::mvcc::lease::Leases;
 
 pub(super) async fn grant(
     inner: Arc<Inner>,
@@ -36,16 +37,21 @@ pub(super) async fn time_to_live(
 ) -> Result<tonic::Response<wire::LeaseTimeToLiveResponse>, Status> {
     let floor = inner.floor(request.metadata().as_ref())?;
     let request = request.into_inner();
-    let revision = inner.store.advance(floor).await?;
+    let lease = |leases: &Leases| {
+        let lease = leases.get(request.id)?;
+        let keys = if request.keys { lease.keys.iter().cloned().collect() } else { Vec::new() };
+        Some((lease.row.ttl, lease.left(), keys))
+    };
+    let (revision, lease) = inner.store.of_leases(floor, lease).await?;
     let header = inner.header(revision);
-    let answer = match inner.store.remaining(request.id) {
+    let answer = match lease {
         None => wire::LeaseTimeToLiveResponse { header, id: request.id, ttl: -1, ..Default::default() },
-        Some((granted_ttl, remaining)) => wire::LeaseTimeToLiveResponse {
+        Some((granted_ttl, left, keys)) => wire::LeaseTimeToLiveResponse {
             header,
             id: request.id,
-            ttl: remaining.as_secs().cast_signed(),
+            ttl: left.as_secs().cast_signed(),
             granted_ttl,
-            keys: if request.keys { inner.store.lease_keys(request.id) } else { Vec::new() },
+            keys,
         },
     };
     Ok(inner.answer(answer, revision))
@@ -55,8 +61,8 @@ pub(super) async fn leases(
     inner: Arc<Inner>,
     request: Request<wire::LeaseLeasesRequest>,
 ) -> Result<tonic::Response<wire::LeaseLeasesResponse>, Status> {
-    let revision = inner.store.advance(inner.floor(request.metadata().as_ref())?).await?;
-    let mut ids = inner.store.leases();
+    let floor = inner.floor(request.metadata().as_ref())?;
+    let (revision, mut ids) = inner.store.of_leases(floor, Leases::ids).await?;
     ids.sort_unstable();
     let leases = ids.into_iter().map(|id| wire::LeaseStatus { id }).collect();
     Ok(inner.answer(wire::LeaseLeasesResponse { header: inner.header(revision), leases }, revision))

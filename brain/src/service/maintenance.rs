@@ -74,6 +74,7 @@ pub(super) async fn alarm(
     let alarms = match (AlarmAction::try_from(request.action), named) {
         (Ok(AlarmAction::Get), _) => {
             let standing = inner.store.alarms();
+            inner.store.settle().await?;
             standing.into_iter().filter(|alarm| kind.is_none_or(|kind| alarm.kind == kind)).collect()
         }
         (Ok(AlarmAction::Activate | AlarmAction::Deactivate), None) => Vec::new(),

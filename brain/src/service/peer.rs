@@ -10,6 +10,7 @@ use kubebrain_shared::revision::Revision;
 use tonic::{Request, Status};
 
 use super::Inner;
+use crate::mvcc::lease::Leases;
 
 type Answered<T> = Result<tonic::Response<T>, Status>;
 
@@ -30,7 +31,11 @@ pub(super) async fn share_lease(
 ) -> Answered<wire::ShareLeaseResponse> {
     let request = request.into_inner();
     let (ttl, remaining) = match request.group.as_str() {
-        "" => inner.store.remaining(request.id).ok_or(Fault::LeaseNotFound)?,
+        "" => {
+            let lease = |leases: &Leases| leases.get(request.id).map(|lease| (lease.row.ttl, lease.left()));
+            let (_, lease) = inner.store.of_leases(Revision::ZERO, lease).await?;
+            lease.ok_or(Fault::LeaseNotFound)?
+        }
         name => {
             let group = GroupName::parse(name);
             let group =

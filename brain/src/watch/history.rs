@@ -6,11 +6,13 @@ use bytes::Bytes;
 use kubebrain_shared::range::KeyRange;
 use kubebrain_shared::revision::Revision;
 use thiserror::Error;
+use tokio::time::timeout;
 
 use super::event::{Event, Prior, RevisionEvents};
 use crate::engine::ReadError;
+use crate::mvcc::ANSWER_TIMEOUT;
 use crate::mvcc::answer::Entry;
-use crate::mvcc::codec::{self, Damaged, Record};
+use crate::mvcc::codec::{self, Damaged, Record, Small};
 use crate::mvcc::entry;
 use crate::mvcc::index::Version;
 use crate::mvcc::log::{self, LogError};
@@ -76,8 +78,23 @@ impl History {
     ) -> Result<HistoryPage, HistoryError> {
         // Somebody far behind reads page after page, perhaps without ever having to wait.
         tokio::task::yield_now().await;
+        let page = timeout(ANSWER_TIMEOUT, self.read(shared, keys, from)).await;
+        page.unwrap_or_else(|_| Err(ReadError::Unavailable("no answer in time".into()).into()))
+    }
+
+    async fn read(
+        &mut self,
+        shared: &Shared,
+        keys: &KeyRange,
+        from: u64,
+    ) -> Result<HistoryPage, HistoryError> {
         let committed = shared.committed();
         let snapshot = shared.engine.snapshot().await?;
+        let compacted = log::small(&*snapshot, &shared.layout, Small::Compacted).await?;
+        if let Some(compacted) = compacted.filter(|compacted| *compacted > from) {
+            // Records may be missing in this very snapshot, also where another master has compacted since.
+            return Err(HistoryError::Compacted(Revision::new(compacted)));
+        }
         let number = match self.number {
             Some(number) => number,
             None => log::batch_of(&*snapshot, &shared.layout, from).await?,

@@ -3,6 +3,7 @@
 //! Order on the stream: an answer to a create before that watcher's events; a progress after every event that it covers.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use kubebrain_proto::etcdserverpb::{WatchCreateRequest, WatchRequest};
 use kubebrain_shared::fault::Fault;
 use kubebrain_shared::metrics::One;
 use kubebrain_shared::range::KeyRange;
+use kubebrain_shared::revision::Revision;
 use kubebrain_shared::stop::Stop;
 use kubebrain_shared::wire::{put_bytes_field, put_varint_field};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
@@ -48,11 +50,15 @@ pub struct WatchStream<S> {
     ready: VecDeque<Bytes>,
     /// Watchers that have something to read.
     work: VecDeque<i64>,
+    /// A watcher from now on, and whether "now" is this master's still. Requests behind it wait, everything else goes on.
+    fencing: Option<(WatchCreateRequest, Fencing)>,
     /// The client has asked for progress.
     asked: bool,
     tick: Interval,
     _counted: One,
 }
+
+type Fencing = Pin<Box<dyn Future<Output = Result<(), Fault>> + Send>>;
 
 /// What a create is refused with, in etcd's words.
 const EMPTY_RANGE: &str = "mvcc: watcher range is empty";
@@ -81,6 +87,7 @@ where
             next_id: 0,
             ready: VecDeque::new(),
             work: VecDeque::new(),
+            fencing: None,
             asked: false,
             tick,
             _counted: counted,
@@ -117,7 +124,13 @@ where
             tokio::select! {
                 biased;
                 () = stop.asked() => return Err(Fault::Stopped.into()),
-                request = next_request(&mut self.inbound) => match request {
+                fenced = fenced(&mut self.fencing) => {
+                    fenced?;
+                    if let Some((create, _)) = self.fencing.take() {
+                        self.create(create);
+                    }
+                }
+                request = next_request(&mut self.inbound), if self.fencing.is_none() => match request {
                     Some(request) => self.take(request?),
                     None => self.inbound = None,
                 },
@@ -146,6 +159,10 @@ where
 
     fn take(&mut self, request: WatchRequest) {
         match request.request_union {
+            Some(RequestUnion::CreateRequest(create)) if create.start_revision == 0 => {
+                let (store, ticket) = (self.store.clone(), self.store.ticket());
+                self.fencing = Some((create, Box::pin(async move { store.fence(ticket).await })));
+            }
             Some(RequestUnion::CreateRequest(create)) => self.create(create),
             Some(RequestUnion::CancelRequest(cancel)) => self.cancel(cancel.watch_id),
             Some(RequestUnion::ProgressRequest(_)) => self.asked = true,
@@ -188,7 +205,7 @@ where
         };
         self.control(id, closed, |response| put_varint_field(response, 3, 1));
         if create.start_revision > 0 && create.start_revision < self.store.shared().compacted() {
-            self.cancel_compacted(id);
+            self.cancel_compacted(id, Revision::ZERO);
             return;
         }
         let start = match create.start_revision {
@@ -219,8 +236,9 @@ where
         self.next_id - 1
     }
 
-    fn cancel_compacted(&mut self, id: i64) {
-        let compacted = self.store.shared().compacted();
+    /// `at` may be further than what is known here: it is told by another master's compaction.
+    fn cancel_compacted(&mut self, id: i64, at: Revision) {
+        let compacted = self.store.shared().compacted().max(at.to_wire());
         self.control(id, 0, |response| {
             put_varint_field(response, 4, 1);
             put_varint_field(response, 5, compacted.cast_unsigned());
@@ -253,9 +271,9 @@ where
                 self.work.push_back(id);
             }
             Ok(Step::Synced(responses)) => self.ready.extend(responses),
-            Ok(Step::Compacted) => {
+            Ok(Step::Compacted(at)) => {
                 self.remove(id);
-                self.cancel_compacted(id);
+                self.cancel_compacted(id, at);
             }
             Err(error) => {
                 tracing::error!("history for a watcher was not read: {error}");
@@ -305,6 +323,13 @@ impl<S> Drop for WatchStream<S> {
         for watcher in self.watchers.values() {
             self.store.shared().hub.remove(&watcher.registration);
         }
+    }
+}
+
+async fn fenced(fencing: &mut Option<(WatchCreateRequest, Fencing)>) -> Result<(), Fault> {
+    match fencing {
+        Some((_, fencing)) => fencing.await,
+        None => std::future::pending().await,
     }
 }
 

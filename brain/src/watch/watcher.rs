@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use kubebrain_shared::metrics::One;
 use kubebrain_shared::range::KeyRange;
+use kubebrain_shared::revision::Revision;
 use kubebrain_shared::wire::{put_bytes_field, put_bytes_header, put_varint_field};
 
 use super::event::{Event, Prior, RevisionEvents};
@@ -70,7 +71,7 @@ pub enum Step {
     /// Nothing more to read for now; the last responses.
     Synced(Vec<Bytes>),
     /// What it should read next is compacted.
-    Compacted,
+    Compacted(Revision),
 }
 
 impl Wish {
@@ -139,7 +140,7 @@ impl Watcher {
                             *next = page.next;
                             (page.events, shared.hub.closed(), false)
                         }
-                        Err(HistoryError::Compacted(_)) => return Ok(Step::Compacted),
+                        Err(HistoryError::Compacted(at)) => return Ok(Step::Compacted(at)),
                         Err(error) => return Err(error),
                     },
                 }

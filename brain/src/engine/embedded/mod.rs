@@ -49,7 +49,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::engine::batch::Batch;
 use crate::engine::error::{CommitError, OpenError, Poison, ReadError, Refusal};
 use crate::engine::scan::Span;
-use crate::engine::{Engine, Snapshot};
+use crate::engine::{Bounds, Engine, Snapshot};
 use commit::{Committer, Order, Writer};
 use defragment::Defragmenter;
 pub use metrics::Metrics;
@@ -190,6 +190,10 @@ impl Engine for Embedded {
 
     async fn defragment(&self) -> Result<(), ReadError> {
         self.defragmenter.run(&self.upkeep).await
+    }
+
+    fn bounds(&self) -> Bounds {
+        Bounds { batch_bytes_max: BATCH_BYTES_MAX, ..Bounds::default() }
     }
 
     fn size(&self) -> u64 {

@@ -8,7 +8,7 @@ use prost::Message;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::engine::{Batch, CommitError, Refusal};
+use crate::engine::{Batch, Bounds, CommitError, Refusal};
 use crate::mvcc::codec::{self, Record};
 use crate::mvcc::evaluate::Change;
 use crate::mvcc::log;
@@ -16,9 +16,9 @@ use crate::mvcc::shared::{Ended, Shared};
 use crate::mvcc::values::Values;
 use crate::watch::{Event, Prior, RevisionEvents};
 
-/// A batch takes no more writes above this. With the largest request on top it stays below what engines take at once.
-const BYTES_MAX: usize = 4 << 20;
 const REVISIONS_MAX: usize = 1024;
+/// What a change takes in a batch's record beside its key.
+const CHANGE_BYTES: usize = 16;
 
 /// The changes of one revision.
 #[derive(Debug)]
@@ -48,10 +48,25 @@ impl RevisionChanges {
 
 type Answer = Box<dyn FnOnce() + Send>;
 
+/// A batch on its way to the storage.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Launch {
+    /// Its number.
+    pub number: u64,
+    /// Since when.
+    pub at: Instant,
+    /// As which proof of freshness it began.
+    pub proof: u64,
+}
+
 /// What is given out and not sent.
 pub(super) struct Filling {
     batch: Batch,
+    /// With what the record will take.
     bytes: usize,
+    /// What the record will take.
+    record_bytes: usize,
+    bounds: Bounds,
     /// Writes, in order.
     pub revisions: Vec<RevisionChanges>,
     /// The committed revision once this is durable.
@@ -60,15 +75,32 @@ pub(super) struct Filling {
     pub compacted: Option<u64>,
     /// Commands in it that etcd would call proposals.
     pub proposals: i64,
-    /// When it was sent to the storage.
-    pub launched: Option<Instant>,
+    /// What it was sent to the storage as.
+    pub launch: Option<Launch>,
     answers: Vec<Answer>,
 }
 
 impl Filling {
-    pub(super) fn new(closes: u64) -> Self {
-        let (batch, revisions, answers) = (Batch::new(), Vec::new(), Vec::new());
-        Self { batch, bytes: 0, revisions, closes, compacted: None, proposals: 0, launched: None, answers }
+    pub(super) fn new(closes: u64, bounds: Bounds) -> Self {
+        Self {
+            batch: Batch::new(),
+            bytes: 0,
+            record_bytes: 0,
+            bounds,
+            revisions: Vec::new(),
+            closes,
+            compacted: None,
+            proposals: 0,
+            launch: None,
+            answers: Vec::new(),
+        }
+    }
+
+    /// A change of this key will stand in the record.
+    pub(super) fn will_record(&mut self, key: &Bytes) {
+        let bytes = recorded_bytes(key);
+        self.record_bytes += bytes;
+        self.bytes += bytes;
     }
 
     pub(super) fn put(&mut self, key: Bytes, value: Bytes) {
@@ -82,10 +114,12 @@ impl Filling {
     }
 
     pub(super) fn absent(&mut self, key: Bytes) {
+        self.bytes += key.len();
         self.batch.absent(key);
     }
 
     pub(super) fn equals(&mut self, key: Bytes, value: Bytes) {
+        self.bytes += key.len() + value.len();
         self.batch.equals(key, value);
     }
 
@@ -95,7 +129,9 @@ impl Filling {
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.bytes >= BYTES_MAX || self.revisions.len() >= REVISIONS_MAX
+        self.bytes >= self.bounds.batch_bytes
+            || self.record_bytes >= self.bounds.record_bytes_max()
+            || self.revisions.len() >= REVISIONS_MAX
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -113,15 +149,27 @@ impl Filling {
     }
 }
 
+/// What the change of a key takes in a batch's record.
+pub(super) fn recorded_bytes(key: &Bytes) -> usize {
+    key.len() + CHANGE_BYTES
+}
+
 /// A batch on its way.
 pub(super) struct Flying {
     filling: Option<Filling>,
-    commit: JoinHandle<Result<(), Ended>>,
+    launched: Instant,
+    commit: JoinHandle<Result<Repeated, Ended>>,
 }
 
 impl Flying {
     /// Sends a batch under its number. The commit runs in a task of its own: dropping this does not leave it half way.
-    pub(super) fn launch(shared: Arc<Shared>, number: u64, top: u64, mut filling: Filling) -> Self {
+    pub(super) fn launch(
+        shared: Arc<Shared>,
+        number: u64,
+        top: u64,
+        after_repeats: Repeated,
+        mut filling: Filling,
+    ) -> Self {
         let writes = filling.revisions.iter().map(|revision| codec::Write {
             revision: revision.revision,
             changes: revision
@@ -139,6 +187,7 @@ impl Flying {
             top,
             takeover: String::new(),
             writes: writes.collect(),
+            after_repeats,
         };
         // The record comes first: engines that have a primary key take the first one.
         let mut batch = Batch::new();
@@ -147,9 +196,15 @@ impl Flying {
         let rest = std::mem::take(&mut filling.batch);
         batch.conditions.extend(rest.conditions);
         batch.writes.extend(rest.writes);
-        filling.launched = Some(Instant::now());
+        let launched = Instant::now();
+        filling.launch = Some(Launch { number, at: launched, proof: shared.fence.begin() });
         let commit = tokio::spawn(settle(shared, number, record.nonce, batch));
-        Self { filling: Some(filling), commit }
+        Self { filling: Some(filling), launched, commit }
+    }
+
+    /// How long it has been on its way.
+    pub(super) fn age(&self) -> Duration {
+        self.launched.elapsed()
     }
 
     pub(super) fn closes(&self) -> u64 {
@@ -166,17 +221,26 @@ impl Flying {
     ///
     /// # Cancel safety
     /// Safe: it stays in flight.
-    pub(super) async fn landed(flying: &mut Option<Self>) -> Result<Filling, Ended> {
+    pub(super) async fn landed(flying: &mut Option<Self>) -> Result<(Filling, Repeated), Ended> {
         let Some(batch) = flying else { return std::future::pending().await };
         let outcome = (&mut batch.commit).await.expect("a commit neither panics nor is aborted");
         let filling = flying.take().and_then(|flying| flying.filling);
-        outcome.map(|()| filling.expect("a batch lands once"))
+        outcome.map(|repeated| (filling.expect("a batch lands once"), repeated))
     }
 }
 
+/// True if a try of a batch may still be on its way after another one has settled it.
+pub(super) type Repeated = bool;
+
 /// Commits until the outcome is known: the record with our nonce is there, or somebody else's is.
-async fn settle(shared: Arc<Shared>, number: u64, nonce: u64, batch: Batch) -> Result<(), Ended> {
+///
+/// A try whose outcome is not known may land at any time. While the record of this number stands, it comes to nothing:
+/// its condition does not hold. If the record were trimmed one day, it would write its rows again: keys that were
+/// deleted and swept since, an older ceiling. So whether there was such a try is told in the next record, and the trim
+/// leaves the one before that. (If there is no next one of ours, there is a takeover, with the same effect.)
+async fn settle(shared: Arc<Shared>, number: u64, nonce: u64, batch: Batch) -> Result<Repeated, Ended> {
     let mut delay = Duration::from_millis(10);
+    let mut repeated = false;
     loop {
         let began = Instant::now();
         let outcome = shared.engine.commit(batch.clone()).await;
@@ -185,14 +249,20 @@ async fn settle(shared: Arc<Shared>, number: u64, nonce: u64, batch: Batch) -> R
         match outcome {
             Ok(()) => {
                 shared.share.set_full(false);
-                return Ok(());
+                return Ok(repeated);
             }
-            Err(CommitError::Conflict { .. }) => match whose(&shared, number).await {
-                Ok(Some(found)) if found == nonce => return Ok(()),
-                Ok(Some(_)) => return Err(Ended::Deposed { group: shared.group.clone(), number }),
-                Ok(None) => {
-                    let reason = "a group's keys were recorded for another group meanwhile".to_owned();
+            Err(CommitError::Conflict { .. }) => match whose(&shared, number, &batch).await {
+                Ok(Whose::Theirs(found)) if found.nonce == nonce => return Ok(repeated),
+                Ok(Whose::Theirs(found)) => return Err(Ended::deposed(&shared, number, &found)),
+                Ok(Whose::Forbidden(key)) => {
+                    let reason = format!(
+                        "keys of this group were recorded for another group meanwhile ({}): the placements differ",
+                        key.escape_ascii()
+                    );
                     return Err(Ended::Storage { group: shared.group.clone(), reason });
+                }
+                Ok(Whose::Nobodys) => {
+                    tracing::warn!(group = %shared.group, "batch {number}: a conflict with nothing, trying on");
                 }
                 Err(error) => {
                     tracing::warn!(group = %shared.group, "batch {number}: outcome not readable yet: {error}")
@@ -210,6 +280,15 @@ async fn settle(shared: Arc<Shared>, number: u64, nonce: u64, batch: Batch) -> R
                 return Err(Ended::Storage { group: shared.group.clone(), reason: refusal.to_string() });
             }
             Err(CommitError::Unknown(cause)) => {
+                repeated = true;
+                #[cfg(any(test, feature = "faults"))]
+                {
+                    repeated &= !shared.planted.forgets_repeats;
+                    let there = async || whose(&shared, number, &batch).await;
+                    if shared.planted.unknown_is_failed && matches!(there().await, Ok(Whose::Nobodys)) {
+                        return Err(Ended::Failed);
+                    }
+                }
                 tracing::warn!(group = %shared.group, "batch {number}: outcome unknown, repeating it: {cause}");
             }
         }
@@ -218,7 +297,23 @@ async fn settle(shared: Arc<Shared>, number: u64, nonce: u64, batch: Batch) -> R
     }
 }
 
-async fn whose(shared: &Shared, number: u64) -> Result<Option<u64>, log::LogError> {
+/// Who has the number of a batch.
+enum Whose {
+    Nobodys,
+    Theirs(Record),
+    /// Nobody, but another condition of the batch does not hold, and this batch will never be committed.
+    Forbidden(Bytes),
+}
+
+async fn whose(shared: &Shared, number: u64, batch: &Batch) -> Result<Whose, log::LogError> {
     let snapshot = shared.engine.snapshot().await?;
-    Ok(log::record(&*snapshot, &shared.layout, number).await?.map(|record| record.nonce))
+    if let Some(found) = log::record(&*snapshot, &shared.layout, number).await? {
+        return Ok(Whose::Theirs(found));
+    }
+    for condition in &batch.conditions {
+        if !condition.holds(snapshot.get(condition.key()).await?.as_deref()) {
+            return Ok(Whose::Forbidden(condition.key().clone()));
+        }
+    }
+    Ok(Whose::Nobodys)
 }

@@ -20,6 +20,9 @@ use crate::request::{Delete, Op};
 const TTL_MIN: i64 = 2;
 /// Leases that end in one go, as in etcd a second's worth.
 const EXPIRED_MAX: usize = 1000;
+/// A batch that takes longer stops the clock of leases: nobody can be told of a renewal, nor any lease be ended. etcd's
+/// leader would have lost its election by then, and the next one gives every lease its time again.
+const STALL: Duration = Duration::from_secs(1);
 /// Checkpoints looked at in one go, and the time between two goes: together etcd's rate.
 const CHECKPOINTS_MAX: usize = 500;
 const CHECKPOINTS_PAUSE: Duration = Duration::from_millis(500);
@@ -57,8 +60,12 @@ impl Writer {
             Some(remaining) => leases.insert(id, row, remaining),
             None => leases.load(id, row),
         }
+        // Until its row is durable, nobody is told that it lives.
+        leases.unsettled(id);
         drop(leases);
         self.filling.put(self.shared.layout.lease(id), stored);
+        let shared = self.shared.clone();
+        self.filling.then(Box::new(move || shared.leases.lock().cleared(id)));
         Ok(granted)
     }
 
@@ -105,15 +112,26 @@ impl Writer {
         let due = [leases.next_due(), checkpoint].into_iter().flatten().min();
         drop(leases);
         let due = due.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
-        // What is not to be trusted is not changed either.
-        match self.shared.alarms.is_corrupt() {
+        match self.leases_rest() {
             true => due.max(Instant::now() + Duration::from_secs(1)),
             false => due,
         }
     }
 
+    /// What is not to be trusted is not changed, and while nothing can be committed no lease ends.
+    fn leases_rest(&self) -> bool {
+        self.shared.alarms.is_corrupt() || self.flying.as_ref().is_some_and(|flying| flying.age() >= STALL)
+    }
+
+    /// The time in which nothing was committed does not count.
+    pub(super) fn forgive(&self, taken: Duration) {
+        if taken >= STALL {
+            self.shared.leases.lock().postpone(taken);
+        }
+    }
+
     pub(super) fn look_after_leases(&mut self) {
-        if self.shared.alarms.is_corrupt() {
+        if self.leases_rest() {
             return;
         }
         self.expire_leases();
@@ -151,9 +169,15 @@ impl Writer {
     }
 
     fn expire_leases(&mut self) {
-        let expired = self.shared.leases.lock().take_expired(EXPIRED_MAX);
-        for id in expired {
-            let lease = self.shared.leases.lock().remove_expired(id);
+        for _ in 0..EXPIRED_MAX {
+            // One by one: each may fill the batch.
+            if self.filling.is_full() {
+                return;
+            }
+            let mut leases = self.shared.leases.lock();
+            let Some(id) = leases.take_expired(1).pop() else { return };
+            let lease = leases.remove_expired(id);
+            drop(leases);
             if let Some(lease) = lease {
                 self.shared.metrics.all.leases_expired.inc();
                 self.end_lease(id, lease);

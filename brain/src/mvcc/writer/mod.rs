@@ -9,6 +9,7 @@
 //! * A request is answered when everything it has seen is durable, also where it changed nothing.
 //! * A batch whose outcome is unknown is repeated until it is known. One that another master's batch took the number
 //!   of ends the writer: nothing that was given out since is ever answered as done.
+//! * While a batch does not become durable no lease ends, and that time is given back to all of them afterwards.
 //! * In order, for each durable batch: index, committed revision, watchers, answers. So whoever hears of a revision
 //!   can read it, and a progress never runs ahead of an event.
 
@@ -17,10 +18,12 @@ mod batch;
 mod leases;
 mod place;
 #[cfg(test)]
+mod sizes;
+#[cfg(test)]
 mod tests;
 mod write;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -57,6 +60,8 @@ pub enum WriteError {
     Fault(Fault),
     /// These keys belong to another group, or the placement is another one.
     NotOwner(String),
+    /// The storage cannot hold what it would write; the sentence says why.
+    TooLarge(String),
 }
 
 impl From<Fault> for WriteError {
@@ -92,20 +97,68 @@ type Reply<T, E = Fault> = oneshot::Sender<Result<T, E>>;
 
 /// What the writer is asked to do. Where a floor is named, the group is at or above it when the answer is given.
 pub(super) enum Command {
-    Write { op: Op, floor: Revision, part: Option<u64>, reply: Reply<Written, WriteError> },
-    Advance { floor: Revision, reply: Reply<Revision> },
-    Compact { revision: i64, floor: Revision, reply: Reply<Revision> },
-    Grant { id: i64, ttl: i64, remaining: Option<Duration>, floor: Revision, reply: Reply<Granted> },
-    Revoke { id: i64, floor: Revision, reply: Reply<Revision> },
-    Share { id: i64, group: GroupName, reply: Reply<(i64, Duration)> },
-    Renew { id: i64, reply: Reply<Option<Renewed>> },
-    Raise { alarm: Alarm, reply: Reply<bool> },
-    Disarm { alarm: Alarm, reply: Reply<bool> },
-    Trimmed { number: u64 },
-    Prepare { placement: Arc<Placement>, reply: Reply<(), PlaceError> },
-    Commit { reply: Reply<(), PlaceError> },
+    Write {
+        op: Op,
+        floor: Revision,
+        part: Option<u64>,
+        reply: Reply<Written, WriteError>,
+    },
+    Advance {
+        floor: Revision,
+        reply: Reply<Revision>,
+    },
+    Compact {
+        revision: i64,
+        floor: Revision,
+        reply: Reply<Revision>,
+    },
+    Grant {
+        id: i64,
+        ttl: i64,
+        remaining: Option<Duration>,
+        floor: Revision,
+        reply: Reply<Granted>,
+    },
+    Revoke {
+        id: i64,
+        floor: Revision,
+        reply: Reply<Revision>,
+    },
+    Share {
+        id: i64,
+        group: GroupName,
+        reply: Reply<(i64, Duration)>,
+    },
+    Renew {
+        id: i64,
+        reply: Reply<Option<Renewed>>,
+    },
+    Raise {
+        alarm: Alarm,
+        reply: Reply<bool>,
+    },
+    Disarm {
+        alarm: Alarm,
+        reply: Reply<bool>,
+    },
+    /// Answered when everything that was given out before it is durable.
+    Settle {
+        reply: Reply<()>,
+    },
+    Trimmed {
+        number: u64,
+    },
+    Prepare {
+        placement: Arc<Placement>,
+        reply: Reply<(), PlaceError>,
+    },
+    Commit {
+        reply: Reply<(), PlaceError>,
+    },
     Abort,
-    Close { reply: oneshot::Sender<()> },
+    Close {
+        reply: oneshot::Sender<()>,
+    },
 }
 
 impl Command {
@@ -129,6 +182,8 @@ impl Command {
 pub(super) struct Writer {
     shared: Arc<Shared>,
     inbox: mpsc::Receiver<Command>,
+    /// Taken from the inbox, and too much for the batch that fills.
+    backlog: VecDeque<Command>,
     pending: Pending,
     filling: Filling,
     flying: Option<Flying>,
@@ -136,6 +191,8 @@ pub(super) struct Writer {
     counter: u64,
     /// The number of the next batch.
     number: u64,
+    /// The batch before it was tried more than once.
+    after_repeats: bool,
     /// Persisted, or in a batch on its way.
     ceiling: u64,
     /// As `ceiling`; -1 where nothing was compacted.
@@ -149,6 +206,8 @@ pub(super) struct Writer {
     alone: bool,
     /// No checkpoint of a lease before.
     checkpoints_from: Instant,
+    /// Values are not asked for before: the engine has just not given one.
+    blind_until: Instant,
 }
 
 /// Where the writer goes on from.
@@ -163,13 +222,15 @@ pub(super) struct Start {
 impl Writer {
     pub(super) fn new(shared: Arc<Shared>, inbox: mpsc::Receiver<Command>, start: Start) -> Self {
         Self {
+            filling: Filling::new(start.counter, shared.bounds),
             shared,
             inbox,
+            backlog: VecDeque::new(),
             pending: Pending::default(),
-            filling: Filling::new(start.counter),
             flying: None,
             counter: start.counter,
             number: start.number,
+            after_repeats: false,
             ceiling: start.ceiling,
             compacted: start.compacted,
             owners: start.owners,
@@ -177,6 +238,7 @@ impl Writer {
             closing: None,
             alone: false,
             checkpoints_from: Instant::now(),
+            blind_until: Instant::now(),
         }
     }
 
@@ -184,6 +246,8 @@ impl Writer {
     /// whoever still waits for an answer hears nothing: the outcome is unknown.
     pub(super) async fn run(mut self) {
         let mut commands = Vec::with_capacity(DRAIN_MAX);
+        let shared = self.shared.clone();
+        let mut ended = std::pin::pin!(shared.ended());
         loop {
             let due = self.leases_due();
             // Here and not only below: an inbox that never runs dry would hold leases up.
@@ -194,18 +258,36 @@ impl Writer {
             tokio::select! {
                 biased;
                 outcome = Flying::landed(&mut self.flying) => match outcome {
-                    Ok(filling) => self.land(filling),
+                    Ok((filling, repeated)) => {
+                        self.after_repeats = repeated;
+                        self.land(filling);
+                    }
+                    #[cfg(any(test, feature = "faults"))]
+                    Err(super::Ended::Failed) => self.give_up(),
                     Err(ended) => return self.shared.end(ended),
                 },
-                count = self.inbox.recv_many(&mut commands, DRAIN_MAX), if self.takes_more() => {
+                // A fence has found another master.
+                _ = &mut ended => return,
+                count = self.inbox.recv_many(&mut commands, DRAIN_MAX),
+                    if self.takes_more() && self.backlog.is_empty() =>
+                {
                     self.alone = count == 0;
-                    for command in commands.drain(..) {
-                        self.take(command).await;
-                    }
+                    self.backlog.extend(commands.drain(..));
                 }
                 () = tokio::time::sleep_until(due), if self.takes_more() => self.look_after_leases(),
             }
-            self.launch();
+            // The batch may be full before all is taken; then the rest waits until that one flies.
+            loop {
+                while self.takes_more()
+                    && let Some(command) = self.backlog.pop_front()
+                {
+                    self.take(command).await;
+                }
+                self.launch();
+                if self.backlog.is_empty() || !self.takes_more() {
+                    break;
+                }
+            }
             if self.alone && self.is_idle() {
                 return;
             }
@@ -285,6 +367,7 @@ impl Writer {
                 let disarmed = self.disarm(alarm);
                 self.answer(reply, Ok(disarmed));
             }
+            Command::Settle { reply } => self.answer(reply, Ok(())),
             Command::Trimmed { number } => {
                 self.filling.put(self.shared.layout.small(Small::Trimmed), small_value(number));
             }
@@ -343,14 +426,25 @@ impl Writer {
     /// Sends what has filled, if nothing flies.
     fn launch(&mut self) {
         while self.flying.is_none() && !self.filling.is_empty() {
-            let filling = std::mem::replace(&mut self.filling, Filling::new(self.counter));
+            let filling =
+                std::mem::replace(&mut self.filling, Filling::new(self.counter, self.shared.bounds));
             if filling.needs_no_engine() {
                 self.land(filling);
             } else {
-                self.flying = Some(Flying::launch(self.shared.clone(), self.number, self.counter, filling));
+                let (shared, after_repeats) = (self.shared.clone(), std::mem::take(&mut self.after_repeats));
+                self.flying = Some(Flying::launch(shared, self.number, self.counter, after_repeats, filling));
                 self.number += 1;
             }
         }
+    }
+
+    /// Planted: a batch that may still be committed is forgotten, and what it was given is given out again.
+    #[cfg(any(test, feature = "faults"))]
+    fn give_up(&mut self) {
+        self.number -= 1;
+        self.counter = self.shared.committed().get();
+        self.pending = Pending::default();
+        self.filling = Filling::new(self.counter, self.shared.bounds);
     }
 
     /// Makes a durable batch visible: index, committed revision, watchers, answers.
@@ -382,8 +476,13 @@ impl Writer {
             self.shared.set_compacted(compacted);
         }
         metrics.all.applied.add(filling.proposals);
-        if filling.launched.is_some_and(|launched| launched.elapsed() > SLOW_BATCH) {
-            metrics.all.slow_batches.inc();
+        if let Some(launch) = filling.launch {
+            self.shared.fence.settled(launch.number, launch.proof);
+            let taken = launch.at.elapsed();
+            self.forgive(taken);
+            if taken > SLOW_BATCH {
+                metrics.all.slow_batches.inc();
+            }
         }
         filling.finish();
     }

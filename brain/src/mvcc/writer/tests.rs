@@ -28,6 +28,8 @@ const TWO: &str = "{prefix: /r, home: a, default: a, groups: {a: {}, b: {}}, kin
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Mood {
     Fine,
+    /// A conflict, though every condition holds.
+    Contrary,
     NoSpace,
     Silent,
 }
@@ -47,6 +49,9 @@ impl Engine for Moody {
     async fn commit(&self, batch: Batch) -> Result<(), CommitError> {
         let mut mood = self.mood.subscribe();
         drop(mood.wait_for(|mood| *mood != Mood::Silent).await);
+        if *self.mood.borrow() == Mood::Contrary {
+            return Err(CommitError::Conflict { key: Bytes::new() });
+        }
         if *self.mood.borrow() == Mood::NoSpace {
             return Err(CommitError::Refused(Refusal::NoSpace));
         }
@@ -359,6 +364,28 @@ async fn an_engine_without_space_refuses_what_would_add_and_goes_on_when_it_has_
     waiting.await.expect("it ends").expect("written after all");
     write(&store, "/r/m/b", 1).await.expect("room again");
     assert!(!store.shared().has_ended());
+}
+
+/// Databases with locks say so now and then. Only a condition that really fails ends a group.
+#[tokio::test(start_paused = true)]
+async fn a_conflict_with_nothing_is_tried_again_and_one_over_an_owner_is_told() {
+    let engine = engine();
+    let store = open(&engine, None).await;
+    engine.mood.send_replace(Mood::Contrary);
+    let waiting = tokio::spawn({
+        let store = store.clone();
+        async move { write(&store, "/r/m/a", 1).await }
+    });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(!waiting.is_finished() && !store.shared().has_ended());
+    engine.mood.send_replace(Mood::Fine);
+    waiting.await.expect("it ends").expect("written");
+    let mut batch = Batch::new();
+    batch.put(store.shared().layout.owner(b"/r/n/"), "b");
+    engine.memory.commit(batch).await.expect("another group's");
+    assert_eq!(refused(write(&store, "/r/n/a", 1).await), WriteError::Fault(Fault::Timeout));
+    let ended = store.ended().await.to_string();
+    assert!(ended.contains("/r/n/") && ended.contains("another group"), "{ended}");
 }
 
 #[tokio::test(start_paused = true)]

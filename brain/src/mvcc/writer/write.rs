@@ -1,22 +1,26 @@
 //! Puts, deletions and transactions.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use bytes::Bytes;
 use kubebrain_shared::fault::Fault;
 use kubebrain_shared::range::KeyRange;
 use kubebrain_shared::revision::Revision;
+use tokio::time::{Instant, timeout};
 
-use super::batch::RevisionChanges;
+use super::batch::{RevisionChanges, recorded_bytes};
 use super::{Reply, WriteError, Writer, Written};
 use crate::mvcc::answer::{Answer, Entry};
 use crate::mvcc::codec;
 use crate::mvcc::evaluate::{Change, Evaluator, needed};
 use crate::mvcc::pending::View;
 use crate::mvcc::read::read_fault;
-use crate::mvcc::shared::Shared;
 use crate::mvcc::{entry, ownership};
 use crate::request::Op;
+
+/// The writer waits for values so long.
+const VALUES_MAX: Duration = Duration::from_secs(1);
 
 impl Writer {
     pub(super) async fn write(
@@ -31,7 +35,7 @@ impl Writer {
             return;
         }
         let written = match self.owned(&op, part) {
-            Ok(()) => self.evaluate(&op, floor.get()).await.map_err(WriteError::Fault),
+            Ok(()) => self.evaluate(&op, floor.get()).await,
             Err(what) => Err(WriteError::NotOwner(what)),
         };
         self.answer(reply, written);
@@ -47,18 +51,18 @@ impl Writer {
         }
     }
 
-    async fn evaluate(&mut self, op: &Op, floor: u64) -> Result<Written, Fault> {
+    async fn evaluate(&mut self, op: &Op, floor: u64) -> Result<Written, WriteError> {
         let bytes = op.put_bytes();
         if bytes > 0
             && let Err(fault) = self.make_room(bytes)
         {
             self.raise(floor);
-            return Err(fault);
+            return Err(fault.into());
         }
         let now = self.counter.max(floor);
         let mut entries = Vec::new();
         needed(op, &View { index: &self.shared.index.read(), pending: &self.pending }, now, &mut entries);
-        let values = values(&self.shared, entries).await?;
+        let values = self.values(entries).await?;
         let (answer, changes) = {
             let index = self.shared.index.read();
             let leases = self.shared.leases.lock();
@@ -81,9 +85,14 @@ impl Writer {
             Ok(answer) => answer,
             Err(fault) => {
                 self.raise(floor);
-                return Err(fault);
+                return Err(fault.into());
             }
         };
+        if let Err(why) = self.fits(&changes) {
+            changes.iter().for_each(|change| self.pending.undo(&change.key));
+            self.raise(floor);
+            return Err(WriteError::TooLarge(why));
+        }
         self.shared.metrics.done(&answer);
         let revision = match changes.is_empty() {
             true => {
@@ -93,6 +102,54 @@ impl Writer {
             false => self.add(now + 1, changes),
         };
         Ok(Written { answer: self.with_known_values(answer), revision: Revision::new(revision) })
+    }
+
+    /// Refuses what the storage would: a batch that it refused would end the group.
+    fn fits(&self, changes: &[Change]) -> Result<(), String> {
+        let (layout, bounds) = (&self.shared.layout, &self.shared.bounds);
+        let (mut bytes, mut record_bytes) = (0, 0);
+        for change in changes {
+            let (row, value) = (layout.data_len(&change.key), change.kv.len() + 1);
+            if row > bounds.key_bytes_max {
+                return Err(format!(
+                    "a key of {} bytes takes {row} in the storage, which holds keys of up to {} bytes",
+                    change.key.len(),
+                    bounds.key_bytes_max
+                ));
+            }
+            if value > bounds.value_bytes_max && !change.version.is_tombstone() {
+                return Err(format!(
+                    "a value takes {value} bytes with its key, the storage holds up to {}",
+                    bounds.value_bytes_max
+                ));
+            }
+            record_bytes += recorded_bytes(&change.key);
+            bytes += row + value;
+        }
+        let (bytes_max, record_max) = (bounds.request_bytes_max(), bounds.record_bytes_max());
+        if bytes + record_bytes > bytes_max || record_bytes > record_max {
+            return Err(format!(
+                "{} keys with {bytes} bytes are too much to be changed at once in this storage: change them in parts",
+                changes.len()
+            ));
+        }
+        let mut attached =
+            changes.iter().map(|change| change.version.lease).filter(|lease| *lease != 0).peekable();
+        if attached.peek().is_none() {
+            return Ok(());
+        }
+        let leases = self.shared.leases.lock();
+        let full = attached.find(|lease| {
+            let ending = leases.get(*lease).map_or(0, |lease| lease.ending_bytes);
+            // Its end changes all of its keys at once. What this request adds is judged by the next one.
+            ending + bytes + record_bytes > bytes_max || ending > record_max
+        });
+        match full {
+            Some(lease) => Err(format!(
+                "lease {lease:x} has as many keys as the storage can let go of at once: grant another one"
+            )),
+            None => Ok(()),
+        }
     }
 
     /// Values that are in memory now: a later batch may push them out.
@@ -117,6 +174,7 @@ impl Writer {
             change.version = change.version.taking(&row, &value);
             self.shared.share.add(change.version.bytes);
             self.filling.put(row, value);
+            self.filling.will_record(&change.key);
             if !deleted {
                 self.record_owner(&change.key);
             }
@@ -151,16 +209,33 @@ impl Writer {
     }
 }
 
-/// Values that the evaluation will look at. Nothing changes while they are read: the writer is the only one to write.
-async fn values(shared: &Shared, mut entries: Vec<Entry>) -> Result<HashMap<(Bytes, u64), Bytes>, Fault> {
-    if let Err(error) = shared.values.fill(&mut entries).await {
-        return Err(read_fault(shared, &error));
+impl Writer {
+    /// Values that the evaluation will look at. Nothing changes while they are read: the writer is the only one to write.
+    /// It waits for them, and everybody for it: not for long, and not again at once.
+    async fn values(&mut self, mut entries: Vec<Entry>) -> Result<HashMap<(Bytes, u64), Bytes>, Fault> {
+        let known = |entry: &Entry| {
+            entry.kv.is_some() || self.shared.values.cached(&entry.key, entry.version.revision).is_some()
+        };
+        if self.blind_until > Instant::now() && !entries.iter().all(known) {
+            return Err(Fault::Timeout);
+        }
+        match timeout(VALUES_MAX, self.shared.values.fill(&mut entries)).await {
+            Ok(Ok(())) => Ok(by_version(entries)),
+            Ok(Err(error)) => Err(read_fault(&self.shared, &error)),
+            Err(_) => {
+                self.blind_until = Instant::now() + VALUES_MAX;
+                Err(Fault::Timeout)
+            }
+        }
     }
+}
+
+fn by_version(entries: Vec<Entry>) -> HashMap<(Bytes, u64), Bytes> {
     let values = entries.into_iter().map(|found| {
         let value = found.kv.as_ref().map(entry::value_of).unwrap_or_default();
         ((found.key, found.version.revision), value)
     });
-    Ok(values.collect())
+    values.collect()
 }
 
 impl Op {

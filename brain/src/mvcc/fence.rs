@@ -1,0 +1,279 @@
+//! [`Fence`]: the question after which an answer is known to be fresh, also where another process may be master since.
+//!
+//! ```text
+//! request ──ticket──▶ read in memory ──▶ pass ──────── wait ────────▶ answered
+//!                                          │   one read of the engine, begun after the ticket was taken:
+//!                                          └──▶ is the record after my last settled one still absent?
+//! ```
+//!
+//! An engine of several processes has no way to tell a master that it is none any more: it learns that from the record
+//! of the next batch, where its successor's takeover stands. So nothing that is read in memory is answered before
+//! either of these *proofs*, begun after the request arrived:
+//! * the record after the last settled one was not there when a snapshot was taken. The log has no gaps, so nobody had
+//!   taken over at that moment;
+//! * a batch of ours was committed. Its condition was judged at that moment, and held.
+//!
+//! What is answered is then at least the state of that moment, which lies between the request and its answer.
+//!
+//! * **The next read, never the one in flight.** That one may have looked before a write that was acknowledged before
+//!   this request arrived. Proofs are numbered as they begin; a ticket is the number of the last one that had begun
+//!   when the request arrived, and only a later one counts for it.
+//! * **"It is there, and mine" proves nothing**: a takeover may follow it. The batch's own answer is waited for, then it
+//!   is asked again.
+//! * **"It is there, and another's"** ends the group here, as it ends the writer.
+//!
+//! One read is in flight at most, whatever waits. An engine that does not answer makes those who wait time out; it is
+//! asked again until nobody waits.
+//!
+//! Where no other process can write the engine, nothing is asked.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use kubebrain_shared::fault::Fault;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+use super::ANSWER_TIMEOUT;
+use super::codec::Record;
+use super::log::{self, LogError};
+use super::shared::{Ended, Shared};
+
+/// An unanswered read is given up and asked anew after this.
+const READ_MAX: Duration = Duration::from_secs(3);
+/// After a read that failed; doubled up to a second.
+const RETRY: Duration = Duration::from_millis(10);
+/// Above it requests are told to come back.
+const WAITERS_MAX: usize = 50_000;
+
+/// How a master makes sure that its answers are fresh.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReadFence {
+    /// By a read of the engine, shared by all that wait. No effect where no other process can write the engine.
+    #[default]
+    Engine,
+    /// It trusts that whoever starts brains lets one run at a time. A brain that was asleep while another took over
+    /// answers from its past until it writes.
+    Trust,
+}
+
+/// When a request arrived, in numbers of proofs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ticket {
+    /// The last proof that had begun.
+    begun: u64,
+    /// The answer is not waited for any longer.
+    until: Option<Instant>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Fence {
+    asks: bool,
+    /// The group has ended here.
+    over: AtomicBool,
+    begun: AtomicU64,
+    /// The latest proof that has succeeded.
+    proven: AtomicU64,
+    /// The number of the last settled batch.
+    settled: AtomicU64,
+    landed: Notify,
+    waiting: Mutex<Waiting>,
+    /// Planted faults, of which tests must find each.
+    #[cfg(any(test, feature = "faults"))]
+    planted: super::Planted,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    waiters: Vec<(u64, oneshot::Sender<()>)>,
+    /// A task looks after them.
+    working: bool,
+}
+
+impl Fence {
+    /// After batch `settled`. Without `asks` every answer counts as fresh until the group ends.
+    pub(super) fn new(asks: bool, settled: u64) -> Self {
+        Self {
+            asks,
+            over: AtomicBool::new(false),
+            begun: AtomicU64::new(0),
+            proven: AtomicU64::new(0),
+            settled: AtomicU64::new(settled),
+            landed: Notify::new(),
+            waiting: Mutex::default(),
+            #[cfg(any(test, feature = "faults"))]
+            planted: super::Planted::default(),
+        }
+    }
+
+    #[cfg(any(test, feature = "faults"))]
+    pub(super) fn planted(mut self, planted: super::Planted) -> Self {
+        self.planted = planted;
+        self
+    }
+
+    /// For a request that arrives now.
+    pub(crate) fn ticket(&self) -> Ticket {
+        let until = self.asks.then(|| Instant::now() + ANSWER_TIMEOUT);
+        let begun = self.begun.load(Ordering::SeqCst);
+        #[cfg(any(test, feature = "faults"))]
+        let begun = if self.planted.early_fence { begun.saturating_sub(1) } else { begun };
+        Ticket { begun, until }
+    }
+
+    /// A proof begins: what it looks at, it looks at after this.
+    pub(super) fn begin(&self) -> u64 {
+        self.begun.fetch_add(1, Ordering::SeqCst) + 1
+    }
+
+    /// It has succeeded.
+    fn prove(&self, index: u64) {
+        let proven = self.proven.fetch_max(index, Ordering::SeqCst).max(index);
+        let waiters = &mut self.waiting.lock().waiters;
+        let passed: Vec<_> = waiters.extract_if(.., |(begun, _)| *begun < proven).collect();
+        for (_, passed) in passed {
+            let _gone = passed.send(());
+        }
+    }
+
+    /// A batch of ours is durable; the commit that made it so was proof `index`.
+    pub(super) fn settled(&self, number: u64, index: u64) {
+        self.settled.store(number, Ordering::SeqCst);
+        if self.asks {
+            self.prove(index);
+            self.landed.notify_one();
+        }
+    }
+
+    /// The group has ended here: nothing is fresh any more.
+    pub(super) fn end(&self) {
+        self.over.store(true, Ordering::SeqCst);
+        self.waiting.lock().waiters.clear();
+        self.landed.notify_one();
+    }
+
+    fn is_passed(&self, ticket: Ticket) -> bool {
+        self.proven.load(Ordering::SeqCst) > ticket.begun
+    }
+
+    fn is_over(&self) -> bool {
+        self.over.load(Ordering::SeqCst)
+    }
+}
+
+impl Shared {
+    /// Returns when what was read in memory since `ticket` may be answered.
+    ///
+    /// # Errors
+    /// [`Fault::LeaderChanged`] if the group has ended here, [`Fault::Timeout`] if the engine does not answer in time.
+    ///
+    /// # Cancel safety
+    /// Safe: a read.
+    pub(crate) async fn fence(self: &Arc<Self>, ticket: Ticket) -> Result<(), Fault> {
+        let fence = &self.fence;
+        let Some(until) = ticket.until else {
+            return if fence.is_over() { Err(Fault::LeaderChanged) } else { Ok(()) };
+        };
+        if fence.is_passed(ticket) {
+            return Ok(());
+        }
+        let (passed, passes) = oneshot::channel();
+        {
+            let mut waiting = fence.waiting.lock();
+            // Under the lock: whoever succeeds or ends from here on finds the waiter.
+            if fence.is_passed(ticket) {
+                return Ok(());
+            }
+            if fence.is_over() {
+                return Err(Fault::LeaderChanged);
+            }
+            if waiting.waiters.len() >= WAITERS_MAX {
+                return Err(Fault::TooManyRequests);
+            }
+            waiting.waiters.push((ticket.begun, passed));
+            if !waiting.working {
+                waiting.working = true;
+                tokio::spawn(ask(Arc::clone(self)));
+            }
+        }
+        match timeout_at(until, passes).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(Fault::LeaderChanged),
+            Err(_) => Err(Fault::Timeout),
+        }
+    }
+
+    /// As [`Self::fence`], for an answer of the writer: where its batch was committed, that stands whatever came after.
+    pub(super) async fn fence_answer(self: &Arc<Self>, ticket: Ticket) -> Result<(), Fault> {
+        if ticket.until.is_some() { self.fence(ticket).await } else { Ok(()) }
+    }
+}
+
+/// Asks for all that wait, until nobody does.
+async fn ask(shared: Arc<Shared>) {
+    let (fence, metrics) = (&shared.fence, &shared.metrics);
+    let mut delay = RETRY;
+    loop {
+        let index = {
+            let waiting = &mut *fence.waiting.lock();
+            waiting.waiters.retain(|(_, waiter)| !waiter.is_closed());
+            if fence.is_over() {
+                waiting.waiters.clear();
+            }
+            if waiting.waiters.is_empty() {
+                waiting.working = false;
+                return;
+            }
+            metrics.fence_waiters.observe(waiting.waiters.len() as f64);
+            fence.begin()
+        };
+        let number = fence.settled.load(Ordering::SeqCst) + 1;
+        let began = Instant::now();
+        let looked = timeout(READ_MAX, look(&shared, number)).await;
+        metrics.fence_seconds.observe(began.elapsed().as_secs_f64());
+        match looked {
+            Ok(Ok(None)) => {
+                fence.prove(index);
+                metrics.fence(0);
+                delay = RETRY;
+            }
+            Ok(Ok(Some(record))) if record.is_batch_of(shared.identity.term) => {
+                metrics.fence(1);
+                #[cfg(any(test, feature = "faults"))]
+                if fence.planted.mine_is_fresh {
+                    fence.prove(index);
+                }
+                landing(fence, number).await;
+            }
+            Ok(Ok(Some(record))) => {
+                metrics.fence(2);
+                shared.end(Ended::deposed(&shared, number, &record));
+            }
+            Ok(Err(error)) => {
+                metrics.fence(3);
+                tracing::warn!(group = %shared.group, "reads wait, the log was not read: {error}");
+                sleep(delay).await;
+                delay = (delay * 2).min(Duration::from_secs(1));
+            }
+            Err(_) => metrics.fence(3),
+        }
+    }
+}
+
+async fn look(shared: &Shared, number: u64) -> Result<Option<Record>, LogError> {
+    let snapshot = shared.engine.snapshot().await?;
+    log::record(&*snapshot, &shared.layout, number).await
+}
+
+/// Returns when the batch that flies under `number` is settled, or nothing will be.
+async fn landing(fence: &Fence, number: u64) {
+    while fence.settled.load(Ordering::SeqCst) < number && !fence.is_over() {
+        fence.landed.notified().await;
+    }
+}
+
+#[cfg(test)]
+mod tests;
