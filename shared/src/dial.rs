@@ -38,12 +38,15 @@ use tracing::debug;
 
 use crate::cork::Cork;
 use crate::serve::MemoryConnector;
+use crate::tls::TlsClient;
 
 /// Where a channel leads.
 #[derive(Clone, Debug)]
 pub enum Connector {
     /// `host:port`.
     Tcp(String),
+    /// `host:port` of a server that has certificates.
+    Tls(String, Arc<TlsClient>),
     /// A listener in this process.
     Memory(MemoryConnector),
 }
@@ -165,7 +168,7 @@ impl Channel {
     /// If a TCP address is not `host:port`.
     pub fn new(connector: Connector, config: DialConfig) -> Self {
         let authority = match &connector {
-            Connector::Tcp(address) => address.parse().expect("an address is host:port"),
+            Connector::Tcp(address) | Connector::Tls(address, _) => address.parse().expect("an address is host:port"),
             Connector::Memory(_) => Authority::from_static("memory"),
         };
         let state = Mutex::new(Standing { link: Link::Idle, failures: 0 });
@@ -263,6 +266,11 @@ impl Shared {
                 let socket = TcpStream::connect(address).await?;
                 socket.set_nodelay(true)?;
                 self.handshake(socket).await
+            }
+            Connector::Tls(address, tls) => {
+                let socket = TcpStream::connect(address).await?;
+                socket.set_nodelay(true)?;
+                self.handshake(tls.connect(self.authority.host(), socket).await?).await
             }
             Connector::Memory(connector) => self.handshake(connector.connect().await?).await,
         }

@@ -1,4 +1,5 @@
-//! TLS of a listener: certificates from files, and their reload.
+//! TLS of a listener: certificates from files, and their reload. And of connections to servers of others
+//! ([`TlsClient`]).
 //!
 //! A [`TlsServer`] holds what new connections are served with. The files are looked at again and again
 //! ([`TlsServer::follow`]); what can be read as a whole replaces the old, what cannot is logged and the old stays.
@@ -6,6 +7,7 @@
 //! Invariants: a `TlsServer` always has a certificate that fits its key; a change of files touches no connection that
 //! is there; with a client CA no connection without a certificate of that CA is ever served.
 
+mod client;
 mod files;
 mod names;
 mod suites;
@@ -29,6 +31,7 @@ use tokio_rustls::server::TlsStream;
 
 use crate::stop::Stop;
 use files::Stamp;
+pub use client::TlsClient;
 pub use suites::{UnknownSuite, UnknownVersion, Version};
 
 /// Where certificates are, and who is let in.
