@@ -44,7 +44,10 @@ pub(crate) async fn run(flags: Brain) -> Result<()> {
         );
     }
     let numbers = Numbers::new(&flags.clients);
-    let storage = storage::open(&flags.store, &numbers.metrics).await?;
+    let storage = tokio::select! {
+        storage = storage::open(&flags.store, &flags.clients, &numbers.metrics) => storage?,
+        () = signals.stop() => return Ok(()),
+    };
     let config = mvcc::Config {
         metrics: mvcc::metrics::Metrics::new(&numbers.metrics),
         ..storage.config(flags.group.clone(), 1, &flags.store, &flags.clients)
@@ -77,7 +80,7 @@ pub(crate) async fn run(flags: Brain) -> Result<()> {
             ("clients", clients.urls.join(" ")),
             ("probes", clients.probe_urls.join(" ")),
             ("peers", peers.urls.join(" ")),
-            ("data", flags.store.data_dir.display().to_string()),
+            ("data", flags.store.place()),
             ("try", banner::try_it(&clients.urls)),
         ],
     );

@@ -13,7 +13,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let pd = arguments.next().ok_or("commit_sizes PD [ROW_BYTES]")?;
     let row_bytes = arguments.next().map_or(Ok(1024), |text| text.parse::<usize>())?;
     let engine = Tikv::open(Config { commit_deadline: Duration::from_secs(120), ..Config::new([pd]) })?;
-    engine.ready().await?;
+    engine.ready(b"sizes").await?;
     println!("{:>10} {:>7} {:>12} {:>12} {:>10}", "bytes", "rows", "median ms", "longest ms", "MiB/s");
     for exponent in 14..=22 {
         let bytes = 1_usize << exponent;

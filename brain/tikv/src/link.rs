@@ -212,11 +212,6 @@ impl Link {
         self.stopped.get().cloned().map_or(Ok(()), Err)
     }
 
-    /// Why it has stopped for good, if it has.
-    pub(crate) fn stopped(&self) -> Option<&Poison> {
-        self.stopped.get()
-    }
-
     /// Makes the first clients, and new ones whenever that may help. Ends only when stopped for good.
     pub(crate) async fn keep(self: Arc<Self>) {
         let mut pause = PAUSE_MIN;

@@ -46,15 +46,24 @@ impl Tikv {
         Ok(Self { reader: Reader { link, regions: Arc::default() }, keeper })
     }
 
-    /// Waits until TiKV's placement driver has answered. [`Engine::waits_for`] says meanwhile what is missing.
+    /// Waits until the placement driver and the store that has `key` have answered. [`Engine::waits_for`] says meanwhile
+    /// what is missing.
     ///
     /// # Errors
     /// It has stopped for good.
     ///
     /// # Cancel safety
     /// Safe: connecting goes on.
-    pub async fn ready(&self) -> Result<(), Poison> {
-        self.reader.link.ready().await
+    pub async fn ready(&self, key: &[u8]) -> Result<(), Poison> {
+        let link = &self.reader.link;
+        loop {
+            link.ready().await?;
+            if let Ok(view) = View::take(self.reader.clone()).await
+                && view.get(key).await.is_ok()
+            {
+                return Ok(());
+            }
+        }
     }
 }
 
