@@ -8,7 +8,8 @@ use prost::Message as _;
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files =
         ["etcd/rpc.proto", "etcd/kv.proto", "etcd/auth.proto", "health/health.proto", "brain/peer.proto"];
-    for file in files {
+    const PD: &str = "tikv/pdpb.proto";
+    for file in files.into_iter().chain([PD]) {
         println!("cargo:rerun-if-changed={file}");
     }
     let descriptors = protox::compile(files, ["etcd", "health", "brain", "."])?;
@@ -18,5 +19,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let out = std::env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?;
     std::fs::write(std::path::Path::new(&out).join("descriptors.bin"), bare.encode_to_vec())?;
     tonic_prost_build::configure().bytes(".").build_transport(false).compile_fds(descriptors)?;
+    // Apart: it is spoken to another server, so reflection does not show it.
+    let pd = protox::compile([PD], ["."])?;
+    tonic_prost_build::configure().bytes(".").build_server(false).build_transport(false).compile_fds(pd)?;
     Ok(())
 }

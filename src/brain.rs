@@ -91,7 +91,7 @@ pub(crate) async fn run(flags: Brain) -> Result<()> {
             ("clients", urls.join(" ")),
             ("probes", probe_urls.join(" ")),
             ("peers", peer_urls.join(" ")),
-            ("data", flags.store.data_dir.display().to_string()),
+            ("data", flags.store.place()),
             ("try", banner::try_it(&urls)),
         ],
     );

@@ -91,6 +91,8 @@ pub(crate) struct Store {
     /// The embedded engine's directory; one process at a time has it.
     #[arg(long, env = "ETCD_DATA_DIR", value_name = "DIR", default_value = "default.kubebrain")]
     pub data_dir: PathBuf,
+    #[command(flatten)]
+    pub tikv: TikvCluster,
     /// Goes before every stored key: several clusters can share one engine.
     #[arg(long, env = "KUBEBRAIN_STORE_PREFIX", default_value = "")]
     pub store_prefix: String,
@@ -163,6 +165,39 @@ pub(crate) enum Engine {
     Embedded,
     /// In this process: everything is gone when it ends.
     Memory,
+    /// In a TiKV cluster: see --pd.
+    Tikv,
+}
+
+/// Who collects garbage in TiKV.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Gc {
+    /// Somebody else, such as TiDB.
+    Off,
+    /// One of the brains.
+    On,
+}
+
+/// A TiKV cluster. All of these go with --engine tikv alone.
+#[derive(Debug, Args)]
+pub(crate) struct TikvCluster {
+    /// Members of TiKV's placement driver (PD).
+    #[arg(long, env = "KUBEBRAIN_PD", value_name = "HOST:PORT,...", value_delimiter = ',')]
+    pub pd: Vec<String>,
+    /// Certificates of the authorities that the certificates of TiKV and PD come from, PEM. The next two are needed with
+    /// it; without the three nothing is encrypted. They are read at the start.
+    #[arg(long, env = "KUBEBRAIN_TIKV_CA_FILE", value_name = "FILE")]
+    pub tikv_ca_file: Option<PathBuf>,
+    /// The certificate that TiKV and PD are shown, PEM.
+    #[arg(long, env = "KUBEBRAIN_TIKV_CERT_FILE", value_name = "FILE")]
+    pub tikv_cert_file: Option<PathBuf>,
+    /// Its key, PEM.
+    #[arg(long, env = "KUBEBRAIN_TIKV_KEY_FILE", value_name = "FILE")]
+    pub tikv_key_file: Option<PathBuf>,
+    /// on: one of the brains of the cluster moves PD's garbage collection on, 10 minutes behind the present; without
+    /// that, or TiDB, TiKV keeps every version for ever. Leave it off where TiDB or another program does it.
+    #[arg(long, env = "KUBEBRAIN_TIKV_GC", value_enum, default_value_t = Gc::Off)]
+    pub tikv_gc: Gc,
 }
 
 /// What clients see.

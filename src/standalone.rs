@@ -146,7 +146,10 @@ pub(crate) async fn run(flags: Standalone) -> Result<()> {
         bail!("the placement names brains of group {group}: in standalone all groups run in this process");
     }
     let numbers = Numbers::new(&flags.clients);
-    let storage = storage::open(&flags.store, &numbers.metrics).await?;
+    let storage = tokio::select! {
+        storage = storage::open(&flags.store, &flags.clients, &numbers.metrics) => storage?,
+        () = signals.stop() => return Ok(()),
+    };
     let mut watched = placement::Watched::new(flags.placement.clone());
     let proxy_config = kubebrain_proxy::Config {
         metrics: kubebrain_proxy::metrics::Metrics::new(&numbers.metrics),
@@ -184,7 +187,7 @@ pub(crate) async fn run(flags: Standalone) -> Result<()> {
             ("clients", urls.join(" ")),
             ("probes", probe_urls.join(" ")),
             ("groups", groups.running.keys().map(GroupName::as_str).collect::<Vec<_>>().join(" ")),
-            ("data", groups.flags.store.data_dir.display().to_string()),
+            ("data", groups.flags.store.place()),
             ("try", banner::try_it(&urls)),
             ("", format!("kube-apiserver --etcd-servers={} ...", urls.join(","))),
         ],

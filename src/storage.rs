@@ -1,6 +1,7 @@
 //! The engine under the groups of this process.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
@@ -10,12 +11,18 @@ use kubebrain_brain::engine::memory::Memory;
 use kubebrain_brain::mvcc;
 use kubebrain_brain::mvcc::quota::Quota;
 use kubebrain_brain::request::Limits;
+use kubebrain_brain_tikv::{Tikv, Tls};
 use kubebrain_shared::budget::Budget;
 use kubebrain_shared::group::GroupName;
 use kubebrain_shared::intake;
 use kubebrain_shared::metrics::Metrics;
 
 use crate::cli::{self, Clients};
+
+/// Beside a client's value, a stored one holds its key and some numbers.
+const ROW_BYTES_BESIDE: usize = 64 << 10;
+/// Between two lines that say what is waited for.
+const SAID_EVERY: Duration = Duration::from_secs(3);
 
 /// An open engine.
 pub(crate) struct Storage {
@@ -31,7 +38,16 @@ pub(crate) struct Storage {
     pub requests: Arc<Budget>,
 }
 
-pub(crate) async fn open(flags: &cli::Store, metrics: &Metrics) -> Result<Storage> {
+/// Opens it. With TiKV it waits until that answers, and says what it waits for.
+///
+/// # Cancel safety
+/// What was opened is closed again.
+pub(crate) async fn open(flags: &cli::Store, clients: &Clients, metrics: &Metrics) -> Result<Storage> {
+    if flags.engine != cli::Engine::Tikv
+        && let Some(flag) = flags.tikv.given()
+    {
+        bail!("{flag} goes with --engine tikv");
+    }
     let (answers, requests) = (Budget::new(flags.answer_bytes), Budget::new(intake::DEFAULT_BYTES));
     let quota = Quota::new(u64::try_from(flags.quota_backend_bytes).ok().filter(|bytes| *bytes > 0));
     match flags.engine {
@@ -57,6 +73,53 @@ pub(crate) async fn open(flags: &cli::Store, metrics: &Metrics) -> Result<Storag
             tracing::debug!(bytes = embedded.size(), "store opened");
             Ok(Storage { engine: embedded.clone(), embedded: Some(embedded), quota, answers, requests })
         }
+        cli::Engine::Tikv => {
+            let engine = Arc::new(tikv(flags, clients, metrics)?);
+            wait(&engine, flags.store_prefix.as_bytes()).await?;
+            Ok(Storage { engine, embedded: None, quota, answers, requests })
+        }
+    }
+}
+
+fn tikv(flags: &cli::Store, clients: &Clients, metrics: &Metrics) -> Result<Tikv> {
+    let cluster = &flags.tikv;
+    if cluster.pd.is_empty() {
+        bail!("--engine tikv: --pd must say where its placement driver is");
+    }
+    let files = (&cluster.tikv_ca_file, &cluster.tikv_cert_file, &cluster.tikv_key_file);
+    let tls = match files {
+        (Some(ca), Some(certificate), Some(key)) => {
+            Some(Tls { ca: ca.clone(), certificate: certificate.clone(), key: key.clone() })
+        }
+        (None, None, None) => None,
+        _ => bail!("--tikv-ca-file, --tikv-cert-file and --tikv-key-file: give all three or none"),
+    };
+    let bytes_max = kubebrain_brain_tikv::Config::bounds().value_bytes_max - ROW_BYTES_BESIDE;
+    if clients.max_request_bytes > bytes_max {
+        bail!(
+            "--max-request-bytes {}: a value can be as large as a request, and TiKV holds {bytes_max} bytes of it at most",
+            clients.max_request_bytes
+        );
+    }
+    let config = kubebrain_brain_tikv::Config {
+        tls,
+        metrics: kubebrain_brain_tikv::Metrics::new(metrics),
+        ..kubebrain_brain_tikv::Config::new(cluster.pd.iter().cloned())
+    };
+    Tikv::open(config).context("the engine on TiKV cannot be opened")
+}
+
+/// Waits until the store that has the first keys answers.
+async fn wait(engine: &Tikv, key: &[u8]) -> Result<()> {
+    let mut ready = std::pin::pin!(engine.ready(key));
+    loop {
+        match tokio::time::timeout(SAID_EVERY, &mut ready).await {
+            Ok(ready) => return ready.map_err(anyhow::Error::from),
+            Err(_) => {
+                let what = engine.waits_for().unwrap_or_else(|| "TiKV has not answered yet".to_owned());
+                tracing::warn!("waiting: {what}");
+            }
+        }
     }
 }
 
@@ -67,6 +130,7 @@ pub(crate) fn unopened(group: &GroupName, store: &cli::Store) -> String {
         cli::Engine::Embedded => {
             format!("group {group} in data directory {} cannot be opened", store.data_dir.display())
         }
+        cli::Engine::Tikv => format!("group {group} in TiKV at {} cannot be opened", store.tikv.pd.join(",")),
     }
 }
 
@@ -89,6 +153,31 @@ impl Storage {
             requests: self.requests.clone(),
             lease_checkpoint_interval: store.lease_checkpoint_interval,
             ..mvcc::Config::new(group, clients.name.clone())
+        }
+    }
+}
+
+impl cli::TikvCluster {
+    /// A flag that was given, if any was.
+    fn given(&self) -> Option<&'static str> {
+        let given = [
+            (!self.pd.is_empty(), "--pd"),
+            (self.tikv_ca_file.is_some(), "--tikv-ca-file"),
+            (self.tikv_cert_file.is_some(), "--tikv-cert-file"),
+            (self.tikv_key_file.is_some(), "--tikv-key-file"),
+            (self.tikv_gc == cli::Gc::On, "--tikv-gc"),
+        ];
+        given.into_iter().find_map(|(given, flag)| given.then_some(flag))
+    }
+}
+
+impl cli::Store {
+    /// Where the data is, for people.
+    pub(crate) fn place(&self) -> String {
+        match self.engine {
+            cli::Engine::Memory => "in memory".to_owned(),
+            cli::Engine::Embedded => self.data_dir.display().to_string(),
+            cli::Engine::Tikv => format!("TiKV at {}", self.tikv.pd.join(",")),
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Generated code and nothing else: etcd v3 as published with etcd 3.7, gRPC health, and the peer protocol.
+//! Generated code and nothing else: etcd v3 as published with etcd 3.7, gRPC health, the peer protocol, and what is
+//! asked of TiKV's placement driver.
 #![allow(missing_docs, clippy::all, unreachable_pub)]
 
 pub mod authpb {
@@ -15,6 +16,9 @@ pub mod health {
 }
 pub mod peer {
     tonic::include_proto!("kubebrain.peer.v1");
+}
+pub mod pdpb {
+    tonic::include_proto!("pdpb");
 }
 
 /// Every message and service, as `google.protobuf.FileDescriptorSet`.

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::engine::KEY_BYTES_MAX;
+use crate::engine::Bounds;
 use crate::engine::error::Refusal;
 
 /// What is committed at once. Conditions are judged before any of the batch's own writes.
@@ -82,15 +82,24 @@ impl Batch {
         conditions.chain(writes).sum()
     }
 
-    /// Refuses what no engine can hold.
+    /// Refuses what an engine of these bounds cannot hold.
     ///
     /// # Errors
-    /// [`Refusal::Key`] for an empty or too long key.
-    pub fn check(&self) -> Result<(), Refusal> {
+    /// [`Refusal::Key`] for an empty or too long key, [`Refusal::Value`] for a value that is too long.
+    pub fn check(&self, bounds: &Bounds) -> Result<(), Refusal> {
+        let max = bounds.key_bytes_max;
         let keys = self.conditions.iter().map(Condition::key).chain(self.writes.iter().map(Write::key));
-        match keys.map(Bytes::len).find(|bytes| !(1..=KEY_BYTES_MAX).contains(bytes)) {
+        if let Some(bytes) = keys.map(Bytes::len).find(|bytes| !(1..=max).contains(bytes)) {
+            return Err(Refusal::Key { bytes, max });
+        }
+        let max = bounds.value_bytes_max;
+        let mut values = self.writes.iter().filter_map(|write| match write {
+            Write::Put(_, value) => Some(value.len()),
+            Write::Delete(_) => None,
+        });
+        match values.find(|bytes| *bytes > max) {
             None => Ok(()),
-            Some(bytes) => Err(Refusal::Key { bytes }),
+            Some(bytes) => Err(Refusal::Value { bytes, max }),
         }
     }
 }

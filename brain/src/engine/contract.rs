@@ -1,8 +1,9 @@
-//! What every engine must do, as tests. [`suite`] makes one test of each check, on stores that an `open` function
-//! gives by name: the same name is the same store again, opened anew if that means something. A check opens a name of
-//! its own, and has dropped the engine and its snapshots before it opens that name again.
+//! What every engine must do, as tests. [`suite`] makes one test of each check, on stores that an [`Open`] gives by
+//! name: the same name is the same store again, opened anew if that means something. A check opens a name of its own,
+//! and has dropped the engine and its snapshots before it opens that name again.
 
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -12,14 +13,15 @@ use proptest::test_runner::{TestCaseError, TestRunner};
 use tokio::task::JoinSet;
 
 use crate::engine::{
-    Batch, CommitError, Condition, Engine, KEY_BYTES_MAX, PAGE_BYTES_MAX, Page, Refusal, Snapshot, Span,
-    Write,
+    Batch, CommitError, Condition, Engine, PAGE_BYTES_MAX, Page, Refusal, Snapshot, Span, Write,
 };
 
-/// Makes a test of each check; `$open` is a `Fn(&str) -> Arc<impl Engine>`.
-macro_rules! suite {
+/// Makes a test of each check; `$open` is an [`Open`], made in the test's own async function.
+#[macro_export]
+#[doc(hidden)]
+macro_rules! engine_contract {
     ($open:expr) => {
-        $crate::engine::contract::suite! { $open;
+        $crate::engine_contract! { $open;
             a_key_reads_as_it_was_last_written,
             many_keys_are_read_in_the_order_asked,
             scans_are_ordered_and_half_open,
@@ -52,14 +54,26 @@ macro_rules! suite {
         }
     )* };
 }
-pub(crate) use suite;
+pub use crate::engine_contract as suite;
 
 /// Opens a store by name.
-pub trait Open<E>: Fn(&str) -> Arc<E> + Sync {}
-impl<E, F: Fn(&str) -> Arc<E> + Sync> Open<E> for F {}
+pub trait Open<E>: Sync {
+    /// Opens it.
+    fn open(&self, name: &str) -> impl Future<Output = Arc<E>> + Send;
+}
+
+impl<E, F, O> Open<E> for F
+where
+    F: Fn(String) -> O + Sync,
+    O: Future<Output = Arc<E>> + Send,
+{
+    fn open(&self, name: &str) -> impl Future<Output = Arc<E>> + Send {
+        self(name.to_owned())
+    }
+}
 
 pub async fn a_key_reads_as_it_was_last_written<E: Engine>(open: &impl Open<E>) {
-    let engine = open("get");
+    let engine = open.open("get").await;
     assert_eq!(get(&*engine, "a").await, None);
     put(&*engine, "a", "1").await;
     assert_eq!(get(&*engine, "a").await, Some("1".into()));
@@ -72,7 +86,7 @@ pub async fn a_key_reads_as_it_was_last_written<E: Engine>(open: &impl Open<E>) 
 }
 
 pub async fn many_keys_are_read_in_the_order_asked<E: Engine>(open: &impl Open<E>) {
-    let engine = open("get_many");
+    let engine = open.open("get_many").await;
     for key in ["a", "b", "c", "d", "e", "f"] {
         put(&*engine, key, key).await;
     }
@@ -86,7 +100,7 @@ pub async fn many_keys_are_read_in_the_order_asked<E: Engine>(open: &impl Open<E
 }
 
 pub async fn scans_are_ordered_and_half_open<E: Engine>(open: &impl Open<E>) {
-    let engine = open("scan");
+    let engine = open.open("scan").await;
     for key in ["c", "a", "bb", "b", "d"] {
         put(&*engine, key, key).await;
     }
@@ -111,7 +125,7 @@ pub async fn scans_are_ordered_and_half_open<E: Engine>(open: &impl Open<E>) {
 }
 
 pub async fn pages_join_without_gap_or_repeat<E: Engine>(open: &impl Open<E>) {
-    let engine = open("pages");
+    let engine = open.open("pages").await;
     let mut batch = Batch::new();
     for number in 0..50 {
         batch.put(format!("k{number:02}"), "v");
@@ -131,7 +145,7 @@ pub async fn pages_join_without_gap_or_repeat<E: Engine>(open: &impl Open<E>) {
 
 pub async fn pages_are_bounded_by_bytes<E: Engine>(open: &impl Open<E>) {
     const VALUE_BYTES: usize = 1 << 20;
-    let engine = open("bytes");
+    let engine = open.open("bytes").await;
     let mut batch = Batch::new();
     for number in 0..20 {
         batch.put(format!("k{number:02}"), vec![number; VALUE_BYTES]);
@@ -145,7 +159,7 @@ pub async fn pages_are_bounded_by_bytes<E: Engine>(open: &impl Open<E>) {
 }
 
 pub async fn unusual_bytes_are_ordered_as_bytes<E: Engine>(open: &impl Open<E>) {
-    let engine = open("bytes_of_keys");
+    let engine = open.open("bytes_of_keys").await;
     let mut sorted: Vec<&[u8]> = vec![
         b"\0",
         b"\0\0",
@@ -183,7 +197,7 @@ pub async fn unusual_bytes_are_ordered_as_bytes<E: Engine>(open: &impl Open<E>) 
 }
 
 pub async fn absent_holds_only_where_nothing_is_stored<E: Engine>(open: &impl Open<E>) {
-    let engine = open("absent");
+    let engine = open.open("absent").await;
     let claim = Batch::new().absent("a").put("a", "1").clone();
     engine.commit(claim.clone()).await.expect("nothing there");
     assert_eq!(conflict(engine.commit(claim.clone()).await), "a");
@@ -193,7 +207,7 @@ pub async fn absent_holds_only_where_nothing_is_stored<E: Engine>(open: &impl Op
 }
 
 pub async fn equals_holds_only_for_the_very_value<E: Engine>(open: &impl Open<E>) {
-    let engine = open("equals");
+    let engine = open.open("equals").await;
     let step = |from: &'static str, to: &'static str| Batch::new().equals("a", from).put("a", to).clone();
     assert_eq!(conflict(engine.commit(step("1", "2")).await), "a", "nothing there");
     put(&*engine, "a", "1").await;
@@ -208,7 +222,7 @@ pub async fn equals_holds_only_for_the_very_value<E: Engine>(open: &impl Open<E>
 }
 
 pub async fn conditions_are_judged_before_the_writes_of_their_batch<E: Engine>(open: &impl Open<E>) {
-    let engine = open("before");
+    let engine = open.open("before").await;
     put(&*engine, "a", "1").await;
     commit(&*engine, Batch::new().equals("a", "1").delete("a").put("b", "1").absent("b"))
         .await
@@ -217,7 +231,7 @@ pub async fn conditions_are_judged_before_the_writes_of_their_batch<E: Engine>(o
 }
 
 pub async fn a_conflict_writes_nothing<E: Engine>(open: &impl Open<E>) {
-    let engine = open("conflict");
+    let engine = open.open("conflict").await;
     put(&*engine, "taken", "1").await;
     put(&*engine, "kept", "1").await;
     let mut batch = Batch::new();
@@ -229,7 +243,7 @@ pub async fn a_conflict_writes_nothing<E: Engine>(open: &impl Open<E>) {
 }
 
 pub async fn a_batch_without_writes_only_judges<E: Engine>(open: &impl Open<E>) {
-    let engine = open("fence");
+    let engine = open.open("fence").await;
     engine.commit(Batch::new()).await.expect("empty");
     commit(&*engine, Batch::new().absent("a")).await.expect("holds");
     put(&*engine, "a", "1").await;
@@ -238,7 +252,7 @@ pub async fn a_batch_without_writes_only_judges<E: Engine>(open: &impl Open<E>) 
 }
 
 pub async fn the_last_write_to_a_key_in_a_batch_stays<E: Engine>(open: &impl Open<E>) {
-    let engine = open("twice");
+    let engine = open.open("twice").await;
     let mut batch = Batch::new();
     batch.put("a", "1").put("a", "2").put("b", "1").delete("b").delete("c").put("c", "3");
     commit(&*engine, &mut batch).await.expect("batch");
@@ -247,8 +261,9 @@ pub async fn the_last_write_to_a_key_in_a_batch_stays<E: Engine>(open: &impl Ope
 }
 
 pub async fn keys_that_cannot_be_stored_are_refused<E: Engine>(open: &impl Open<E>) {
-    let engine = open("refused");
-    let long = vec![b'k'; KEY_BYTES_MAX + 1];
+    let engine = open.open("refused").await;
+    let max = engine.bounds().key_bytes_max;
+    let long = vec![b'k'; max + 1];
     let mut batches = vec![Batch::new(); 4];
     batches[0].put("", "v").put("a", "v");
     batches[1].put("a", "v").put(long.clone(), "v");
@@ -259,11 +274,11 @@ pub async fn keys_that_cannot_be_stored_are_refused<E: Engine>(open: &impl Open<
         assert!(matches!(refused, Err(CommitError::Refused(Refusal::Key { .. }))), "{refused:?}");
     }
     assert_eq!(get(&*engine, "a").await, None);
-    put(&*engine, &"k".repeat(KEY_BYTES_MAX), "v").await;
+    put(&*engine, &"k".repeat(max), "v").await;
 }
 
 pub async fn a_snapshot_stays_as_it_was<E: Engine>(open: &impl Open<E>) {
-    let engine = open("isolation");
+    let engine = open.open("isolation").await;
     put(&*engine, "a", "1").await;
     put(&*engine, "b", "1").await;
     let old = engine.snapshot().await.expect("snapshot");
@@ -282,7 +297,7 @@ pub async fn a_snapshot_stays_as_it_was<E: Engine>(open: &impl Open<E>) {
 pub async fn snapshots_show_a_batch_whole_or_not_at_all<E: Engine>(open: &impl Open<E>) {
     const KEYS: usize = 8;
     const ROUNDS: usize = 300;
-    let engine = open("whole");
+    let engine = open.open("whole").await;
     let mut tasks = JoinSet::new();
     let writing = Arc::clone(&engine);
     tasks.spawn(async move {
@@ -321,7 +336,7 @@ pub async fn snapshots_show_a_batch_whole_or_not_at_all<E: Engine>(open: &impl O
 }
 
 pub async fn one_of_many_claims_on_a_key_wins<E: Engine>(open: &impl Open<E>) {
-    let engine = open("claims");
+    let engine = open.open("claims").await;
     for round in 0..10 {
         let mut claims = JoinSet::new();
         for claimant in 0..64 {
@@ -353,7 +368,7 @@ pub async fn one_of_many_claims_on_a_key_wins<E: Engine>(open: &impl Open<E>) {
 pub async fn counting_under_equals_loses_no_step<E: Engine>(open: &impl Open<E>) {
     const COUNTERS: u64 = 8;
     const STEPS: u64 = 40;
-    let engine = open("counter");
+    let engine = open.open("counter").await;
     put(&*engine, "n", "0").await;
     let mut tasks = JoinSet::new();
     for _ in 0..COUNTERS {
@@ -389,7 +404,7 @@ pub async fn large_values_and_long_batches_fit<E: Engine>(open: &impl Open<E>) {
         (0..1_572_864_u32).map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect::<Vec<_>>(),
     );
     {
-        let engine = open("large");
+        let engine = open.open("large").await;
         commit(&*engine, Batch::new().put("large", large.clone()).equals("large2", "x"))
             .await
             .expect_err("conflict");
@@ -401,7 +416,7 @@ pub async fn large_values_and_long_batches_fit<E: Engine>(open: &impl Open<E>) {
         }
         commit(&*engine, &mut batch).await.expect("10 000 rows");
     }
-    let engine = open("large");
+    let engine = open.open("large").await;
     assert_eq!(get(&*engine, "large").await, Some(large));
     let snapshot = engine.snapshot().await.expect("snapshot");
     let (rows, _) = read_all(&*snapshot, Span::new("row/", "row0"), 3_000).await;
@@ -417,7 +432,7 @@ pub async fn large_values_and_long_batches_fit<E: Engine>(open: &impl Open<E>) {
 }
 
 pub async fn partitions_cut_inside_the_range_in_order<E: Engine>(open: &impl Open<E>) {
-    let engine = open("partitions");
+    let engine = open.open("partitions").await;
     for part in 0..20 {
         let mut batch = Batch::new();
         for number in 0..500 {
@@ -445,7 +460,7 @@ pub async fn partitions_cut_inside_the_range_in_order<E: Engine>(open: &impl Ope
 }
 
 pub async fn a_dropped_commit_is_whole_or_absent<E: Engine>(open: &impl Open<E>) {
-    let engine = open("dropped");
+    let engine = open.open("dropped").await;
     let mut tasks = JoinSet::new();
     for number in 0..100 {
         let engine = Arc::clone(&engine);
@@ -470,7 +485,7 @@ pub async fn a_dropped_commit_is_whole_or_absent<E: Engine>(open: &impl Open<E>)
 
 pub async fn everything_committed_is_there_after_reopening<E: Engine>(open: &impl Open<E>) {
     for round in 0..4 {
-        let engine = open("reopen");
+        let engine = open.open("reopen").await;
         for number in 0..round * 20 {
             let expected = (number % 3 != 0).then(|| Bytes::from(format!("{number}").repeat(700)));
             assert_eq!(get(&*engine, &format!("k{number:03}")).await, expected, "round {round}");
@@ -511,7 +526,7 @@ pub async fn any_history_reads_as_in_the_model<E: Engine>(open: &impl Open<E>) {
 }
 
 async fn history<E: Engine>(open: &impl Open<E>, name: &str, steps: Vec<Step>) -> Result<(), TestCaseError> {
-    let mut engine = Some(open(name));
+    let mut engine = Some(open.open(name).await);
     let mut model = BTreeMap::new();
     let mut held: Vec<(Box<dyn Snapshot>, BTreeMap<Bytes, Bytes>)> = Vec::new();
     for step in steps {
@@ -556,7 +571,7 @@ async fn history<E: Engine>(open: &impl Open<E>, name: &str, steps: Vec<Step>) -
             Step::Reopen => {
                 held.clear();
                 engine = None;
-                engine = engine.or_else(|| Some(open(name)));
+                engine = engine.or(Some(open.open(name).await));
             }
         }
     }

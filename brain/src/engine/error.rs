@@ -7,8 +7,6 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use thiserror::Error;
 
-use crate::engine::KEY_BYTES_MAX;
-
 /// The cause of an error, from whatever lies below.
 pub type Cause = Box<dyn std::error::Error + Send + Sync>;
 
@@ -53,10 +51,20 @@ pub enum CommitError {
 #[derive(Debug, Error)]
 pub enum Refusal {
     /// A key is empty or too long.
-    #[error("key of {bytes} bytes, 1 to {KEY_BYTES_MAX} can be stored")]
+    #[error("key of {bytes} bytes, 1 to {max} can be stored")]
     Key {
         /// Its length.
         bytes: usize,
+        /// The bound.
+        max: usize,
+    },
+    /// A value is too long.
+    #[error("value of {bytes} bytes, at most {max} can be stored")]
+    Value {
+        /// Its length.
+        bytes: usize,
+        /// The bound.
+        max: usize,
     },
     /// The batch is larger than the engine takes at once: split it.
     #[error("batch of {bytes} bytes, at most {max} are taken at once: split it")]

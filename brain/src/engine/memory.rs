@@ -48,7 +48,7 @@ impl Engine for Memory {
     }
 
     async fn commit(&self, batch: Batch) -> Result<(), CommitError> {
-        batch.check().map_err(CommitError::Refused)?;
+        batch.check(&self.bounds()).map_err(CommitError::Refused)?;
         let mut rows = self.rows.write();
         for condition in &batch.conditions {
             if !condition.holds(rows.get(condition.key()).map(|value| &value[..])) {
@@ -116,8 +116,8 @@ mod tests {
 
     contract::suite!({
         let stores = Mutex::new(HashMap::new());
-        move |name: &str| {
-            Arc::clone(stores.lock().entry(name.to_owned()).or_insert_with(|| Arc::new(Memory::new())))
+        move |name: String| {
+            std::future::ready(Arc::clone(stores.lock().entry(name).or_insert_with(|| Arc::new(Memory::new()))))
         }
     });
 

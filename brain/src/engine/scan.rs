@@ -55,7 +55,7 @@ impl Page {
     ///
     /// # Errors
     /// The first error among the rows; those before it are dropped.
-    pub(crate) fn fill<E>(
+    pub fn fill<E>(
         span: &Span,
         limit: usize,
         rows: impl IntoIterator<Item = Result<(Bytes, Bytes), E>>,
@@ -82,7 +82,7 @@ impl Page {
 }
 
 /// The first key above `key`.
-fn successor(key: &[u8]) -> Bytes {
+pub fn successor(key: &[u8]) -> Bytes {
     let mut next = BytesMut::with_capacity(key.len() + 1);
     next.put_slice(key);
     next.put_u8(0);

@@ -168,7 +168,7 @@ impl Engine for Embedded {
     /// A call dropped while the queue is full was never made. Later the batch commits whole or conflicts, as if
     /// somebody had listened.
     async fn commit(&self, batch: Batch) -> Result<(), CommitError> {
-        batch.check().map_err(CommitError::Refused)?;
+        batch.check(&self.bounds()).map_err(CommitError::Refused)?;
         let bytes = batch.size();
         if bytes > BATCH_BYTES_MAX {
             return Err(CommitError::Refused(Refusal::TooLarge { bytes, max: BATCH_BYTES_MAX }));

@@ -13,9 +13,9 @@ use crate::engine::contract;
 // A memtable far below a test's rows: merges go on in the background of every check.
 contract::suite!({
     let directory = TempDir::new().expect("a temporary directory");
-    move |name: &str| {
+    move |name: String| {
         let config = Config { memtable_bytes: 64 << 10, ..Config::new(directory.path().join(name)) };
-        Arc::new(Embedded::open(&config).expect("opens"))
+        std::future::ready(Arc::new(Embedded::open(&config).expect("opens")))
     }
 });
 

@@ -1,0 +1,109 @@
+//! What an error of the client says about a commit.
+//!
+//! The client sends a message again inside when it gets no answer, so an error may be about the second copy while the
+//! first one is still on its way. Only what stays true of the transaction's timestamp for ever is certain:
+//! * **Conflict**: a key was committed after the transaction began. It stays so, and every later copy of the message
+//!   meets it too, also under one-phase commit.
+//! * **Already there**: the key of an insert exists at the transaction's timestamp. It stays so.
+//! * In two phases, whatever failed before the second one: nobody but this client can begin that.
+//!
+//! Everything else may be the failure of an answer, not of the commit.
+
+use std::error::Error as _;
+
+use tikv_client::Error;
+
+/// What is known.
+#[derive(Debug)]
+pub(crate) enum Judgement {
+    /// Another transaction was first. Nothing was written, nor will be.
+    Lost,
+    /// The server did not do it in one phase, and wrote locks. Nothing was written, nor will be if they are removed.
+    NotInOnePhase,
+    /// Somebody else's lock stands in the way, in two phases. Nothing was written, nor will be.
+    Locked,
+    /// It is more than TiKV takes in one entry. Nothing was written, nor will be.
+    TooLarge,
+    /// It may have happened or may still happen.
+    Unknown,
+}
+
+/// Judges an error of `commit()`. `start` is the transaction's timestamp.
+pub(crate) fn judge(error: &Error, start: u64, one_phase: bool) -> Judgement {
+    if matches!(error, Error::OnePcFailure) {
+        return Judgement::NotInOnePhase;
+    }
+    let mut own = false;
+    let lost = any(error, &mut |error| {
+        let Error::KeyError(key) = error else { return false };
+        if let Some(conflict) = &key.conflict {
+            // Our own commit, met by a second copy of the message; or our own rollback, which says less.
+            own |= conflict.conflict_ts == start;
+            return true;
+        }
+        key.already_exist.is_some()
+    });
+    if own {
+        return Judgement::Unknown;
+    }
+    if lost {
+        return Judgement::Lost;
+    }
+    if any(error, &mut |error| matches!(error, Error::RegionError(region) if region.raft_entry_too_large.is_some())) {
+        return Judgement::TooLarge;
+    }
+    // It comes from the first phase only. In one phase another copy may be waiting behind the same lock.
+    if !one_phase && any(error, &mut |error| matches!(error, Error::ResolveLockError(_))) {
+        return Judgement::Locked;
+    }
+    Judgement::Unknown
+}
+
+/// True if the answer was larger than one of the two sides takes: the same in smaller parts may succeed.
+pub(crate) fn is_oversized(error: &Error) -> bool {
+    any(error, &mut |error| {
+        let Error::GrpcAPI(status) = error else { return false };
+        // Ours says out of range, TiKV's resource exhausted; both say it in words alone.
+        let code = i32::from(status.code());
+        matches!(code, 8 | 11) && status.message().contains("larger than max")
+            || status.message().contains("too large")
+    })
+}
+
+/// True if a connection could not be made: the client then keeps what it believes of the region for ever.
+pub(crate) fn is_unreachable(error: &Error) -> bool {
+    any(error, &mut |error| matches!(error, Error::Grpc(_)))
+}
+
+/// In one line, short enough for a log.
+pub(crate) fn describe(error: &Error) -> String {
+    const CHARS_MAX: usize = 400;
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(source) = cause {
+        let more = source.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = source.source();
+    }
+    if text.contains("ApiVersionNotMatched") {
+        return "its storage.api-version is 2, and keyspaces are not supported here: use a cluster of version 1".to_owned();
+    }
+    match text.char_indices().nth(CHARS_MAX) {
+        Some((at, _)) => format!("{}...", &text[..at]),
+        None => text,
+    }
+}
+
+fn any(error: &Error, test: &mut impl FnMut(&Error) -> bool) -> bool {
+    match error {
+        Error::MultipleKeyErrors(errors) | Error::ExtractedErrors(errors) => {
+            // All of them: one may say what makes another's word worth less.
+            errors.iter().fold(false, |found, error| any(error, test) || found)
+        }
+        Error::UndeterminedError(error) => any(error, test),
+        Error::PessimisticLockError { inner, .. } => any(inner, test),
+        error => test(error),
+    }
+}

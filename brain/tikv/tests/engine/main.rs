@@ -1,0 +1,4 @@
+//! The engine on TiKV, on a placement driver and a store of TiKV's protocol: see `tests/tikv`.
+
+mod contract;
+mod support;
