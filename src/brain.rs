@@ -40,7 +40,7 @@ pub(crate) async fn run(flags: Brain) -> Result<()> {
         );
     }
     let numbers = Numbers::new(&flags.clients);
-    let storage = storage::open(&flags.store, &numbers.metrics).await?;
+    let storage = storage::open(&flags.store, &flags.clients, &numbers.metrics).await?;
     let config = mvcc::Config {
         metrics: mvcc::metrics::Metrics::new(&numbers.metrics),
         ..storage.config(flags.group.clone(), 1, &flags.store, &flags.clients)

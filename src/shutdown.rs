@@ -42,11 +42,6 @@ impl Signals {
             _ = self.hangup.recv() => Heard::Reload,
         }
     }
-
-    /// Returns when one wants the end. Cancel safe.
-    pub(crate) async fn stop(&mut self) {
-        while !matches!(self.next().await, Heard::Stop) {}
-    }
 }
 
 /// Returns when one of the stores has ended by itself, with the reason.

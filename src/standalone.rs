@@ -146,10 +146,7 @@ pub(crate) async fn run(flags: Standalone) -> Result<()> {
         bail!("the placement names brains of group {group}: in standalone all groups run in this process");
     }
     let numbers = Numbers::new(&flags.clients);
-    let storage = tokio::select! {
-        storage = storage::open(&flags.store, &flags.clients, &numbers.metrics) => storage?,
-        () = signals.stop() => return Ok(()),
-    };
+    let storage = storage::open(&flags.store, &flags.clients, &numbers.metrics).await?;
     let mut watched = placement::Watched::new(flags.placement.clone());
     let proxy_config = kubebrain_proxy::Config {
         metrics: kubebrain_proxy::metrics::Metrics::new(&numbers.metrics),

@@ -1,7 +1,6 @@
 //! The engine under the groups of this process.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
@@ -21,8 +20,6 @@ use crate::cli::{self, Clients};
 
 /// Beside a client's value, a stored one holds its key and some numbers.
 const ROW_BYTES_BESIDE: usize = 64 << 10;
-/// Between two lines that say what is waited for.
-const SAID_EVERY: Duration = Duration::from_secs(3);
 
 /// An open engine.
 pub(crate) struct Storage {
@@ -38,10 +35,7 @@ pub(crate) struct Storage {
     pub requests: Arc<Budget>,
 }
 
-/// Opens it. With TiKV it waits until that answers, and says what it waits for.
-///
-/// # Cancel safety
-/// What was opened is closed again.
+/// Opens it. With TiKV that is not more than the intention to connect: who opens a group there waits for it.
 pub(crate) async fn open(flags: &cli::Store, clients: &Clients, metrics: &Metrics) -> Result<Storage> {
     if flags.engine != cli::Engine::Tikv
         && let Some(flag) = flags.tikv.given()
@@ -75,7 +69,6 @@ pub(crate) async fn open(flags: &cli::Store, clients: &Clients, metrics: &Metric
         }
         cli::Engine::Tikv => {
             let engine = Arc::new(tikv(flags, clients, metrics)?);
-            wait(&engine, flags.store_prefix.as_bytes()).await?;
             Ok(Storage { engine, embedded: None, quota, answers, requests })
         }
     }
@@ -107,20 +100,6 @@ fn tikv(flags: &cli::Store, clients: &Clients, metrics: &Metrics) -> Result<Tikv
         ..kubebrain_brain_tikv::Config::new(cluster.pd.iter().cloned())
     };
     Tikv::open(config).context("the engine on TiKV cannot be opened")
-}
-
-/// Waits until the store that has the first keys answers.
-async fn wait(engine: &Tikv, key: &[u8]) -> Result<()> {
-    let mut ready = std::pin::pin!(engine.ready(key));
-    loop {
-        match tokio::time::timeout(SAID_EVERY, &mut ready).await {
-            Ok(ready) => return ready.map_err(anyhow::Error::from),
-            Err(_) => {
-                let what = engine.waits_for().unwrap_or_else(|| "TiKV has not answered yet".to_owned());
-                tracing::warn!("waiting: {what}");
-            }
-        }
-    }
 }
 
 /// For an error: which group, and where.

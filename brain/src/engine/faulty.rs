@@ -146,7 +146,7 @@ impl Faulty {
         for write in &batch.writes {
             let bytes = write.key().len();
             if bytes > bounds.key_bytes_max {
-                return Err(Refusal::Key { bytes });
+                return Err(Refusal::Key { bytes, max: bounds.key_bytes_max });
             }
             if let Write::Put(_, value) = write
                 && value.len() > bounds.value_bytes_max

@@ -117,7 +117,9 @@ mod tests {
     contract::suite!({
         let stores = Mutex::new(HashMap::new());
         move |name: String| {
-            std::future::ready(Arc::clone(stores.lock().entry(name).or_insert_with(|| Arc::new(Memory::new()))))
+            std::future::ready(Arc::clone(
+                stores.lock().entry(name).or_insert_with(|| Arc::new(Memory::new())),
+            ))
         }
     });
 

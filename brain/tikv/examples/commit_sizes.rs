@@ -34,7 +34,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         took.sort_unstable();
         let (median, longest) = (took[took.len() / 2], took[took.len() - 1]);
         let speed = bytes as f64 / median.as_secs_f64() / f64::from(1 << 20);
-        println!("{bytes:>10} {rows:>7} {:>12.1} {:>12.1} {speed:>10.1}", median.as_secs_f64() * 1e3, longest.as_secs_f64() * 1e3);
+        println!(
+            "{bytes:>10} {rows:>7} {:>12.1} {:>12.1} {speed:>10.1}",
+            median.as_secs_f64() * 1e3,
+            longest.as_secs_f64() * 1e3
+        );
     }
     Ok(())
 }

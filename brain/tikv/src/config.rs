@@ -64,6 +64,8 @@ const VALUE_BYTES_MAX: usize = 6 << 20;
 
 /// See `docs/adr/0009-tikv.md` for the measurement.
 const BATCH_BYTES: usize = 256 << 10;
+/// The largest request fits in, with the record that names its keys; the client copies all of it once for each 16 KiB.
+const BATCH_BYTES_MAX: usize = 16 << 20;
 
 impl Config {
     /// The defaults, for a cluster.
@@ -85,6 +87,11 @@ impl Config {
 
     /// What TiKV holds at once, whatever the configuration.
     pub const fn bounds() -> Bounds {
-        Bounds { key_bytes_max: key::BYTES_MAX, value_bytes_max: VALUE_BYTES_MAX, batch_bytes: BATCH_BYTES }
+        Bounds {
+            key_bytes_max: key::BYTES_MAX,
+            value_bytes_max: VALUE_BYTES_MAX,
+            batch_bytes: BATCH_BYTES,
+            batch_bytes_max: BATCH_BYTES_MAX,
+        }
     }
 }

@@ -125,7 +125,9 @@ impl Link {
         let clients = self.clients.load();
         let Some(clients) = &*clients else {
             let waits = self.waits_for();
-            return Err(Unlinked::Waiting(waits.unwrap_or_else(|| "there is no connection to TiKV yet".to_owned())));
+            return Err(Unlinked::Waiting(
+                waits.unwrap_or_else(|| "there is no connection to TiKV yet".to_owned()),
+            ));
         };
         let next = self.next.fetch_add(1, Ordering::Relaxed);
         Ok(clients.all[next % clients.all.len()].clone())
@@ -269,7 +271,10 @@ impl Link {
             trouble.as_ref().is_some_and(|trouble| trouble.since.elapsed() >= self.config.rebuild_after)
         };
         let standing = self.standing.lock();
-        self.clients.load().is_none() || standing.stuck || lasting(&standing.pd.trouble) || lasting(&standing.store.trouble)
+        self.clients.load().is_none()
+            || standing.stuck
+            || lasting(&standing.pd.trouble)
+            || lasting(&standing.store.trouble)
     }
 
     fn is_troubled(&self) -> bool {

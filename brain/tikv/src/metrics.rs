@@ -47,10 +47,8 @@ impl Metrics {
                 disk_buckets(),
                 &["read"],
             ),
-            read_retries: metrics.counter(
-                "kubebrain_tikv_read_retries_total",
-                "Reads that failed and were tried again.",
-            ),
+            read_retries: metrics
+                .counter("kubebrain_tikv_read_retries_total", "Reads that failed and were tried again."),
             rebuilds: metrics.counter(
                 "kubebrain_tikv_client_rebuilds_total",
                 "Times that the connections to TiKV were made anew because errors lasted.",

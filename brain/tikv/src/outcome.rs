@@ -49,7 +49,10 @@ pub(crate) fn judge(error: &Error, start: u64, one_phase: bool) -> Judgement {
     if lost {
         return Judgement::Lost;
     }
-    if any(error, &mut |error| matches!(error, Error::RegionError(region) if region.raft_entry_too_large.is_some())) {
+    if any(
+        error,
+        &mut |error| matches!(error, Error::RegionError(region) if region.raft_entry_too_large.is_some()),
+    ) {
         return Judgement::TooLarge;
     }
     // It comes from the first phase only. In one phase another copy may be waiting behind the same lock.

@@ -96,7 +96,8 @@ impl Pd {
         let Some((first, _)) = answers.first() else {
             return Err(PdError::Unreachable(failures.join("; ")));
         };
-        let ids = answers.iter().map(|(address, answer)| (address.clone(), cluster(answer))).collect::<Vec<_>>();
+        let ids =
+            answers.iter().map(|(address, answer)| (address.clone(), cluster(answer))).collect::<Vec<_>>();
         let cluster = match wanted {
             Some(wanted) if ids.iter().any(|(_, id)| *id == wanted) => wanted,
             Some(wanted) => {
@@ -230,7 +231,8 @@ impl Pd {
 /// True for what can be dialled.
 pub(crate) fn is_address(address: &str) -> bool {
     let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty());
-    port.is_some_and(|(_, port)| port.parse::<u16>().is_ok()) && address.parse::<http::uri::Authority>().is_ok()
+    port.is_some_and(|(_, port)| port.parse::<u16>().is_ok())
+        && address.parse::<http::uri::Authority>().is_ok()
 }
 
 /// Without its scheme.
@@ -244,9 +246,7 @@ fn cluster(answer: &GetMembersResponse) -> u64 {
     answer.header.as_ref().map_or(0, |header| header.cluster_id)
 }
 
-async fn timeout<T>(
-    answer: impl Future<Output = Result<tonic::Response<T>, Status>>,
-) -> Result<T, Status> {
+async fn timeout<T>(answer: impl Future<Output = Result<tonic::Response<T>, Status>>) -> Result<T, Status> {
     match tokio::time::timeout(TIMEOUT, answer).await {
         Ok(answer) => answer.map(tonic::Response::into_inner),
         Err(_) => Err(Status::deadline_exceeded(format!("no answer within {} s", TIMEOUT.as_secs()))),

@@ -62,7 +62,10 @@ impl Regions {
             let regions = pd.regions(&start, span.end.as_deref(), FETCHED).await?;
             let next = regions.last().and_then(|region| region.end.clone());
             for region in &regions {
-                if region.start > span.start && span.contains(&region.start) && cuts.last() < Some(&region.start) {
+                if region.start > span.start
+                    && span.contains(&region.start)
+                    && cuts.last() < Some(&region.start)
+                {
                     cuts.push(region.start.clone());
                 }
             }
@@ -80,7 +83,9 @@ impl Regions {
 
     fn cached(&self, key: &[u8]) -> Option<Region> {
         let known = self.known.read();
-        let (_, (region, at)) = known.range::<[u8], _>((std::ops::Bound::Unbounded, std::ops::Bound::Included(key))).next_back()?;
+        let (_, (region, at)) = known
+            .range::<[u8], _>((std::ops::Bound::Unbounded, std::ops::Bound::Included(key)))
+            .next_back()?;
         let holds = region.end.as_ref().is_none_or(|end| *key < end[..]);
         (holds && at.elapsed() < AGE_MAX).then(|| region.clone())
     }
@@ -92,7 +97,8 @@ impl Regions {
             known.clear();
         }
         for region in regions {
-            let inside = |start: &Bytes| *start >= region.start && region.end.as_ref().is_none_or(|end| start < end);
+            let inside =
+                |start: &Bytes| *start >= region.start && region.end.as_ref().is_none_or(|end| start < end);
             let gone: Vec<Bytes> = known
                 .range(region.start.clone()..)
                 .map(|(start, _)| start.clone())

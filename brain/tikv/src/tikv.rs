@@ -113,6 +113,10 @@ impl Engine for Tikv {
         Config::bounds()
     }
 
+    fn is_shared(&self) -> bool {
+        true
+    }
+
     fn waits_for(&self) -> Option<String> {
         self.reader.link.waits_for()
     }

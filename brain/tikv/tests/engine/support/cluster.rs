@@ -68,7 +68,8 @@ pub async fn own(ports: Ports) -> Option<Cluster> {
         assert!(std::env::var("CI").is_err(), "tests/tikv/build has not been run");
         return None;
     }
-    let directory = tempfile::Builder::new().prefix("kubebrain-tikv-").tempdir().expect("a temporary directory");
+    let directory =
+        tempfile::Builder::new().prefix("kubebrain-tikv-").tempdir().expect("a temporary directory");
     let path = directory.path().to_owned();
     // The directory goes with the cleaner, the temporary one that is dropped may be gone then.
     let clean = format!("cat >/dev/null; '{0}/down' '{1}'; rm -rf '{1}'", kit.display(), path.display());
@@ -80,11 +81,8 @@ pub async fn own(ports: Ports) -> Option<Cluster> {
         .spawn()
         .expect("bash");
     let started = Started { directory: path, ports, cleaner, _directory: directory };
-    let cluster = Cluster {
-        pd: vec![format!("127.0.0.1:{}", ports.pd)],
-        started: Some(Arc::new(started)),
-        run: run(),
-    };
+    let cluster =
+        Cluster { pd: vec![format!("127.0.0.1:{}", ports.pd)], started: Some(Arc::new(started)), run: run() };
     cluster.up().await;
     Some(cluster)
 }
@@ -163,7 +161,8 @@ impl Cluster {
     /// Asks the store's other port.
     pub async fn ask(&self, path: &str) -> String {
         let started = self.started.as_ref().expect("a cluster of our own");
-        let mut socket = TcpStream::connect(("127.0.0.1", started.ports.status)).await.expect("the status port");
+        let mut socket =
+            TcpStream::connect(("127.0.0.1", started.ports.status)).await.expect("the status port");
         let request = format!("GET {path} HTTP/1.0\r\nHost: store\r\n\r\n");
         socket.write_all(request.as_bytes()).await.expect("written");
         let mut answer = String::new();
