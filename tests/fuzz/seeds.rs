@@ -136,6 +136,7 @@ fn rows() -> Seeds {
                 Change { key: delete().key, deleted: true },
             ],
         }],
+        ..Default::default()
     };
     let lease = LeaseRow { ttl: 3660, holders: vec!["events".to_owned()], ..Default::default() };
     let key = layout.data(b"/registry/\0/a", Revision::new(7));
