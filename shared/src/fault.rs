@@ -45,7 +45,7 @@ faults! {
     LeaseTtlTooLarge = OutOfRange, "etcdserver: too large lease TTL";
     /// Never sent: a process without its group's master does not serve it.
     NoLeader = Unavailable, "etcdserver: no leader";
-    /// Never sent: a group has one brain yet, and no change of master that its clients could see.
+    /// Of a brain that learns, before it answers, that another one has taken its group over.
     LeaderChanged = Unavailable, "etcdserver: leader changed";
     Stopped = Unavailable, "etcdserver: server stopped";
     /// The outcome is not known, or nothing was done in time.

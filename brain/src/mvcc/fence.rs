@@ -217,6 +217,8 @@ async fn ask(shared: Arc<Shared>) {
     let (fence, metrics) = (&shared.fence, &shared.metrics);
     let mut delay = RETRY;
     loop {
+        // Whoever was let go by the last question may come back at once: it joins instead of waiting for one more.
+        tokio::task::yield_now().await;
         let index = {
             let waiting = &mut *fence.waiting.lock();
             waiting.waiters.retain(|(_, waiter)| !waiter.is_closed());

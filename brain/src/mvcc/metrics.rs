@@ -179,13 +179,13 @@ impl Metrics {
             ),
             fence_seconds: metrics.histograms(
                 "kubebrain_mvcc_fence_seconds",
-                "Time of such a question.",
+                "Time of a question to the storage whether this is still the master.",
                 disk_buckets(),
                 &["group"],
             ),
             fence_waiters: metrics.histograms(
                 "kubebrain_mvcc_fence_waiters",
-                "Requests that waited for such a question when it began.",
+                "Requests that waited for a question whether this is still the master when it began.",
                 milliseconds(1.0, 15),
                 &["group"],
             ),

@@ -441,7 +441,11 @@ impl Store {
         if physical {
             let revision = u64::try_from(revision).unwrap_or(0);
             let mut swept = self.swept.clone();
-            let _closed = swept.wait_for(|swept| *swept >= revision).await;
+            tokio::select! {
+                _closed = swept.wait_for(|swept| *swept >= revision) => {}
+                // Who has taken over sweeps on.
+                _ = self.shared.ended() => return Err(Fault::LeaderChanged),
+            }
         }
         Ok(header)
     }

@@ -214,3 +214,44 @@ async fn minutes_without_an_engine_need_no_restart() {
     put(&store, "k").await.expect("put");
     assert!(!store.shared().has_ended());
 }
+
+/// Whoever is told of a lease, or that there is none, can rely on it: also where its row is still on its way.
+#[tokio::test(start_paused = true)]
+async fn nobody_hears_of_a_lease_before_it_is_durable_or_of_its_end() {
+    let engine = Arc::new(Faulty::new(Arc::new(Memory::new()), Mood::default(), 1));
+    let store = open(&engine, "a", ReadFence::Engine).await;
+    store.grant(1, 60, Revision::ZERO).await.expect("granted");
+    engine.hold();
+    let changes = [store.clone(), store.clone()];
+    let [granting, revoking] = changes;
+    let granted = tokio::spawn(async move { granting.grant(2, 60, Revision::ZERO).await.map(|_| ()) });
+    sleep(Duration::from_millis(1)).await;
+    let revoked = tokio::spawn(async move { revoking.revoke(1, Revision::ZERO).await.map(|_| ()) });
+    sleep(Duration::from_millis(1)).await;
+    for id in [1, 2] {
+        assert_eq!(store.renew(id).await, Err(Fault::Timeout), "lease {id}");
+        let found = store.of_leases(Revision::ZERO, |leases| leases.exists(id)).await;
+        assert_eq!(found, Err(Fault::Timeout), "lease {id}");
+    }
+    engine.release();
+    for change in [granted, revoked] {
+        assert_eq!(change.await.expect("no panic"), Err(Fault::Timeout), "long ago");
+    }
+    assert_eq!(store.renew(1).await, Ok(None));
+    assert_eq!(store.renew(2).await, Ok(Some((60, Vec::new()))));
+}
+
+/// It would wait for ever: who is deposed sweeps no more.
+#[tokio::test(start_paused = true)]
+async fn a_physical_compaction_ends_with_its_master() {
+    let (one, other) = shared();
+    let older = open(&one, "a", ReadFence::Engine).await;
+    put(&older, "k").await.expect("put");
+    let compacting = older.clone();
+    let compacted = tokio::spawn(async move { compacting.compact(2, true, Revision::ZERO).await });
+    sleep(Duration::from_millis(10)).await;
+    let _newer = open(&other, "b", ReadFence::Engine).await;
+    assert!(read(&older, false).await.is_err());
+    let compacted = tokio::time::timeout(Duration::from_secs(5), compacted).await;
+    assert_eq!(compacted.expect("ends").expect("no panic"), Err(Fault::LeaderChanged));
+}
