@@ -179,6 +179,26 @@ async fn another_cluster_under_the_same_address_is_not_used() {
     assert!(found.kvs.is_empty(), "{found:?}");
 }
 
+/// While PD starts it answers, and says that it is of cluster 0. The brain asks often then: it has lost its connection.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pd_that_starts_again_is_no_other_cluster() {
+    let Some(mut cluster) = Cluster::own().await else { return };
+    let place = Place::new();
+    let mut brain = Start::brain(&place, "default").on_tikv(cluster.pd(), "again/").run().await;
+    let client = Client::new(brain.address());
+    for round in 0..4 {
+        cluster.kill_pd();
+        sleep(Duration::from_millis(2300)).await; // after that connections are made anew
+        cluster.start_pd().await;
+        until("a write", async || {
+            brain.must_run();
+            client.put("/a", format!("{round}")).await.ok()
+        })
+        .await;
+    }
+    assert!(!brain.log().contains("cluster 0"), "{}", brain.log());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_of_another_format_is_refused() {
     let Some(cluster) = Cluster::any().await else { return };
