@@ -5,7 +5,7 @@ kit=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$kit/../.." && pwd)
 KUBEBRAIN=${KUBEBRAIN:-$root/target/release/kubebrain}
 scratch=$(mktemp -d /tmp/kubebrain-kit.XXXXXX)
-servers=() planes=()
+servers=() planes=() clusters=()
 export CHECK_PERIOD=${CHECK_PERIOD:-10s}
 
 say() { printf '%s  %s\n' "$(date +%T)" "$*"; }
@@ -32,6 +32,7 @@ finish() {
 		for _ in $(seq 50); do kill -0 "$pid" 2> /dev/null || break; sleep 0.1; done
 		kill -KILL -- "-$pid" 2> /dev/null || true
 	done
+	for plane in "${clusters[@]}"; do "$root/tests/tikv/down" "$plane" > /dev/null 2>&1 || true; done
 	if [ $rc != 0 ] && [ -n "${KEEP:-}" ]; then say "kept $scratch"; else rm -rf "$scratch"; fi
 	exit $rc
 }
@@ -94,20 +95,31 @@ serve() {
 		proxy) # a process per brain, and a proxy before them
 			brains
 			proxy proxy ;;
+		tikv) # the same, and the brains keep their state in PD and a store
+			tikv
+			brains --engine=tikv --pd="$pd"
+			proxy proxy ;;
 		*) fail "unknown server $server" ;;
 	esac
 	await 60 "answer of $server" serving "$server"
 	pids=("${servers[@]}")
 }
 
-brains() { # a brain for each of three groups, found through scratch/placement.yaml
+tikv() { # PD and a store; sets pd
+	mkdir "$scratch/tikv"
+	clusters+=("$scratch/tikv")
+	"$root/tests/tikv/up" "$scratch/tikv" > "$scratch/tikv.up" || { cat "$scratch/tikv.up"; fail "no PD and store"; }
+	pd=127.0.0.1:$(awk '$1 == "pd" { print $3 }' "$scratch/tikv.up")
+}
+
+brains() { # [FLAG...]: a brain for each of three groups, found through scratch/placement.yaml
 	local first group i=0 core pods events
 	first=$(port 6) core=$((first + 1)) pods=$((first + 3)) events=$((first + 5))
 	placement http://127.0.0.1:$core http://127.0.0.1:$pods http://127.0.0.1:$events > "$scratch/placement.yaml"
 	for group in core pods events; do
 		spawn "brain-$group" "$KUBEBRAIN" brain --group $group --name $group-0 --placement "$scratch/placement.yaml" \
 			--data-dir "$scratch/$group" --listen-client-urls http://127.0.0.1:$((first + i)) \
-			--listen-peer-urls http://127.0.0.1:$((first + i + 1)) ${SERVER_FLAGS:-}
+			--listen-peer-urls http://127.0.0.1:$((first + i + 1)) "$@" ${SERVER_FLAGS:-}
 		i=$((i + 2))
 	done
 }

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -17,29 +16,7 @@ use parking_lot::Mutex;
 use prost::Message as _;
 use tokio::time::Instant;
 
-use crate::model::Change;
-
-/// One order of everything that happens in a run.
-#[derive(Debug, Default)]
-pub(crate) struct Clock(AtomicU64);
-
-impl Clock {
-    /// The next moment.
-    pub(crate) fn tick(&self) -> u64 {
-        self.0.fetch_add(1, Ordering::Relaxed) + 1
-    }
-}
-
-/// A revision as it was committed.
-#[derive(Clone, Debug)]
-pub(crate) struct Committed {
-    pub group: GroupName,
-    pub revision: i64,
-    pub changes: Vec<Change>,
-    /// When.
-    pub tick: u64,
-    pub at: Instant,
-}
+pub(crate) use crate::record::{Clock, Committed};
 
 /// What survives processes.
 pub(crate) struct Disk {

@@ -10,14 +10,13 @@
 //! A seed fixes what clients ask, what fails and when. Some of the order of tasks is the process's own (hash maps,
 //! `select!`): a seed that failed may need a few tries, so a single one is tried ten times.
 
-mod check;
 mod client;
 mod directed;
 mod engine;
 mod gate;
+#[path = "../support/judge/mod.rs"]
+mod judge;
 mod masters;
-mod model;
-mod record;
 mod store;
 mod watching;
 mod world;
@@ -29,9 +28,10 @@ use std::time::Duration;
 use kubebrain_proxy::config::Seams;
 use tokio::sync::watch;
 
-use crate::check::{Run, Violation, check};
 use crate::client::Client;
+use crate::judge::{check, model, record};
 use crate::world::{Plan, Planted, World};
+use check::{Run, Violation};
 
 /// Lines of a run that are printed around what went wrong.
 const LINES: usize = 30;
@@ -48,7 +48,7 @@ fn run(seed: u64, planted: Planted) -> (Run, Vec<Violation>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     let runtime = runtime.expect("a runtime");
     let run = runtime.block_on(simulate(Plan::new(seed, planted)));
-    let violations = check(&run);
+    let violations = check::check(&run);
     (run, violations)
 }
 

@@ -23,6 +23,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::config::Config;
 use crate::link::{Peer, Unlinked};
+use crate::orphan::Keys;
 use crate::outcome::{self, Judgement};
 use crate::plan::{Mutation, Plan};
 use crate::view::{Failure, Reader, jitter, options};
@@ -152,7 +153,13 @@ async fn once(
             let Bounds { value_bytes_max: max, .. } = Config::bounds();
             Ok(Err(CommitError::Refused(Refusal::TooLarge { bytes: plan.bytes, max })))
         }
-        Judgement::Unknown => Ok(Err(CommitError::Unknown(link.failed(Peer::Store, &error).into()))),
+        Judgement::Unknown => {
+            // Nobody else may ever come by; the caller's next try finds the way free.
+            if let Some(keys) = Keys::spanning(plan.mutations.iter().map(Mutation::key)) {
+                reader.remove_orphans(&client, &error, &keys, deadline).await;
+            }
+            Ok(Err(CommitError::Unknown(link.failed(Peer::Store, &error).into())))
+        }
     }
 }
 
@@ -210,7 +217,7 @@ async fn which_is_broken(
     if plan.conditions.is_empty() {
         return Err(Again::Conflict);
     }
-    let now = reader.retry("timestamp", deadline, |client| {
+    let now = reader.retry("timestamp", None, deadline, |client| {
         let link = &reader.link;
         async move { link.timestamp(&client).await.map_err(Failure::Noted) }
     });

@@ -29,6 +29,7 @@ mod config;
 mod key;
 mod link;
 mod metrics;
+mod orphan;
 mod outcome;
 mod pd;
 mod plan;

@@ -78,6 +78,21 @@ pub(crate) fn is_unreachable(error: &Error) -> bool {
     any(error, &mut |error| matches!(error, Error::Grpc(_)))
 }
 
+/// The timestamp of a transaction that has locks and whose primary key nobody has heard of.
+pub(crate) fn orphan(error: &Error) -> Option<u64> {
+    let mut oldest: Option<u64> = None;
+    any(error, &mut |error| {
+        let start = match error {
+            Error::KeyError(key) => key.txn_not_found.as_ref().map(|missing| missing.start_ts),
+            Error::TxnNotFound(missing) => Some(missing.start_ts),
+            _ => None,
+        };
+        oldest = start.into_iter().chain(oldest).min();
+        start.is_some()
+    });
+    oldest
+}
+
 /// In one line, short enough for a log.
 pub(crate) fn describe(error: &Error) -> String {
     const CHARS_MAX: usize = 400;

@@ -24,6 +24,9 @@ use crate::key;
 /// One message without an answer has failed.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Of a member that answers with no cluster at all.
+const STARTS: &str = "it has only just started";
+
 /// Why PD gave no answer.
 #[derive(Debug, Error)]
 pub(crate) enum PdError {
@@ -89,6 +92,7 @@ impl Pd {
         let (mut failures, mut answers) = (Vec::new(), Vec::new());
         for (answer, address) in join_all(asked).await.into_iter().zip(&self.addresses) {
             match answer {
+                Ok((_, answer)) if cluster(&answer) == 0 => failures.push(format!("{address}: {STARTS}")),
                 Ok(answer) => answers.push(answer),
                 Err(status) => failures.push(format!("{address}: {}", describe(&status))),
             }
@@ -242,6 +246,7 @@ pub(crate) fn bare(url: &str) -> String {
     url.trim_end_matches('/').to_owned()
 }
 
+/// 0 while PD starts, and has not read yet whose it is.
 fn cluster(answer: &GetMembersResponse) -> u64 {
     answer.header.as_ref().map_or(0, |header| header.cluster_id)
 }

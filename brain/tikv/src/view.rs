@@ -18,6 +18,7 @@ use tikv_client::{Backoff, CheckLevel, RetryOptions, Timestamp, TransactionClien
 use tokio::time::{Instant, timeout_at};
 
 use crate::link::{Link, Peer};
+use crate::orphan::{self, Keys};
 use crate::outcome;
 use crate::regions::Regions;
 
@@ -72,7 +73,7 @@ impl View {
         let deadline = born + reader.link.config.read_deadline;
         let link = reader.link.clone();
         let timestamp = reader
-            .retry("timestamp", deadline, |client| {
+            .retry("timestamp", None, deadline, |client| {
                 let link = &link;
                 async move { link.timestamp(&client).await.map_err(Failure::Noted) }
             })
@@ -92,8 +93,9 @@ impl View {
 impl Snapshot for View {
     async fn get(&self, key: &[u8]) -> Result<Option<Bytes>, ReadError> {
         let deadline = self.deadline()?;
+        let keys = Keys::spanning(std::iter::once(&Bytes::copy_from_slice(key)));
         self.reader
-            .retry("get", deadline, |client| {
+            .retry("get", keys, deadline, |client| {
                 let mut snapshot = client.snapshot(self.timestamp.clone(), options());
                 let key = key.to_vec();
                 async move { Ok(snapshot.get(key).await?.map(Bytes::from)) }
@@ -190,7 +192,8 @@ impl View {
         deadline: Instant,
     ) -> Result<Vec<(Bytes, Bytes)>, PartError> {
         let limit = u32::try_from(limit).unwrap_or(u32::MAX);
-        let found = self.reader.retry("scan", deadline, |client| {
+        let keys = Some(Keys::between(start.clone(), end.cloned()));
+        let found = self.reader.retry("scan", keys, deadline, |client| {
             let mut snapshot = client.snapshot(self.timestamp.clone(), options());
             let (start, end) = (start.to_vec(), end.map(|end| end.to_vec()));
             async move {
@@ -261,7 +264,7 @@ impl Reader {
         deadline: Instant,
     ) -> BoxFuture<'a, Result<Vec<(Bytes, Bytes)>, ReadError>> {
         Box::pin(async move {
-            let found = self.retry("get_many", deadline, |client| {
+            let found = self.retry("get_many", Keys::spanning(keys.iter()), deadline, |client| {
                 let mut snapshot = client.snapshot(timestamp.clone(), options());
                 let keys: Vec<Vec<u8>> = keys.iter().map(|key| key.to_vec()).collect();
                 async move {
@@ -286,10 +289,26 @@ impl Reader {
         })
     }
 
-    /// Reads until there is an answer or the deadline.
+    /// See [`orphan`].
+    pub(crate) async fn remove_orphans(
+        &self,
+        client: &TransactionClient,
+        error: &tikv_client::Error,
+        keys: &Keys,
+        deadline: Instant,
+    ) {
+        if outcome::orphan(error).is_some()
+            && let Ok(now) = self.link.timestamp(client).await
+        {
+            let _in_time = timeout_at(deadline, orphan::remove(client, error, keys.clone(), &now)).await;
+        }
+    }
+
+    /// Reads until there is an answer or the deadline. `keys` are what is read.
     pub(crate) async fn retry<T, F>(
         &self,
         name: &'static str,
+        keys: Option<Keys>,
         deadline: Instant,
         read: impl Fn(TransactionClient) -> F,
     ) -> Result<T, ReadError>
@@ -304,7 +323,7 @@ impl Reader {
                 crate::link::Unlinked::Stopped(poison) => ReadError::Failed(poison.into()),
                 waiting => ReadError::Unavailable(waiting.into_cause()),
             })?;
-            let cause = match timeout_at(deadline, read(client)).await {
+            let cause = match timeout_at(deadline, read(client.clone())).await {
                 Ok(Ok(answer)) => {
                     if name != "timestamp" {
                         self.link.answered(Peer::Store);
@@ -312,7 +331,12 @@ impl Reader {
                     return Ok(answer);
                 }
                 Ok(Err(Failure::Noted(cause))) => cause,
-                Ok(Err(Failure::Tikv(error))) => self.link.failed(Peer::Store, &error),
+                Ok(Err(Failure::Tikv(error))) => {
+                    if let Some(keys) = &keys {
+                        self.remove_orphans(&client, &error, keys, deadline).await;
+                    }
+                    self.link.failed(Peer::Store, &error)
+                }
                 Err(_) => {
                     let cause = format!("no answer to {name} in time");
                     self.link.silent(Peer::Store, &cause);

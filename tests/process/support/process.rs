@@ -141,6 +141,16 @@ impl Start {
         self
     }
 
+    /// Keeps its state in TiKV, under a prefix, and nothing on this machine.
+    #[allow(dead_code, reason = "for tests/tikv_brains")]
+    pub(crate) fn on_tikv(mut self, pd: &str, prefix: &str) -> Self {
+        if std::env::var_os("DEV").is_some() {
+            return self;
+        }
+        self.arguments.retain(|argument| !argument.starts_with("--data-dir="));
+        self.flag("engine", "tikv").flag("pd", pd).flag("store-prefix", prefix)
+    }
+
     fn data(self, place: &Place, name: &str) -> Self {
         let path = place.join(name);
         self.data_dir(&path)
@@ -198,39 +208,18 @@ impl Start {
     }
 
     /// Starts it and waits until it serves, or has failed.
-    pub(crate) async fn starts(mut self) -> Result<Process, Failure> {
+    pub(crate) async fn starts(self) -> Result<Process, Failure> {
+        self.begins().serves().await
+    }
+
+    /// Starts it, and no more.
+    pub(crate) fn begins(self) -> Beginning {
         let append =
             |end: &str| File::options().create(true).append(true).open(self.log(end)).expect("a log file");
         let before = [read(&self.log("out")).len(), read(&self.log("err")).len()];
         let child =
             self.command().stdout(append("out")).stderr(append("err")).spawn().expect("the binary runs");
-        let mut process = Process { child, start: self.clone(), probes: None };
-        let banner = until("a banner", async || {
-            if let Some(failure) = process.failed(before[1]) {
-                return Some(Err(failure));
-            }
-            let banner = read(&self.log("out")).split_off(before[0]);
-            banner.contains("\n  try ").then_some(Ok(banner))
-        })
-        .await?;
-        process.probes = url(&banner, "probes");
-        // A restart takes the same ports.
-        self.clients = url(&banner, "clients").expect("it says where it listens");
-        if self.peers.is_some() {
-            self.peers = url(&banner, "peers");
-        }
-        process.start = self;
-        if process.start.scheme != "http" || process.start.exact {
-            return Ok(process);
-        }
-        let address = process.address().to_owned();
-        let ready = super::in_time("ready", super::client::ready(&address));
-        let ended = until("an end, or not", async || process.failed(before[1]));
-        tokio::select! {
-            () = ready => {}
-            failure = ended => return Err(failure),
-        }
-        Ok(process)
+        Beginning { process: Process { child, start: self, probes: None }, before }
     }
 
     /// Starts it and waits for its end, which must be a failure.
@@ -269,6 +258,64 @@ pub(crate) fn ctl<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Re
 pub(crate) struct Failure {
     pub(crate) code: Option<i32>,
     pub(crate) message: String,
+}
+
+/// A process that may serve some time.
+pub(crate) struct Beginning {
+    process: Process,
+    /// How long its output and its log were before it.
+    before: [usize; 2],
+}
+
+#[allow(dead_code, reason = "for tests/tikv_brains")]
+impl Beginning {
+    /// What it has logged so far.
+    pub(crate) fn log(&self) -> String {
+        self.process.log().split_off(self.before[1])
+    }
+
+    /// See [`Process::must_run`].
+    pub(crate) fn must_run(&mut self) {
+        self.process.must_run();
+    }
+
+    /// Ends it, whatever it is at.
+    pub(crate) async fn kill(mut self) -> Start {
+        self.process.kill().await;
+        self.process.start()
+    }
+
+    /// Waits until it serves, or has failed.
+    pub(crate) async fn serves(self) -> Result<Process, Failure> {
+        let Self { mut process, before } = self;
+        let mut start = process.start();
+        let banner = until("a banner", async || {
+            if let Some(failure) = process.failed(before[1]) {
+                return Some(Err(failure));
+            }
+            let banner = read(&start.log("out")).split_off(before[0]);
+            banner.contains("\n  try ").then_some(Ok(banner))
+        })
+        .await?;
+        process.probes = url(&banner, "probes");
+        // A restart takes the same ports.
+        start.clients = url(&banner, "clients").expect("it says where it listens");
+        if start.peers.is_some() {
+            start.peers = url(&banner, "peers");
+        }
+        process.start = start;
+        if process.start.scheme != "http" || process.start.exact {
+            return Ok(process);
+        }
+        let address = process.address().to_owned();
+        let ready = super::in_time("ready", super::client::ready(&address));
+        let ended = until("an end, or not", async || process.failed(before[1]));
+        tokio::select! {
+            () = ready => {}
+            failure = ended => return Err(failure),
+        }
+        Ok(process)
+    }
 }
 
 /// A running process. Dropping it kills it.
@@ -323,6 +370,12 @@ impl Process {
         }
     }
 
+    /// True once it has.
+    #[allow(dead_code, reason = "for tests/tikv_brains")]
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("a child").is_some()
+    }
+
     /// Sends a signal by name.
     pub(crate) fn signal(&self, name: &str) {
         let status = Command::new("kill").arg(format!("-{name}")).arg(self.child.id().to_string()).status();
@@ -333,6 +386,13 @@ impl Process {
     pub(crate) async fn ended(&mut self) -> ExitStatus {
         let child = &mut self.child;
         until("the end of the process", async || child.try_wait().expect("a child")).await
+    }
+
+    /// kill -9; it returns when the process is gone.
+    #[allow(dead_code, reason = "for tests/tikv_brains")]
+    pub(crate) async fn kill(&mut self) {
+        self.signal("KILL");
+        self.ended().await;
     }
 
     /// Ends it as an operator does, and starts it again.

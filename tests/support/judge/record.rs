@@ -2,15 +2,39 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use kubebrain_proto::etcdserverpb as pb;
+use kubebrain_shared::group::GroupName;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 use tonic::Status;
 
-use crate::engine::Clock;
+use super::model::Change;
 
-/// A moment: its place in the order, and the paused clock.
+/// One order of everything that happens in a run.
+#[derive(Debug, Default)]
+pub(crate) struct Clock(AtomicU64);
+
+impl Clock {
+    /// The next moment.
+    pub(crate) fn tick(&self) -> u64 {
+        self.0.fetch_add(1, Ordering::Relaxed) + 1
+    }
+}
+
+/// A revision as it was committed.
+#[derive(Clone, Debug)]
+pub(crate) struct Committed {
+    pub group: GroupName,
+    pub revision: i64,
+    pub changes: Vec<Change>,
+    /// When; `u64::MAX` where nobody could see that.
+    pub tick: u64,
+    pub at: Instant,
+}
+
+/// A moment: its place in the order, and the clock.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Moment {
     pub tick: u64,

@@ -13,9 +13,8 @@ use kubebrain_shared::placement::Placement;
 use kubebrain_shared::range::KeyRange;
 use tonic::{Code, Status};
 
-use crate::engine::Committed;
-use crate::model::{self, Change, Evaluation, History, State};
-use crate::record::{Answer, Ask, Heard, Op, Records, Watch};
+use super::model::{self, Change, Evaluation, History, State};
+use super::record::{Answer, Ask, Committed, Heard, Op, Records, Watch};
 
 /// A run that is over.
 pub(crate) struct Run {

@@ -1,0 +1,325 @@
+//! [`Cluster`]: PD and a store of `tests/tikv` for one test, in a directory and on ports of its own.
+//!
+//! A test that kills or faults takes [`Cluster::own`], any other one [`Cluster::any`], which may be the cluster that
+//! `KUBEBRAIN_TEST_PD` names. Without the kit's binaries both give `None` and the test ends there, having said so; with
+//! `CI=true` that is a failure. `KUBEBRAIN_TEST_PD=none`: no cluster in this run, wherever it is.
+
+use std::fs::File;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep, timeout};
+
+/// Nothing here takes this long on a machine that works, however slow it is.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// Where the system takes no ports for outgoing connections from.
+const PORTS: std::ops::Range<u16> = 14_000..32_000;
+
+/// What else than their own addresses PD and the store give to clients: a relay's.
+#[derive(Clone, Default)]
+pub(crate) struct Advertised {
+    pub(crate) pd: Option<String>,
+    pub(crate) store: Option<String>,
+}
+
+/// See the module. Dropping it kills both and removes what they wrote.
+pub(crate) struct Cluster {
+    endpoints: String,
+    kit: Option<Kit>,
+}
+
+/// Two processes and their directory.
+struct Kit {
+    directory: Option<TempDir>,
+    binaries: PathBuf,
+    ports: Ports,
+    advertised: Advertised,
+    pd: Option<Child>,
+    store: Option<Child>,
+}
+
+/// Loopback ports, chosen before anything runs: whoever stands between has to know them.
+#[derive(Clone, Copy)]
+pub(crate) struct Ports {
+    pub(crate) pd: u16,
+    peer: u16,
+    pub(crate) store: u16,
+    status: u16,
+}
+
+impl Ports {
+    pub(crate) fn free() -> Self {
+        Self { pd: free_port(), peer: free_port(), store: free_port(), status: free_port() }
+    }
+}
+
+/// No other call in this process gives it; other processes begin elsewhere.
+fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let count = PORTS.end - PORTS.start;
+    let begin = (std::process::id() % 997) as u16 * 18;
+    loop {
+        let next = NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = PORTS.start + (begin + next) % count;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+impl Cluster {
+    /// For a test that neither kills nor faults.
+    pub(crate) async fn any() -> Option<Self> {
+        match std::env::var("KUBEBRAIN_TEST_PD") {
+            Ok(endpoints) if endpoints != "none" => Some(Self { endpoints, kit: None }),
+            _ => Self::own().await,
+        }
+    }
+
+    /// One that this test may do anything to.
+    pub(crate) async fn own() -> Option<Self> {
+        Self::with(Ports::free(), Advertised::default()).await
+    }
+
+    /// The same on these ports, known to its clients by other addresses.
+    pub(crate) async fn with(ports: Ports, advertised: Advertised) -> Option<Self> {
+        let mut cluster = Self::absent(ports, advertised)?;
+        cluster.start_pd().await;
+        cluster.start_store().await;
+        Some(cluster)
+    }
+
+    /// Nothing runs yet.
+    pub(crate) fn absent(ports: Ports, advertised: Advertised) -> Option<Self> {
+        let binaries = binaries()?;
+        let directory = tempfile::Builder::new().prefix("kubebrain-tikv-").tempdir();
+        let directory = Some(directory.expect("a temporary directory"));
+        let endpoints = format!("127.0.0.1:{}", ports.pd);
+        let kit = Kit { directory, binaries, ports, advertised, pd: None, store: None };
+        Some(Self { endpoints, kit: Some(kit) })
+    }
+
+    /// PD's endpoints, for `--pd`. Not a relay's.
+    pub(crate) fn pd(&self) -> &str {
+        &self.endpoints
+    }
+
+    fn kit(&self) -> &Kit {
+        self.kit.as_ref().expect("a cluster of this test's own")
+    }
+
+    fn kit_mut(&mut self) -> &mut Kit {
+        self.kit.as_mut().expect("a cluster of this test's own")
+    }
+
+    /// Starts PD on what is in its directory and waits until it answers.
+    pub(crate) async fn start_pd(&mut self) {
+        let kit = self.kit_mut();
+        let Ports { pd, peer, .. } = kit.ports;
+        let own = format!("http://127.0.0.1:{pd}");
+        let advertised = kit.advertised.pd.as_ref().map_or_else(|| own.clone(), |at| format!("http://{at}"));
+        let mut command = kit.command("pd-server");
+        command.arg("--name=pd").arg("--config").arg(kit.binaries.join("../pd/pd.toml"));
+        command.arg("--data-dir").arg(kit.path().join("pd")).arg("--log-file").arg(kit.path().join("pd.log"));
+        command.args([format!("--client-urls={own}"), format!("--advertise-client-urls={advertised}")]);
+        command.args([format!("--peer-urls=http://127.0.0.1:{peer}"), "-L=warn".to_owned()]);
+        kit.pd = Some(kit.spawn(command, "pd.out"));
+        let look = "/pd/api/v1/leader";
+        self.until("PD", pd, async || get(pd, look).await.is_ok_and(|page| page.contains("member_id"))).await;
+    }
+
+    /// Starts the store on what is in its directory and waits until PD knows who leads its regions.
+    pub(crate) async fn start_store(&mut self) {
+        self.begin_store();
+        let Ports { pd, status, .. } = self.kit().ports;
+        self.until("the store", status, async || {
+            get(status, "/status").await.is_ok_and(|page| page.contains("\"store\""))
+        })
+        .await;
+        self.until("a leader", pd, async || {
+            get(pd, "/pd/api/v1/regions").await.is_ok_and(|page| page.contains("\"leader\":{\"id\""))
+        })
+        .await;
+    }
+
+    fn begin_store(&mut self) {
+        let kit = self.kit_mut();
+        let Ports { pd, store, status, .. } = kit.ports;
+        let mut command = kit.command("tkstore");
+        command.arg(format!("--pd=127.0.0.1:{pd}")).arg(format!("--addr=127.0.0.1:{store}"));
+        command.arg(format!("--status-addr=127.0.0.1:{status}"));
+        command.arg("--data-dir").arg(kit.path().join("store"));
+        if let Some(advertised) = &kit.advertised.store {
+            command.arg(format!("--advertise-addr={advertised}"));
+        }
+        kit.store = Some(kit.spawn(command, "store.log"));
+    }
+
+    async fn until(&mut self, what: &str, port: u16, mut look: impl AsyncFnMut() -> bool) {
+        let end = Instant::now() + PATIENCE;
+        while !look().await {
+            let kit = self.kit_mut();
+            let children = [&mut kit.pd, &mut kit.store].into_iter().flatten();
+            let ended = children.filter_map(|child| child.try_wait().expect("a child")).next();
+            if let Some(status) = ended {
+                panic!("{what} (port {port}): a process of the cluster has ended, {status}:\n{}", kit.logs());
+            }
+            assert!(Instant::now() < end, "{what} (port {port}): not within {PATIENCE:?}\n{}", kit.logs());
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// kill -9; it returns when the process is gone.
+    pub(crate) fn kill_pd(&mut self) {
+        kill(&mut self.kit_mut().pd);
+    }
+
+    /// kill -9; it returns when the process is gone.
+    pub(crate) fn kill_store(&mut self) {
+        kill(&mut self.kit_mut().store);
+    }
+
+    /// What PD and the store have written is gone; both must be dead.
+    pub(crate) fn wipe(&mut self) {
+        let kit = self.kit_mut();
+        assert!(kit.pd.is_none() && kit.store.is_none(), "only the dead are wiped");
+        for name in ["pd", "store"] {
+            std::fs::remove_dir_all(kit.path().join(name)).expect("a directory of ours");
+        }
+    }
+
+    /// From now on a region ends before this key, which is as the engine's client sends it.
+    pub(crate) async fn split(&self, key: &[u8]) {
+        self.ask(&format!("/split?key=hex:{}", hex(key))).await;
+    }
+
+    /// The store's next `count` requests are refused as too many.
+    pub(crate) async fn busy(&self, count: u32) {
+        self.ask(&format!("/busy?n={count}")).await;
+    }
+
+    /// The store's next `count` requests are refused as by one that does not lead.
+    pub(crate) async fn not_leader(&self, count: u32) {
+        self.ask(&format!("/notleader?n={count}")).await;
+    }
+
+    /// Every call of `method` waits so long in the store before it is carried out; all calls, if it is empty.
+    pub(crate) async fn delay(&self, method: &str, by: Duration) {
+        self.ask(&format!("/delay?ms={}&call={method}", by.as_millis())).await;
+    }
+
+    /// The same for prewrites that hold a key which begins so.
+    pub(crate) async fn delay_prewrites(&self, key: &[u8], by: Duration) {
+        self.ask(&format!("/delay?ms={}&call=KvPrewrite&key=hex:{}", by.as_millis(), hex(key))).await;
+    }
+
+    /// Locks that stand in the store, a line each.
+    pub(crate) async fn locks(&self) -> Vec<String> {
+        self.ask("/locks").await.lines().map(str::to_owned).collect()
+    }
+
+    /// Regions of the store, a line each.
+    pub(crate) async fn regions(&self) -> Vec<String> {
+        self.ask("/regions").await.lines().map(str::to_owned).collect()
+    }
+
+    async fn ask(&self, path: &str) -> String {
+        let port = self.kit().ports.status;
+        get(port, path).await.unwrap_or_else(|error| panic!("the store's status port: {path}: {error}"))
+    }
+}
+
+impl Kit {
+    fn path(&self) -> &Path {
+        self.directory.as_ref().expect("until it is dropped").path()
+    }
+
+    /// It ends with the thread that starts it, so that a killed test leaves nobody behind.
+    fn command(&self, name: &str) -> Command {
+        let mut command = Command::new("setpriv");
+        command.arg("--pdeathsig=KILL").arg(self.binaries.join(name));
+        command
+    }
+
+    fn spawn(&self, mut command: Command, log: &str) -> Child {
+        let open =
+            || File::options().create(true).append(true).open(self.path().join(log)).expect("a log file");
+        command.stdin(Stdio::null()).stdout(open()).stderr(open());
+        command.spawn().expect("a binary of the kit runs")
+    }
+
+    /// The ends of all logs.
+    fn logs(&self) -> String {
+        let end = |name: &str| {
+            let text = std::fs::read(self.path().join(name)).unwrap_or_default();
+            let text = String::from_utf8_lossy(&text);
+            let lines: Vec<_> = text.lines().collect();
+            format!("{name}:\n{}\n", lines[lines.len().saturating_sub(8)..].join("\n"))
+        };
+        ["pd.out", "pd.log", "store.log"].map(end).concat()
+    }
+}
+
+impl Drop for Kit {
+    fn drop(&mut self) {
+        kill(&mut self.store);
+        kill(&mut self.pd);
+        if std::thread::panicking()
+            && let Some(directory) = self.directory.take()
+        {
+            eprintln!("kept: {}", directory.keep().display());
+        }
+    }
+}
+
+fn kill(child: &mut Option<Child>) {
+    if let Some(mut child) = child.take() {
+        let _ended = child.kill();
+        let _reaped = child.wait();
+    }
+}
+
+/// Where the kit is built, or why the test ends here.
+fn binaries() -> Option<PathBuf> {
+    if std::env::var("KUBEBRAIN_TEST_PD").is_ok_and(|value| value == "none") {
+        eprintln!("skipped: KUBEBRAIN_TEST_PD=none");
+        return None;
+    }
+    let root =
+        Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().find(|path| path.join("tests/tikv").is_dir());
+    let binaries = root.expect("the kit's sources are in the workspace").join("tests/tikv/bin");
+    if ["pd-server", "tkstore"].iter().all(|name| binaries.join(name).exists()) {
+        return Some(binaries);
+    }
+    let ci = std::env::var("CI").is_ok_and(|value| value == "true");
+    assert!(!ci, "{} is not built: tests/tikv/build", binaries.display());
+    eprintln!("skipped: {} is not built: tests/tikv/build", binaries.display());
+    None
+}
+
+fn hex(key: &[u8]) -> String {
+    key.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// GET over HTTP/1.0.
+async fn get(port: u16, path: &str) -> std::io::Result<String> {
+    let exchange = async {
+        let mut socket = TcpStream::connect(("127.0.0.1", port)).await?;
+        socket.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await?;
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).await?;
+        Ok::<_, std::io::Error>(answer)
+    };
+    let answer = timeout(Duration::from_secs(5), exchange).await??;
+    match answer.split_once("\r\n\r\n") {
+        Some((head, body)) if head.contains(" 200 ") => Ok(body.to_owned()),
+        _ => Err(std::io::Error::other(answer)),
+    }
+}

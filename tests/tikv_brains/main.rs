@@ -1,0 +1,37 @@
+//! Brains on TiKV, judged from outside: the real binary, the real PD, the store of `tests/tikv`, and everything
+//! between and under them failing.
+//!
+//! `cargo test --test tikv_brains`; with `KUBEBRAIN_FULL=1` thirty rounds of faults instead of a few. Chance comes from a
+//! seed, which is printed; `KUBEBRAIN_SEED` sets it: the same faults in the same order, though not the same traffic to
+//! the letter. What the store does otherwise than TiKV stands in `tests/tikv/README.md`.
+
+#[path = "../support/cluster.rs"]
+#[allow(dead_code, reason = "shared with the engine's own tests")]
+mod cluster;
+#[path = "../support/judge/mod.rs"]
+#[allow(dead_code, reason = "shared with the simulation")]
+mod judge;
+#[path = "../support/relay.rs"]
+mod relay;
+#[path = "../process/support/mod.rs"]
+#[allow(dead_code, reason = "shared with the other tests of processes")]
+mod support;
+
+mod absence;
+mod faults;
+mod locks;
+mod planted;
+mod readback;
+mod relays;
+mod rivals;
+mod rounds;
+mod rows;
+mod tls;
+mod traffic;
+mod watching;
+
+/// The seed of this run.
+fn seed() -> u64 {
+    let given = std::env::var("KUBEBRAIN_SEED").ok().map(|text| text.parse().expect("a number as seed"));
+    given.unwrap_or(0x7469_6b76)
+}

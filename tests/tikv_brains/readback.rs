@@ -1,0 +1,99 @@
+//! What was committed, read back from the server itself: by a watch of everything from the first revision on. That
+//! this watch is true is judged like anything else: acknowledged writes, lists and other watches must agree with it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use kubebrain_proto::etcdserverpb as pb;
+use kubebrain_proto::etcdserverpb::watch_client::WatchClient;
+use kubebrain_proto::etcdserverpb::watch_request::RequestUnion;
+use kubebrain_proto::mvccpb::Event;
+use kubebrain_proto::mvccpb::event::EventType;
+use kubebrain_shared::group::GroupName;
+use kubebrain_shared::placement::Placement;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, interval};
+use tokio_stream::wrappers::ReceiverStream;
+
+use crate::judge::record::Committed;
+use crate::support::in_time;
+use crate::traffic::Stage;
+
+/// The history up to `target`, and what is wrong with it in itself.
+pub(crate) async fn history(
+    stage: &Stage,
+    placement: &Placement,
+    target: i64,
+) -> (Vec<Committed>, Vec<String>) {
+    in_time("the history", committed(stage, placement, target)).await
+}
+
+async fn committed(stage: &Stage, placement: &Placement, target: i64) -> (Vec<Committed>, Vec<String>) {
+    let (requests, body) = mpsc::channel(8);
+    let create = pb::WatchCreateRequest {
+        key: b"\0"[..].into(),
+        range_end: b"\0"[..].into(),
+        start_revision: 1,
+        ..Default::default()
+    };
+    let send = |union| requests.try_send(pb::WatchRequest { request_union: Some(union) });
+    send(RequestUnion::CreateRequest(create)).expect("there is room");
+    let mut client = WatchClient::new(stage.channel()).max_decoding_message_size(usize::MAX);
+    let opened = client.watch(ReceiverStream::new(body)).await;
+    let mut responses = opened.expect("nothing is in trouble").into_inner();
+    let mut ask = interval(Duration::from_millis(100));
+    let mut read = Readback::default();
+    loop {
+        tokio::select! {
+            response = responses.message() => {
+                let response = response.expect("nothing is in trouble").expect("the stream goes on");
+                assert!(!response.canceled, "{response:?}");
+                let revision = response.header.as_ref().map_or(0, |header| header.revision);
+                if response.events.is_empty() && !response.created && revision >= target {
+                    break;
+                }
+                read.take(placement, response.events);
+            }
+            _ = ask.tick() => {
+                let _full = send(RequestUnion::ProgressRequest(pb::WatchProgressRequest {}));
+            }
+        }
+    }
+    (read.committed, read.wrong)
+}
+
+#[derive(Default)]
+pub(crate) struct Readback {
+    pub(crate) committed: Vec<Committed>,
+    pub(crate) wrong: Vec<String>,
+    last: i64,
+}
+
+impl Readback {
+    /// Takes the events of one response: whole revisions, each higher than the last.
+    pub(crate) fn take(&mut self, placement: &Placement, events: Vec<Event>) {
+        let revision = |event: &Event| event.kv.as_ref().map_or(0, |kv| kv.mod_revision);
+        for chunk in events.chunk_by(|one, next| revision(one) == revision(next)) {
+            let at = revision(&chunk[0]);
+            if at <= self.last {
+                self.wrong.push(format!("the history has {at} after {}", self.last));
+            }
+            self.last = self.last.max(at);
+            let mut groups: BTreeMap<GroupName, Committed> = BTreeMap::new();
+            for event in chunk {
+                let kv = event.kv.clone().unwrap_or_default();
+                let group = placement.owner(&kv.key).clone();
+                let committed = groups.entry(group.clone()).or_insert_with(|| Committed {
+                    group,
+                    revision: at,
+                    changes: Vec::new(),
+                    tick: u64::MAX,
+                    at: Instant::now(),
+                });
+                let deleted = event.r#type() == EventType::Delete;
+                committed.changes.push((kv.key.clone(), (!deleted).then_some(kv)));
+            }
+            self.committed.extend(groups.into_values());
+        }
+    }
+}
