@@ -141,7 +141,7 @@ impl Core {
 }
 
 impl Answer {
-    async fn open(response: Response<hyper::body::Incoming>) -> Result<Self, Failure> {
+    async fn open(response: Response<Body>) -> Result<Self, Failure> {
         let (head, mut rest) = response.into_parts();
         let revision = metadata::revision(&head.headers, &metadata::REVISION);
         if let Some(status) = Status::from_header_map(&head.headers) {
@@ -159,7 +159,7 @@ impl Answer {
         };
         let ended = first.trailers_ref().and_then(Status::from_header_map);
         let error = ended.filter(|status| status.code() != tonic::Code::Ok);
-        Ok(Self { head, first: Some(first), rest: Body::new(rest), error, revision })
+        Ok(Self { head, first: Some(first), rest, error, revision })
     }
 
     /// Of its header block.
