@@ -1,5 +1,5 @@
-//! `kubebrain standalone`: a proxy and every group of the placement in one process. Between them is the same protocol
-//! as between processes, over streams in memory: there is no second way in.
+//! `kubebrain standalone`: a proxy and every group of the placement in one process. The proxy asks the service that a
+//! listener for proxies would serve, directly; its watch streams go over connections in memory.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -9,12 +9,13 @@ use kubebrain_brain::mvcc::{self, Store};
 use kubebrain_brain::service::{Audience, Endpoint, EndpointConfig};
 use kubebrain_proxy::Proxy;
 use kubebrain_shared::dial::Connector;
+use kubebrain_shared::direct::Direct;
 use kubebrain_shared::group::GroupName;
 use kubebrain_shared::opening::Opening;
 use kubebrain_shared::placement::Placement;
 use kubebrain_shared::probe::ETCD_VERSION;
 use kubebrain_shared::revision::Revision;
-use kubebrain_shared::serve::{MemoryConnector, ServeConfig, memory, serve_memory};
+use kubebrain_shared::serve::{ServeConfig, memory, serve_memory};
 use kubebrain_shared::stop::Stopper;
 
 use crate::cli::Standalone;
@@ -40,17 +41,17 @@ struct Groups {
 
 struct Running {
     store: Store,
-    connector: MemoryConnector,
+    connector: Connector,
 }
 
 impl Running {
     fn connectors(&self) -> Vec<Connector> {
-        vec![Connector::Memory(self.connector.clone())]
+        vec![self.connector.clone()]
     }
 }
 
 impl Groups {
-    /// Opens a group and serves it in memory.
+    /// Opens a group and serves it to the proxy.
     async fn open(&self, group: &GroupName, placement: &Arc<Placement>) -> Result<Running> {
         let count = placement.groups().count();
         let config = mvcc::Config {
@@ -69,6 +70,7 @@ impl Groups {
         };
         let endpoint = Endpoint::new(store.clone(), config, self.streams.handle());
         let (connector, listener) = memory();
+        let connector = Connector::Inside(Direct::new(endpoint.clone()), connector);
         tokio::spawn(serve_memory(listener, endpoint, ServeConfig::default(), self.accepting.handle()));
         Ok(Running { store, connector })
     }

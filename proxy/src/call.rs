@@ -22,12 +22,12 @@ use crate::grpc::{self, Framed, Relay};
 use crate::strip_own;
 
 /// What is asked.
-#[derive(Clone, Debug)]
-pub(crate) struct Ask {
+#[derive(Debug)]
+pub(crate) struct Ask<'a> {
     /// `/service/method`.
     pub(crate) path: &'static str,
     /// The client's headers, our own stripped.
-    pub(crate) headers: HeaderMap,
+    pub(crate) headers: &'a HeaderMap,
     pub(crate) message: Framed,
     /// The placement version, if the group is asked for its part only.
     pub(crate) part: Option<u64>,
@@ -68,16 +68,16 @@ impl Core {
     ///
     /// # Cancel safety
     /// A dropped call resets the request; a write may have been applied.
-    pub(crate) async fn send(&self, group: &Group, ask: &Ask) -> Result<Answer, Failure> {
+    pub(crate) async fn send(&self, group: &Group, ask: &Ask<'_>) -> Result<Answer, Failure> {
         let began = Instant::now();
         let outcome = self.send_once(group, ask).await;
         group.metrics.sent(began, &outcome);
         outcome
     }
 
-    async fn send_once(&self, group: &Group, ask: &Ask) -> Result<Answer, Failure> {
+    async fn send_once(&self, group: &Group, ask: &Ask<'_>) -> Result<Answer, Failure> {
         let frame = http_body_util::Full::new(ask.message.frame());
-        let mut request = self.request(ask.path, &ask.headers, ask.part, Body::new(frame));
+        let mut request = self.request(ask.path, ask.headers, ask.part, Body::new(frame));
         if !ask.floor {
             request.headers_mut().remove(metadata::FLOOR);
         }
@@ -134,14 +134,14 @@ impl Core {
         M: prost::Message + Default,
     {
         let ask =
-            Ask { path, headers: HeaderMap::new(), message: Framed::of(message), part: None, floor: true };
+            Ask { path, headers: &HeaderMap::new(), message: Framed::of(message), part: None, floor: true };
         let answer = self.send(group, &ask).await.map_err(|_| Fault::Timeout)?;
         answer.decode(self.config.merged_bytes_max).await
     }
 }
 
 impl Answer {
-    async fn open(response: Response<hyper::body::Incoming>) -> Result<Self, Failure> {
+    async fn open(response: Response<Body>) -> Result<Self, Failure> {
         let (head, mut rest) = response.into_parts();
         let revision = metadata::revision(&head.headers, &metadata::REVISION);
         if let Some(status) = Status::from_header_map(&head.headers) {
@@ -159,7 +159,7 @@ impl Answer {
         };
         let ended = first.trailers_ref().and_then(Status::from_header_map);
         let error = ended.filter(|status| status.code() != tonic::Code::Ok);
-        Ok(Self { head, first: Some(first), rest: Body::new(rest), error, revision })
+        Ok(Self { head, first: Some(first), rest, error, revision })
     }
 
     /// Of its header block.

@@ -115,7 +115,7 @@ impl Core {
         let request = AdvanceRequest { floor: floor.to_wire() };
         let message = Framed::of(&request);
         let path = "/kubebrain.peer.v1.Peer/Advance";
-        let ask = Ask { path, headers: HeaderMap::new(), message, part: None, floor: false };
+        let ask = Ask { path, headers: &HeaderMap::new(), message, part: None, floor: false };
         let answer = self.send(group, &ask).await.map_err(|_| Fault::Timeout)?;
         let answer: AdvanceResponse = answer.decode(1024).await?;
         let revision = Revision::checked_from(answer.revision)

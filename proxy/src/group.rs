@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use http::{Request, Response};
-use hyper::body::Incoming;
 use kubebrain_shared::dial::{Channel, Connector, DialError, State};
+use kubebrain_shared::direct::Direct;
 use kubebrain_shared::group::GroupName;
 use kubebrain_shared::revision::Revision;
 use tonic::body::Body;
@@ -36,14 +36,56 @@ pub(crate) struct Group {
 }
 
 struct Node {
-    bulk: Channel,
+    bulk: Way,
     watch: Channel,
+}
+
+/// How requests get to a node.
+enum Way {
+    /// Over a connection.
+    Channel(Channel),
+    /// It is in this process.
+    Direct(Direct),
+}
+
+impl Way {
+    fn new(connector: Connector, config: &Config) -> Self {
+        match connector {
+            Connector::Inside(service, _) => Self::Direct(service),
+            connector => Self::Channel(Channel::new(connector, config.bulk_dial())),
+        }
+    }
+
+    fn state(&self) -> State {
+        match self {
+            Self::Channel(channel) => channel.state(),
+            Self::Direct(_) => State::Open,
+        }
+    }
+
+    fn trouble(&self) -> Option<Arc<str>> {
+        match self {
+            Self::Channel(channel) => channel.trouble(),
+            Self::Direct(_) => None,
+        }
+    }
+
+    async fn call(&self, request: Request<Body>) -> Result<Response<Body>, DialError> {
+        match self {
+            Self::Channel(channel) => through(channel, request).await,
+            Self::Direct(service) => Ok(service.call(request).await?),
+        }
+    }
+}
+
+async fn through(channel: &Channel, request: Request<Body>) -> Result<Response<Body>, DialError> {
+    Ok(channel.clone().call(request).await?.map(Body::new))
 }
 
 impl Group {
     pub(crate) fn new(name: GroupName, connectors: Vec<Connector>, config: &Config) -> Self {
         let node = |connector: Connector| Node {
-            bulk: Channel::new(connector.clone(), config.bulk_dial()),
+            bulk: Way::new(connector.clone(), config),
             watch: Channel::new(connector, config.watch_dial()),
         };
         let nodes = connectors.into_iter().map(node).collect();
@@ -86,14 +128,13 @@ impl Group {
         &self,
         lane: Lane,
         request: Request<Body>,
-    ) -> Result<Response<Incoming>, Option<DialError>> {
+    ) -> Result<Response<Body>, Option<DialError>> {
         let at = self.current.load(Ordering::Relaxed);
         let node = self.nodes.get(at).ok_or(None)?;
-        let mut channel = match lane {
-            Lane::Bulk => node.bulk.clone(),
-            Lane::Watch => node.watch.clone(),
+        let sent = match lane {
+            Lane::Bulk => node.bulk.call(request).await,
+            Lane::Watch => through(&node.watch, request).await,
         };
-        let sent = channel.call(request).await;
         if sent.as_ref().is_err_and(DialError::surely_not_sent) {
             let next = (at + 1) % self.nodes.len();
             let _raced = self.current.compare_exchange(at, next, Ordering::Relaxed, Ordering::Relaxed);

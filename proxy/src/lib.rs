@@ -47,9 +47,7 @@ pub use proxy::{Proxy, Service};
 
 /// What only proxies and brains tell each other never comes from or goes to a client.
 fn strip_own(headers: &mut http::HeaderMap) {
-    let own: Vec<http::HeaderName> =
-        headers.keys().filter(|name| name.as_str().starts_with("kubebrain-")).cloned().collect();
-    for name in own {
-        headers.remove(name);
+    while let Some(own) = headers.keys().find(|name| name.as_str().starts_with("kubebrain-")).cloned() {
+        headers.remove(own);
     }
 }

@@ -40,6 +40,7 @@ use tonic::{ConnectError, Status};
 use tracing::debug;
 
 use crate::cork::Cork;
+use crate::direct::{Direct, Panicked};
 use crate::serve::MemoryConnector;
 use crate::tls::TlsClient;
 use heard::Heard;
@@ -55,6 +56,9 @@ pub enum Connector {
     Unix(PathBuf),
     /// A listener in this process.
     Memory(MemoryConnector),
+    /// A service in this process, for requests that are asked directly, and the listener where it is served, for
+    /// whatever wants a connection: a [`Channel`] does.
+    Inside(Direct, MemoryConnector),
 }
 
 /// How a channel connects.
@@ -180,7 +184,7 @@ impl Channel {
                 address.parse().expect("an address is host:port")
             }
             Connector::Unix(_) => Authority::from_static("localhost"),
-            Connector::Memory(_) => Authority::from_static("memory"),
+            Connector::Memory(_) | Connector::Inside(..) => Authority::from_static("memory"),
         };
         let state = Mutex::new(Standing { link: Link::Idle, failures: 0, trouble: None });
         Self { shared: Arc::new(Shared { connector, config, authority, state }) }
@@ -300,7 +304,9 @@ impl Shared {
                 Ok(sender)
             }
             Connector::Unix(path) => self.handshake(UnixStream::connect(path).await?).await,
-            Connector::Memory(connector) => self.handshake(connector.connect().await?).await,
+            Connector::Memory(connector) | Connector::Inside(_, connector) => {
+                self.handshake(connector.connect().await?).await
+            }
         }
     }
 
@@ -375,6 +381,13 @@ impl DialError {
         });
         let error = ConnectError(error.into());
         if untouched { Self::Refused(error) } else { Self::Broken(error) }
+    }
+}
+
+/// As of a connection that fails.
+impl From<Panicked> for DialError {
+    fn from(panicked: Panicked) -> Self {
+        Self::Broken(ConnectError(panicked.into()))
     }
 }
 

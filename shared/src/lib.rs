@@ -23,4 +23,5 @@ pub mod serve;
 pub mod probe;
 pub mod opening;
 pub mod reflection;
+pub mod direct;
 pub mod dial;

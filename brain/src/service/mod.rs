@@ -103,7 +103,7 @@ impl Endpoint {
         Self { inner: Arc::new(inner) }
     }
 
-    async fn route(self, request: Request<Inbound>) -> Response<Body> {
+    async fn route(self, request: Request<Body>) -> Response<Body> {
         let inner = self.inner;
         let grpc = request
             .headers()
@@ -178,7 +178,7 @@ impl Endpoint {
                 codec::server(TypedCodec::default(), &limits).server_streaming(call, request).await
             }
             path if Reflection::is_asked(path) => match &inner.reflection {
-                Some(reflection) => reflection.answer(request.map(Body::new)).await,
+                Some(reflection) => reflection.answer(request).await,
                 None => unserved::refusal(path).into_http(),
             },
             path if inner.audience == Audience::Peers && path.starts_with("/kubebrain.peer.v1.Peer/") => {
@@ -248,7 +248,8 @@ impl Inner {
     }
 }
 
-impl Service<Request<Inbound>> for Endpoint {
+/// From any body: what a listener took, and what a proxy of this process asks.
+impl Service<Request<Body>> for Endpoint {
     type Response = Response<Body>;
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
@@ -257,7 +258,7 @@ impl Service<Request<Inbound>> for Endpoint {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<Inbound>) -> Self::Future {
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
         let endpoint = self.clone();
         Box::pin(async move {
             let mut response = endpoint.route(request).await;
@@ -273,17 +274,31 @@ impl Service<Request<Inbound>> for Endpoint {
     }
 }
 
+impl Service<Request<Inbound>> for Endpoint {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = <Self as Service<Request<Body>>>::Future;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Inbound>) -> Self::Future {
+        self.call(request.map(Body::new))
+    }
+}
+
 /// Without anybody who counts.
 impl Service<Request<Incoming>> for Endpoint {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = <Self as Service<Request<Inbound>>>::Future;
+    type Future = <Self as Service<Request<Body>>>::Future;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Request<Incoming>) -> Self::Future {
-        self.call(request.map(Inbound::from))
+        self.call(request.map(Body::new))
     }
 }

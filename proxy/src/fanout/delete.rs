@@ -42,13 +42,7 @@ impl Core {
         deleted: &mut Deleted,
     ) -> Result<Response<Body>, Setback> {
         let path = "/etcdserverpb.KV/DeleteRange";
-        let ask = Ask {
-            path,
-            headers: headers.clone(),
-            message: message.clone(),
-            part: Some(version),
-            floor: true,
-        };
+        let ask = Ask { path, headers, message: message.clone(), part: Some(version), floor: true };
         let open = groups.iter().filter(|group| !deleted.done.contains_key(group.name()));
         let ask = &ask;
         let answers = join_all(open.map(|group| async move { (group, self.send(group, ask).await) })).await;

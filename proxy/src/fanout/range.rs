@@ -95,14 +95,8 @@ fn too_large(bytes_max: usize) -> Status {
 
 impl Plan {
     /// Of every part.
-    pub(crate) fn ask(&self, path: &'static str, headers: &HeaderMap, version: u64) -> Ask {
-        Ask {
-            path,
-            headers: headers.clone(),
-            message: self.message.clone(),
-            part: Some(version),
-            floor: true,
-        }
+    pub(crate) fn ask<'a>(&self, path: &'static str, headers: &'a HeaderMap, version: u64) -> Ask<'a> {
+        Ask { path, headers, message: self.message.clone(), part: Some(version), floor: true }
     }
 
     /// The header's revision. A named revision that every group has answered for is one that they have reached.

@@ -104,7 +104,7 @@ impl Core {
     /// `None` if the group does not answer soon.
     async fn status_of(&self, group: &Group) -> Option<GroupStatus> {
         let message = Framed::of(&StatusRequest {});
-        let ask = Ask { path: STATUS, headers: HeaderMap::new(), message, part: None, floor: true };
+        let ask = Ask { path: STATUS, headers: &HeaderMap::new(), message, part: None, floor: true };
         let work = async {
             let answer = self.send(group, &ask).await.ok()?;
             let store = answer.store();
@@ -121,12 +121,12 @@ impl Core {
     {
         let table = self.table();
         let message = Framed::of(message);
-        let ask = Ask { path, headers: HeaderMap::new(), message, part: None, floor: true };
+        let ask = Ask { path, headers: &HeaderMap::new(), message, part: None, floor: true };
         let answers = join_all(table.groups().map(|group| self.ask_one(group, &ask))).await;
         answers.into_iter().collect()
     }
 
-    async fn ask_one<M: prost::Message + Default>(&self, group: &Group, ask: &Ask) -> Result<M, Status> {
+    async fn ask_one<M: prost::Message + Default>(&self, group: &Group, ask: &Ask<'_>) -> Result<M, Status> {
         let mut retry = Retry::new(self.config.retry_for);
         loop {
             match self.send(group, ask).await {

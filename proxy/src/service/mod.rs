@@ -203,8 +203,8 @@ async fn unary(call: Call<'_>, path: &str) -> Result<Response<Body>, Status> {
 
 impl Call<'_> {
     /// What one group is sent: the bytes that arrived.
-    fn ask(&self, path: &'static str) -> Ask {
-        Ask { path, headers: self.headers.clone(), message: self.message.clone(), part: None, floor: true }
+    fn ask(&self, path: &'static str) -> Ask<'_> {
+        Ask { path, headers: &self.headers, message: self.message.clone(), part: None, floor: true }
     }
 
     /// Passed on to the home group.
@@ -229,4 +229,30 @@ fn forwarded(mut headers: HeaderMap) -> HeaderMap {
 /// True if the two are the same group.
 fn same(a: &Group, b: &Group) -> bool {
     a.name() == b.name()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_proxies_and_brains_tell_each_other_does_not_come_from_a_client() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("kubebrain-floor", "9"),
+            ("authorization", "token"),
+            ("kubebrain-floor", "10"),
+            ("kubebrain-new", "1"),
+            ("grpc-timeout", "5S"),
+            ("kubebrain-part", "2"),
+            ("host", "here"),
+            ("hasmetadata", "kubebrain-floor"),
+        ] {
+            headers.append(name, value.parse().expect("a value"));
+        }
+        let left = forwarded(headers);
+        let mut names: Vec<_> = left.keys().map(http::HeaderName::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["authorization", "grpc-timeout", "hasmetadata"]);
+    }
 }

@@ -11,9 +11,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use kubebrain_shared::dial::Connector;
+use kubebrain_shared::direct::Direct;
 use kubebrain_shared::group::GroupName;
 use kubebrain_shared::placement::Placement;
-use kubebrain_shared::serve::{ServeConfig, memory, serve_memory};
+use kubebrain_shared::serve::{MemoryConnector, ServeConfig, memory, serve_memory};
 use kubebrain_shared::stop::Stopper;
 
 pub(crate) use brain::{Brain, Planned};
@@ -49,9 +50,31 @@ pub(crate) fn placement(text: &str) -> Arc<Placement> {
 }
 
 /// Serves a service to whoever connects.
-fn serve<S: kubebrain_shared::serve::Serve>(service: S, stopper: &Stopper) -> Connector {
+fn serve<S: kubebrain_shared::serve::Serve>(service: S, stopper: &Stopper) -> MemoryConnector {
     let (connector, listener) = memory();
     tokio::spawn(serve_memory(listener, service, ServeConfig::default(), stopper.handle()));
+    connector
+}
+
+/// How a proxy gets to its brains: `events` in one way and the others in the other.
+fn connectors(
+    brains: &HashMap<&'static str, Arc<Brain>>,
+    stopper: &Stopper,
+    others: fn(&Arc<Brain>, MemoryConnector) -> Connector,
+    events: fn(&Arc<Brain>, MemoryConnector) -> Connector,
+) -> HashMap<GroupName, Vec<Connector>> {
+    let connector = |group: &str, brain: &Arc<Brain>| {
+        let way = if group == "events" { events } else { others };
+        way(brain, serve(brain.service(), stopper))
+    };
+    brains.iter().map(|(group, brain)| (name(group), vec![connector(group, brain)])).collect()
+}
+
+fn near(brain: &Arc<Brain>, connector: MemoryConnector) -> Connector {
+    Connector::Inside(Direct::new(brain.service()), connector)
+}
+
+fn far(_: &Arc<Brain>, connector: MemoryConnector) -> Connector {
     Connector::Memory(connector)
 }
 
@@ -73,12 +96,8 @@ impl Cluster {
             .into_iter()
             .map(|group| (group, Arc::new(Brain::new(name(group), Arc::clone(&placement)))))
             .collect();
-        let connectors = brains
-            .iter()
-            .map(|(group, brain)| (name(group), vec![serve(brain.service(), &stopper)]))
-            .collect();
-        let proxy = Proxy::new(config, placement, connectors);
-        let client = Client::new(serve(proxy.service(), &stopper));
+        let proxy = Proxy::new(config, placement, connectors(&brains, &stopper, near, far));
+        let client = Client::new(Connector::Memory(serve(proxy.service(), &stopper)));
         Self { proxy, brains, client, _stopper: stopper }
     }
 
@@ -86,17 +105,13 @@ impl Cluster {
         &self.brains[group]
     }
 
-    /// Another proxy over the same brains, started.
+    /// Another proxy over the same brains, which it gets to in the other way, started.
     pub(crate) async fn another(&self) -> (Client, (Proxy, Stopper)) {
         let stopper = Stopper::default();
-        let connectors = self
-            .brains
-            .iter()
-            .map(|(group, brain)| (name(group), vec![serve(brain.service(), &stopper)]))
-            .collect();
+        let connectors = connectors(&self.brains, &stopper, far, near);
         let proxy = Proxy::new(Config::default(), placement(TABLE), connectors);
         proxy.start().await;
-        let client = Client::new(serve(proxy.service(), &stopper));
+        let client = Client::new(Connector::Memory(serve(proxy.service(), &stopper)));
         (client, (proxy, stopper))
     }
 

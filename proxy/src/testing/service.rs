@@ -30,19 +30,31 @@ impl Brain {
 impl tower::Service<Request<Incoming>> for BrainService {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+    type Future = <Self as tower::Service<Request<Body>>>::Future;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+        self.call(request.map(Body::new))
+    }
+}
+
+impl tower::Service<Request<Body>> for BrainService {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
         let brain = Arc::clone(&self.0);
         Box::pin(async move {
             let (parts, body) = request.into_parts();
-            Ok(answer(brain, parts.uri.path(), parts.headers, Body::new(body))
-                .await
-                .unwrap_or_else(Status::into_http))
+            Ok(answer(brain, parts.uri.path(), parts.headers, body).await.unwrap_or_else(Status::into_http))
         })
     }
 }

@@ -8,7 +8,6 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::Body as _;
-use hyper::body::Incoming;
 use kubebrain_shared::metadata;
 use tokio::time::{Sleep, sleep};
 use tonic::Status;
@@ -24,7 +23,7 @@ const BACKOFF_MAX: Duration = Duration::from_secs(1);
 /// A brain's responses hold whole revisions; this is gRPC's own bound.
 const MESSAGE_BYTES_MAX: usize = i32::MAX as usize;
 
-type Opening = Pin<Box<dyn Future<Output = Result<Incoming, Status>> + Send>>;
+type Opening = Pin<Box<dyn Future<Output = Result<Body, Status>> + Send>>;
 
 pub(super) struct Link {
     state: State,
@@ -35,7 +34,7 @@ enum State {
     Idle,
     Resting(Pin<Box<Sleep>>),
     Opening(Opening, Requests),
-    Open { body: Incoming, buffer: BytesMut, requests: Requests },
+    Open { body: Body, buffer: BytesMut, requests: Requests },
 }
 
 pub(super) enum Event {
@@ -116,14 +115,14 @@ impl Link {
         matches!(self.state, State::Idle)
     }
 
-    fn opened(&mut self, body: Incoming) {
+    fn opened(&mut self, body: Body) {
         if let State::Opening(_, requests) = std::mem::replace(&mut self.state, State::Idle) {
             self.state = State::Open { body, buffer: BytesMut::new(), requests };
         }
     }
 }
 
-async fn open(core: Arc<Core>, group: Arc<Group>, request: http::Request<Body>) -> Result<Incoming, Status> {
+async fn open(core: Arc<Core>, group: Arc<Group>, request: http::Request<Body>) -> Result<Body, Status> {
     let response = group.send(Lane::Watch, request).await.map_err(|error| {
         Status::unavailable(error.map_or_else(|| "no brain is known".into(), |error| error.to_string()))
     })?;

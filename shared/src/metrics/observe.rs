@@ -44,13 +44,6 @@ pub struct Inbound {
     call: Option<Arc<Call>>,
 }
 
-impl From<Incoming> for Inbound {
-    /// One that nobody counts.
-    fn from(inner: Incoming) -> Self {
-        Self { inner, frames: Frames::default(), call: None }
-    }
-}
-
 impl HttpBody for Inbound {
     type Data = Bytes;
     type Error = hyper::Error;
