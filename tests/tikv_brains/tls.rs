@@ -65,9 +65,10 @@ async fn a_brain_speaks_tls_to_pd_and_to_stores() {
     let encrypted = store.seen().0;
     // (who is trusted, who we say we are, what the log says)
     let foreign = theirs.issue("foreign", 3);
-    for (name, ca, pair, word) in
-        [("wrong-ca", &theirs.file, &client, "certificate"), ("foreign", &ours.file, &foreign, "our certificate is not accepted")]
-    {
+    for (name, ca, pair, word) in [
+        ("wrong-ca", &theirs.file, &client, "certificate"),
+        ("foreign", &ours.file, &foreign, "our certificate is not accepted"),
+    ] {
         let mut brain = flags(start(name), ca, pair).begins();
         until(&format!("{name}: {word:?} in its log"), async || {
             brain.must_run();
