@@ -344,7 +344,12 @@ async fn trouble(group: Shared) {
         let Some(engine) = engine else { continue };
         match group.below(12) {
             0..3 => {
-                let mood = if group.chance(0.3) { Mood::default() } else { group.mood };
+                let mood = match group.below(4) {
+                    0 => Mood::default(),
+                    // Its takeover comes late.
+                    1 => Mood { stuck: 0.5, ..group.mood },
+                    _ => group.mood,
+                };
                 tokio::spawn(start(group.clone(), mood));
             }
             3..6 => {
