@@ -26,8 +26,6 @@ pub(crate) struct Disk {
     log: Mutex<Log>,
     /// Planted fault: `absent` is not looked at.
     ignores_absent: bool,
-    /// Whether brains know that others write it.
-    shared: bool,
 }
 
 #[derive(Default)]
@@ -46,7 +44,6 @@ impl Disk {
             clock,
             log: Mutex::default(),
             ignores_absent,
-            shared: true,
         })
     }
 
@@ -131,7 +128,7 @@ impl Engine for Disk {
     }
 
     fn is_shared(&self) -> bool {
-        self.shared
+        true
     }
 
     fn size(&self) -> u64 {

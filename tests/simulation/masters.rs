@@ -56,6 +56,9 @@ struct Instance {
     store: Store,
 }
 
+/// What a read found: at which revision, keys and values.
+type Found = (i64, Vec<(Bytes, Bytes)>);
+
 /// What one watcher was told.
 struct Watched {
     by: String,
@@ -76,7 +79,7 @@ struct Group {
     /// Values that were acknowledged, with their revisions, and values that surely were not written.
     acknowledged: Mutex<BTreeMap<String, i64>>,
     refused: Mutex<Vec<String>>,
-    reads: Mutex<Vec<(i64, Vec<(Bytes, Bytes)>)>>,
+    reads: Mutex<Vec<Found>>,
     watched: Mutex<Vec<Watched>>,
     wrong: Mutex<Vec<String>>,
     notes: Mutex<Vec<String>>,
@@ -344,7 +347,12 @@ async fn trouble(group: Shared) {
         let Some(engine) = engine else { continue };
         match group.below(12) {
             0..3 => {
-                let mood = if group.chance(0.3) { Mood::default() } else { group.mood };
+                let mood = match group.below(4) {
+                    0 => Mood::default(),
+                    // Its takeover comes late.
+                    1 => Mood { stuck: 0.5, ..group.mood },
+                    _ => group.mood,
+                };
                 tokio::spawn(start(group.clone(), mood));
             }
             3..6 => {

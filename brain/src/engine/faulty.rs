@@ -351,10 +351,10 @@ mod tests {
 
     contract::suite!({
         let stores = Mutex::new(HashMap::new());
-        move |name: &str| {
+        move |name: String| {
             let inner: Arc<Memory> =
-                Arc::clone(stores.lock().entry(name.to_owned()).or_insert_with(|| Arc::new(Memory::new())));
-            Arc::new(Faulty::new(inner, Mood::default(), 1))
+                Arc::clone(stores.lock().entry(name).or_insert_with(|| Arc::new(Memory::new())));
+            std::future::ready(Arc::new(Faulty::new(inner, Mood::default(), 1)))
         }
     });
 

@@ -11,7 +11,9 @@
 //! So the snapshot that is loaded, asked for after the takeover was answered, shows all that the old master has ever
 //! written, whole batches only, and nothing is added to it but by us. Loading may take as long as it likes and many
 //! snapshots: where one expires the next page is read from a new one. What a deposed master's sweep still deletes
-//! meanwhile is superfluous to everybody (see `sweep`).
+//! meanwhile is superfluous to everybody (see `sweep`). Only another takeover ends that: then later snapshots show what
+//! its master writes beside what was read before. So the record after ours is looked for when everything is loaded; if
+//! it is not there, there was nobody.
 //!
 //! **A takeover that comes late.** Between reading where the log ends and its commit the old master may write on and trim
 //! the log: then the number that was the next one is absent *again*, and a takeover there would shut out nobody and be a
@@ -72,6 +74,19 @@ pub enum OpenError {
     /// It answered nonsense.
     #[error(transparent)]
     Damaged(#[from] Damaged),
+    /// Another master took over while this one loaded.
+    #[error(
+        "group {group}: brain {by:?} took over (epoch {epoch}) while this one was loading; without elections only one brain \
+        of a group may run"
+    )]
+    Deposed {
+        /// The group.
+        group: GroupName,
+        /// The other master's name.
+        by: String,
+        /// Its term.
+        epoch: u64,
+    },
     /// Another format.
     #[error(
         "the store has format {found}, this program reads format {FORMAT}: use the version that wrote it, or another store"
@@ -103,7 +118,7 @@ impl OpenError {
             Self::Commit(error) => {
                 matches!(error, CommitError::Unknown(_) | CommitError::Refused(Refusal::Unavailable(_)))
             }
-            Self::Damaged(_) | Self::Format { .. } | Self::Stranded { .. } => false,
+            Self::Damaged(_) | Self::Deposed { .. } | Self::Format { .. } | Self::Stranded { .. } => false,
         }
     }
 }
@@ -171,6 +186,14 @@ pub(super) async fn open(
     let parts = parts.unwrap_or_else(|| vec![(KeyRange::ALL, config.group.clone())]);
     for (range, _) in parts.into_iter().filter(|(_, owner)| *owner == config.group) {
         load_keys(snapshot, layout, placement, config, &range, &mut loaded).await?;
+    }
+    // Snapshots that came after another takeover may show what its master has written, in part.
+    if let Some(record) = log::record(&Patient::new(engine).await?, layout, number + 1).await? {
+        return Err(OpenError::Deposed {
+            group: config.group.clone(),
+            by: record.takeover,
+            epoch: record.epoch,
+        });
     }
     Ok(loaded)
 }

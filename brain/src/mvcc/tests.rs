@@ -230,3 +230,34 @@ async fn what_was_acknowledged_is_there_over_the_embedded_engine_too() {
     }
     assert!(acknowledged.len() > 100, "{}", acknowledged.len());
 }
+
+/// Otherwise it would serve what it read before the other's first write together with what it read after.
+#[tokio::test(start_paused = true)]
+async fn a_master_that_is_deposed_while_it_loads_does_not_open() {
+    let engine = Arc::new(Memory::new());
+    let store = open(&engine).await;
+    put(&store, "/r/m/a", 0).await.expect("put");
+    let (mut opened, mut deposed) = (0, 0);
+    for seed in 0..40 {
+        let faulty = |seed| {
+            let mood = Mood { slow_reads: 1.0, ..Mood::default() };
+            Arc::new(Faulty::new(engine.clone(), mood, seed))
+        };
+        let config = |name: &str| Config::new(GroupName::parse("a").expect("a legal name"), name);
+        let (one, other) = tokio::join!(
+            Store::open(config("one"), faulty(seed), placement(ALONE)),
+            Store::open(config("other"), faulty(seed + 1000), placement(ALONE)),
+        );
+        for store in [one, other] {
+            match store {
+                Ok(_) => opened += 1,
+                Err(OpenError::Deposed { by, .. }) => {
+                    assert!(by == "one" || by == "other", "{by}");
+                    deposed += 1;
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+    assert!(opened >= 40 && deposed > 0, "{opened} opened, {deposed} deposed");
+}
