@@ -98,7 +98,7 @@ serve() {
 		tikv) # the same, and the brains keep their state in PD and a store
 			tikv
 			brains --engine=tikv --pd="$pd"
-			proxy proxy ;;
+			proxy tikv ;;
 		*) fail "unknown server $server" ;;
 	esac
 	await 60 "answer of $server" serving "$server"
