@@ -43,7 +43,7 @@ pub(crate) async fn run(flags: Brain) -> Result<()> {
     let storage = storage::open(&flags.store, &flags.clients, &numbers.metrics).await?;
     let config = mvcc::Config {
         metrics: mvcc::metrics::Metrics::new(&numbers.metrics),
-        ..storage.config(flags.group.clone(), 1, &flags.store, &flags.clients)
+        ..storage.config(flags.group.clone(), &flags.store, &flags.clients)
     };
     let (accepting, streams) = (Stopper::default(), Stopper::default());
     let (urls, probe_urls, peer_urls) =

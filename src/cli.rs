@@ -126,6 +126,11 @@ pub(crate) struct Store {
         allow_negative_numbers = true
     )]
     pub quota_backend_bytes: i64,
+    /// How a read is known to be fresh where other brains can write the same engine. engine: by a look into it, which all
+    /// reads that wait share. trust: not at all; whoever starts brains sees to it that one runs at a time, or stale reads
+    /// are harmless.
+    #[arg(long, env = "KUBEBRAIN_READ_FENCE", value_enum, default_value_t = ReadFence::Engine)]
+    pub read_fence: ReadFence,
     /// Between two times that what is left of a lease is written down: a restart gives a lease at most this much too
     /// much.
     #[arg(long, env = "KUBEBRAIN_LEASE_CHECKPOINT_INTERVAL", value_name = "DURATION", default_value = "5m",
@@ -167,6 +172,15 @@ pub(crate) enum Engine {
     Memory,
     /// In a TiKV cluster: see --pd.
     Tikv,
+}
+
+/// How reads are known to be fresh.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ReadFence {
+    /// By the engine.
+    Engine,
+    /// By whoever starts brains.
+    Trust,
 }
 
 /// Who collects garbage in TiKV.

@@ -53,10 +53,9 @@ impl Running {
 impl Groups {
     /// Opens a group and serves it to the proxy.
     async fn open(&self, group: &GroupName, placement: &Arc<Placement>) -> Result<Running> {
-        let count = placement.groups().count();
         let config = mvcc::Config {
             metrics: self.metrics.clone(),
-            ..self.storage.config(group.clone(), count, &self.flags.store, &self.flags.clients)
+            ..self.storage.config(group.clone(), &self.flags.store, &self.flags.clients)
         };
         let say = |what| self.opening.waits_for(what);
         let opened = opening::store(config, &self.storage.engine, placement, &say).await;

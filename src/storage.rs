@@ -9,6 +9,7 @@ use kubebrain_brain::engine::embedded::{self, Embedded};
 use kubebrain_brain::engine::memory::Memory;
 use kubebrain_brain::mvcc;
 use kubebrain_brain::mvcc::quota::Quota;
+use kubebrain_brain::mvcc::values::ValueCache;
 use kubebrain_brain::request::Limits;
 use kubebrain_brain_tikv::{Tikv, Tls};
 use kubebrain_shared::budget::Budget;
@@ -33,6 +34,8 @@ pub(crate) struct Storage {
     pub answers: Arc<Budget>,
     /// And large requests to them.
     pub requests: Arc<Budget>,
+    /// Values that they keep in memory together.
+    pub values: ValueCache,
 }
 
 /// Opens it. With TiKV that is not more than the intention to connect: who opens a group there waits for it.
@@ -42,12 +45,16 @@ pub(crate) async fn open(flags: &cli::Store, clients: &Clients, metrics: &Metric
     {
         bail!("{flag} goes with --engine tikv");
     }
-    let (answers, requests) = (Budget::new(flags.answer_bytes), Budget::new(intake::DEFAULT_BYTES));
-    let quota = Quota::new(u64::try_from(flags.quota_backend_bytes).ok().filter(|bytes| *bytes > 0));
+    let storage = |engine, embedded| Storage {
+        engine,
+        embedded,
+        quota: Quota::new(u64::try_from(flags.quota_backend_bytes).ok().filter(|bytes| *bytes > 0)),
+        answers: Budget::new(flags.answer_bytes),
+        requests: Budget::new(intake::DEFAULT_BYTES),
+        values: ValueCache::new(flags.value_cache_bytes),
+    };
     match flags.engine {
-        cli::Engine::Memory => {
-            Ok(Storage { engine: Arc::new(Memory::new()), embedded: None, quota, answers, requests })
-        }
+        cli::Engine::Memory => Ok(storage(Arc::new(Memory::new()), None)),
         cli::Engine::Embedded => {
             if flags.data_dir.join("member").exists() {
                 bail!(
@@ -65,12 +72,9 @@ pub(crate) async fn open(flags: &cli::Store, clients: &Clients, metrics: &Metric
             let opened = tokio::task::spawn_blocking(move || Embedded::open(&config)).await?;
             let embedded = Arc::new(opened.context("the store cannot be opened")?);
             tracing::debug!(bytes = embedded.size(), "store opened");
-            Ok(Storage { engine: embedded.clone(), embedded: Some(embedded), quota, answers, requests })
+            Ok(storage(embedded.clone(), Some(embedded)))
         }
-        cli::Engine::Tikv => {
-            let engine = Arc::new(tikv(flags, clients, metrics)?);
-            Ok(Storage { engine, embedded: None, quota, answers, requests })
-        }
+        cli::Engine::Tikv => Ok(storage(Arc::new(tikv(flags, clients, metrics)?), None)),
     }
 }
 
@@ -114,22 +118,20 @@ pub(crate) fn unopened(group: &GroupName, store: &cli::Store) -> String {
 }
 
 impl Storage {
-    /// The store of one of `groups` groups in this process.
-    pub(crate) fn config(
-        &self,
-        group: GroupName,
-        groups: usize,
-        store: &cli::Store,
-        clients: &Clients,
-    ) -> mvcc::Config {
+    /// The store of a group in this process.
+    pub(crate) fn config(&self, group: GroupName, store: &cli::Store, clients: &Clients) -> mvcc::Config {
         mvcc::Config {
             store_prefix: Bytes::copy_from_slice(store.store_prefix.as_bytes()),
             limits: Limits { txn_ops_max: store.max_txn_ops, request_bytes_max: clients.max_request_bytes },
-            value_cache_bytes: store.value_cache_bytes / groups.max(1) as u64,
+            value_cache: self.values.clone(),
             window_bytes: store.watch_window_bytes,
             quota: self.quota.clone(),
             answers: self.answers.clone(),
             requests: self.requests.clone(),
+            read_fence: match store.read_fence {
+                cli::ReadFence::Engine => mvcc::ReadFence::Engine,
+                cli::ReadFence::Trust => mvcc::ReadFence::Trust,
+            },
             lease_checkpoint_interval: store.lease_checkpoint_interval,
             ..mvcc::Config::new(group, clients.name.clone())
         }

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use kubebrain_brain::engine::faulty::{Faulty, Mood};
 use kubebrain_brain::mvcc::shared::Ended;
+use kubebrain_brain::mvcc::values::ValueCache;
 use kubebrain_brain::mvcc::{self, Store, WriteError, read_all};
 use kubebrain_brain::request::{Delete, Limits, Put, Range, ReadAt, Txn};
 use kubebrain_brain::watch::{StreamConfig, WatchStream};
@@ -135,7 +136,7 @@ impl Group {
         let small = self.chance(0.5);
         mvcc::Config {
             window_bytes: if small { 1 } else { 1 << 20 },
-            value_cache_bytes: if small { 1 } else { 1 << 20 },
+            value_cache: ValueCache::new(if small { 1 } else { 1 << 20 }),
             planted: self.broken.planted,
             ..mvcc::Config::new(group, name)
         }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use kubebrain_brain::engine::faulty::{Faulty, Mood};
+use kubebrain_brain::mvcc::values::ValueCache;
 use kubebrain_brain::mvcc::{self, Reply, Store, WriteError};
 use kubebrain_brain::request::{Delete, Limits, Put, Range, Txn};
 use kubebrain_brain::watch::{StreamConfig, WatchStream};
@@ -58,7 +59,7 @@ async fn open(disk: &Arc<Disk>, mood: Mood, small: bool, seed: u64) -> (Arc<Faul
     let group = GroupName::parse("core").expect("a name");
     let mut config = mvcc::Config::new(group.clone(), "model");
     if small {
-        (config.value_cache_bytes, config.window_bytes) = (1, 1);
+        (config.value_cache, config.window_bytes) = (ValueCache::new(1), 1);
     }
     let placement = Arc::new(Placement::single(group));
     for seed in seed.. {

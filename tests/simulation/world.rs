@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use kubebrain_brain::engine::faulty::{Faulty, Mood};
+use kubebrain_brain::mvcc::values::ValueCache;
 use kubebrain_brain::mvcc::{self, Store};
 use kubebrain_brain::service::{Audience, Endpoint, EndpointConfig};
 use kubebrain_proxy::Proxy;
@@ -211,7 +212,7 @@ impl World {
             }
             let config = mvcc::Config {
                 window_bytes: self.plan.window_bytes,
-                value_cache_bytes: self.plan.value_cache_bytes,
+                value_cache: ValueCache::new(self.plan.value_cache_bytes),
                 ..mvcc::Config::new(group.clone(), "simulated")
             };
             match Store::open(config, engine.clone(), Arc::clone(&self.placement)).await {

@@ -363,7 +363,10 @@ impl Gauges {
                 versions: by_group("kubebrain_mvcc_versions", "Versions of all keys."),
                 leases: by_group("kubebrain_mvcc_leases", "Leases that are granted."),
                 queue: by_group("kubebrain_mvcc_writer_queue", "Commands that wait for the writer."),
-                cache_bytes: by_group("kubebrain_mvcc_value_cache_bytes", "Bytes of values in memory."),
+                cache_bytes: by_group(
+                    "kubebrain_mvcc_value_cache_bytes",
+                    "Bytes of values in memory, of all groups of the process together.",
+                ),
                 cache_hits: count_by_group(
                     "kubebrain_mvcc_value_cache_hits_total",
                     "Values found in memory.",

@@ -64,6 +64,7 @@ pub use open::OpenError;
 use quota::Quota;
 use read::{Chunks, Reader};
 use shared::{Ended, Shared};
+use values::ValueCache;
 use writer::{Command, Writer};
 pub use writer::{Granted, PlaceError, Renewed, WriteError};
 
@@ -89,8 +90,8 @@ pub struct Config {
     pub member_id: u64,
     /// Bounds on requests.
     pub limits: Limits,
-    /// Bytes of values kept in memory. Rises: fewer reads of the engine. Default 256 MiB.
-    pub value_cache_bytes: u64,
+    /// Values kept in memory; shared by the groups of one engine. Larger: fewer reads of the engine. Default 256 MiB.
+    pub value_cache: ValueCache,
     /// Bytes of recent events kept for watchers. Rises: slower watchers stay off the engine. Default 64 MiB.
     pub window_bytes: usize,
     /// What the groups of this store may keep; shared by them. Default: no bound.
@@ -149,7 +150,7 @@ impl Config {
             name,
             store_prefix: Bytes::new(),
             limits: Limits::default(),
-            value_cache_bytes: 256 << 20,
+            value_cache: ValueCache::new(256 << 20),
             window_bytes: 64 << 20,
             quota: Quota::new(None),
             answers: Budget::new(budget::DEFAULT_BYTES),

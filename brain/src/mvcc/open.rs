@@ -160,7 +160,7 @@ pub(super) async fn open(
     let owners = ownership::load(snapshot, layout).await?;
     check_placement(snapshot, layout, placement, &owners).await?;
 
-    let values = Values::new(engine.clone(), layout.clone(), config.value_cache_bytes);
+    let values = Values::new(engine.clone(), layout.clone(), config.value_cache.clone());
     let mut loaded = Loaded {
         index: Index::default(),
         values,

@@ -3,7 +3,9 @@
 //! A version is immutable, so the cache is never wrong, only small. A page of misses is one read: point gets where
 //! few miss, one scan where most do.
 
+use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use kubebrain_shared::range::KeyRange;
@@ -20,10 +22,28 @@ use crate::engine::{Engine, ReadError, Snapshot, Span};
 
 type Id = (Bytes, u64);
 
-/// How the cache does.
+/// Values of all groups in one engine, bounded together: whoever reads most has most of it. Clones are one cache.
+#[derive(Clone)]
+pub struct ValueCache(Arc<Cache<Id, Bytes, Bytesize>>);
+
+impl ValueCache {
+    /// `bytes` rise: fewer reads of the engine, more memory.
+    pub fn new(bytes: u64) -> Self {
+        let items = usize::try_from(bytes / 1024).unwrap_or(usize::MAX).max(16);
+        Self(Arc::new(Cache::with_weighter(items, bytes, Bytesize)))
+    }
+}
+
+impl fmt::Debug for ValueCache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ValueCache").field("bytes", &self.0.weight()).finish_non_exhaustive()
+    }
+}
+
+/// How the cache does, for one group.
 #[derive(Clone, Copy, Debug)]
 pub struct CacheState {
-    /// Bytes in it.
+    /// Bytes in it, of all groups.
     pub bytes: u64,
     /// Values found since the start.
     pub hits: u64,
@@ -61,32 +81,37 @@ pub enum ValueError {
 
 /// See the module.
 pub struct Values {
-    cache: Cache<Id, Bytes, Bytesize>,
+    cache: ValueCache,
+    hits: AtomicU64,
+    misses: AtomicU64,
     engine: Arc<dyn Engine>,
     layout: Layout,
 }
 
 impl Values {
-    /// `cache_bytes` rise: fewer reads of the engine, more memory.
-    pub fn new(engine: Arc<dyn Engine>, layout: Layout, cache_bytes: u64) -> Self {
-        let items = usize::try_from(cache_bytes / 1024).unwrap_or(usize::MAX).max(16);
-        Self { cache: Cache::with_weighter(items, cache_bytes, Bytesize), engine, layout }
+    /// Of the group whose keys are read by it. Engine and cache are those of all groups: a version has one value, whoever
+    /// owns its key.
+    pub fn new(engine: Arc<dyn Engine>, layout: Layout, cache: ValueCache) -> Self {
+        Self { cache, hits: AtomicU64::new(0), misses: AtomicU64::new(0), engine, layout }
     }
 
     /// How the cache does.
     pub fn cache(&self) -> CacheState {
-        let cache = &self.cache;
-        CacheState { bytes: cache.weight(), hits: cache.hits(), misses: cache.misses() }
+        let [hits, misses] = [&self.hits, &self.misses].map(|count| count.load(Ordering::Relaxed));
+        CacheState { bytes: self.cache.0.weight(), hits, misses }
     }
 
     /// Adds one that was just written or read.
     pub fn insert(&self, key: Bytes, revision: u64, kv: Bytes) {
-        self.cache.insert((key, revision), kv);
+        self.cache.0.insert((key, revision), kv);
     }
 
     /// From memory only.
     pub fn cached(&self, key: &Bytes, revision: u64) -> Option<Bytes> {
-        self.cache.get(&(key.clone(), revision))
+        let found = self.cache.0.get(&(key.clone(), revision));
+        let count = if found.is_some() { &self.hits } else { &self.misses };
+        count.fetch_add(1, Ordering::Relaxed);
+        found
     }
 
     /// Fills in what is missing in `entries`, which are in key order.

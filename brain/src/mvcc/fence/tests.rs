@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep};
 use crate::engine::faulty::{Faulty, Mood};
 use crate::engine::memory::Memory;
 use crate::mvcc::shared::Ended;
+use crate::mvcc::values::ValueCache;
 use crate::mvcc::{ANSWER_TIMEOUT, Config, ReadFence, Store, WriteError, read_all};
 use crate::request::{Given, Put, Range, ReadAt};
 
@@ -178,7 +179,7 @@ async fn no_lease_ends_while_the_engine_does_not_answer_and_each_gets_the_time_b
 async fn minutes_without_an_engine_need_no_restart() {
     let (engine, _) = shared();
     let group = GroupName::parse("core").expect("a name");
-    let config = Config { value_cache_bytes: 1, ..Config::new(group.clone(), "a") };
+    let config = Config { value_cache: ValueCache::new(1), ..Config::new(group.clone(), "a") };
     let store = Store::open(config, engine.clone(), Arc::new(Placement::single(group))).await.expect("opens");
     put(&store, "k").await.expect("put");
     engine.hold();
