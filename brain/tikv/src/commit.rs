@@ -56,9 +56,18 @@ impl Again {
 /// Commits a batch. To be run in a task of its own: dropped half way, its outcome is not known.
 pub(crate) async fn commit(reader: Reader, plan: Arc<Plan>) -> Result<(), CommitError> {
     let deadline = Instant::now() + reader.link.config.commit_deadline;
-    let mut one_phase = reader.link.config.one_phase && plan.is_one_message();
-    if let Some((low, high)) = plan.ends() {
-        one_phase &= reader.regions.may_share(low, high);
+    let keys: Vec<&Bytes> = plan.mutations.iter().map(Mutation::key).collect();
+    if let Some(first) = keys.first() {
+        reader.link.touch(first);
+    }
+    let regions = reader.regions.count(&keys);
+    if regions.is_none() {
+        reader.learn(&keys);
+    }
+    let mut one_phase =
+        reader.link.config.one_phase && plan.is_one_message() && regions.is_none_or(|count| count < 2);
+    if let Some(regions) = regions.filter(|count| *count > 0) {
+        reader.link.config.metrics.commit_regions.observe(regions as f64);
     }
     let mut pause = PAUSE_MIN;
     loop {
@@ -97,6 +106,7 @@ async fn once(
         Err(Unlinked::Stopped(poison)) => return Ok(Err(CommitError::Refused(Refusal::Stopped(poison)))),
         Err(waiting) => return Err(Again::Failed(waiting.into_cause())),
     };
+    let began = Instant::now();
     let mut transaction = begin(reader, &client, one_phase).await?;
     let start = transaction.start_timestamp();
     if !plan.reads.is_empty() {
@@ -116,9 +126,8 @@ async fn once(
         return Ok(Err(CommitError::Refused(Refusal::Unavailable(error.into()))));
     }
     let phases = if one_phase { "1" } else { "2" };
-    let timer = link.config.metrics.commit_seconds.with_label_values(&[phases]).start_timer();
     let committed = timeout_at(deadline, transaction.commit()).await;
-    drop(timer);
+    link.config.metrics.commit_seconds.with_label_values(&[phases]).observe(began.elapsed().as_secs_f64());
     let error = match committed {
         Ok(Ok(_)) => {
             link.answered(Peer::Store);
@@ -134,7 +143,9 @@ async fn once(
     match outcome::judge(&error, start.version(), one_phase) {
         Judgement::Lost => {
             link.answered(Peer::Store);
-            if !one_phase {
+            // One message leaves no locks when it fails. What should be one may not be: nobody knows where an unknown region ends.
+            let keys: Vec<&Bytes> = plan.mutations.iter().map(Mutation::key).collect();
+            if !one_phase || reader.regions.count(&keys) != Some(1) {
                 clear(transaction);
             }
             which_is_broken(reader, plan, deadline).await
