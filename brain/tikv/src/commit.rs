@@ -28,6 +28,8 @@ use crate::outcome::{self, Judgement};
 use crate::plan::{Mutation, Plan};
 use crate::view::{Failure, Reader, jitter, options};
 
+/// Where regions end is worth no more of a commit's time.
+const LEARN_TIMEOUT: Duration = Duration::from_millis(200);
 /// Taking locks away that nobody waits for.
 const ROLLBACK_TIMEOUT: Duration = Duration::from_secs(2);
 const PAUSE_MIN: Duration = Duration::from_millis(2);
@@ -60,12 +62,13 @@ pub(crate) async fn commit(reader: Reader, plan: Arc<Plan>) -> Result<(), Commit
     if let Some(first) = keys.first() {
         reader.link.touch(first);
     }
-    let regions = reader.regions.count(&keys);
+    let mut regions = reader.regions.count(&keys);
     if regions.is_none() {
-        reader.learn(&keys);
+        // Once a minute. Without an answer it is two phases, which need no such knowledge.
+        let _learnt = timeout(LEARN_TIMEOUT, reader.learn(&keys)).await;
+        regions = reader.regions.count(&keys);
     }
-    let mut one_phase =
-        reader.link.config.one_phase && plan.is_one_message() && regions.is_none_or(|count| count < 2);
+    let mut one_phase = reader.link.config.one_phase && plan.is_one_message() && regions == Some(1);
     if let Some(regions) = regions.filter(|count| *count > 0) {
         reader.link.config.metrics.commit_regions.observe(regions as f64);
     }
@@ -143,9 +146,8 @@ async fn once(
     match outcome::judge(&error, start.version(), one_phase) {
         Judgement::Lost => {
             link.answered(Peer::Store);
-            // One message leaves no locks when it fails. What should be one may not be: nobody knows where an unknown region ends.
-            let keys: Vec<&Bytes> = plan.mutations.iter().map(Mutation::key).collect();
-            if !one_phase || reader.regions.count(&keys) != Some(1) {
+            // One message leaves no locks when it fails.
+            if !one_phase {
                 clear(transaction);
             }
             which_is_broken(reader, plan, deadline).await
@@ -157,6 +159,9 @@ async fn once(
         }
         Judgement::Locked => {
             clear(transaction);
+            if let Some(keys) = Keys::spanning(plan.mutations.iter().map(Mutation::key)) {
+                reader.remove_orphans(&client, &error, &keys, deadline).await;
+            }
             Err(Again::Failed(link.failed(Peer::Store, &error).into()))
         }
         Judgement::TooLarge => {

@@ -55,8 +55,10 @@ pub(crate) fn judge(error: &Error, start: u64, one_phase: bool) -> Judgement {
     ) {
         return Judgement::TooLarge;
     }
-    // It comes from the first phase only. In one phase another copy may be waiting behind the same lock.
-    if !one_phase && any(error, &mut |error| matches!(error, Error::ResolveLockError(_))) {
+    // Both come from the first phase only, the second where the owner of a lock is asked for and has not got that far.
+    // In one phase another copy may be waiting behind the same lock.
+    let locked = any(error, &mut |error| matches!(error, Error::ResolveLockError(_)));
+    if !one_phase && (locked || orphan(error).is_some_and(|other| other != start)) {
         return Judgement::Locked;
     }
     Judgement::Unknown
@@ -184,6 +186,14 @@ mod tests {
             assert!(matches!(judge(&large, START, one_phase), Judgement::TooLarge));
         }
         assert!(matches!(judge(&locked(), START, false), Judgement::Locked));
+        let unheard = |start_ts| {
+            let mut error = ProtoKeyError::default();
+            error.txn_not_found.get_or_insert_default().start_ts = start_ts;
+            key(error)
+        };
+        assert!(matches!(judge(&unheard(6), START, false), Judgement::Locked));
+        assert!(!certain(&unheard(6), true), "as behind a lock");
+        assert!(!certain(&unheard(START), false), "about itself");
         assert!(!certain(&locked(), true), "another copy may wait behind the same lock");
     }
 }

@@ -240,15 +240,11 @@ impl From<tikv_client::Error> for Failure {
 }
 
 impl Reader {
-    /// Finds out in which regions keys are, behind whoever asks: nothing waits for it.
-    pub(crate) fn learn(&self, keys: &[&Bytes]) {
-        let (reader, low) = (self.clone(), keys.iter().min().map(|key| (*key).clone()));
-        let high = keys.iter().max().map(|key| (*key).clone());
-        tokio::spawn(async move {
-            for key in [low, high].into_iter().flatten() {
-                reader.regions.end(&reader.link.pd, &key).await;
-            }
-        });
+    /// Finds out in which regions the first and the last of some keys are, and thereby whether that is the same one.
+    pub(crate) async fn learn(&self, keys: &[&Bytes]) {
+        for key in [keys.iter().min(), keys.iter().max()].into_iter().flatten() {
+            self.regions.end(&self.link.pd, key).await;
+        }
     }
 
     /// The values under keys, in their order.
