@@ -199,7 +199,7 @@ pub(crate) struct TikvCluster {
     #[arg(long, env = "KUBEBRAIN_PD", value_name = "HOST:PORT,...", value_delimiter = ',')]
     pub pd: Vec<String>,
     /// Certificates of the authorities that the certificates of TiKV and PD come from, PEM. The next two are needed with
-    /// it; without the three nothing is encrypted. They are read at the start.
+    /// it; without the three nothing is encrypted. They are read again when connections are made anew.
     #[arg(long, env = "KUBEBRAIN_TIKV_CA_FILE", value_name = "FILE")]
     pub tikv_ca_file: Option<PathBuf>,
     /// The certificate that TiKV and PD are shown, PEM.

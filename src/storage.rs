@@ -8,10 +8,11 @@ use kubebrain_brain::engine::Engine;
 use kubebrain_brain::engine::embedded::{self, Embedded};
 use kubebrain_brain::engine::memory::Memory;
 use kubebrain_brain::mvcc;
+use kubebrain_brain::mvcc::codec;
 use kubebrain_brain::mvcc::quota::Quota;
 use kubebrain_brain::mvcc::values::ValueCache;
 use kubebrain_brain::request::Limits;
-use kubebrain_brain_tikv::{Tikv, Tls};
+use kubebrain_brain_tikv::{Gc, Tikv, Tls};
 use kubebrain_shared::budget::Budget;
 use kubebrain_shared::group::GroupName;
 use kubebrain_shared::intake;
@@ -100,6 +101,8 @@ fn tikv(flags: &cli::Store, clients: &Clients, metrics: &Metrics) -> Result<Tikv
     }
     let config = kubebrain_brain_tikv::Config {
         tls,
+        gc: (cluster.tikv_gc == cli::Gc::On)
+            .then(|| Gc::new(codec::collector(flags.store_prefix.as_bytes()))),
         metrics: kubebrain_brain_tikv::Metrics::new(metrics),
         ..kubebrain_brain_tikv::Config::new(cluster.pd.iter().cloned())
     };

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use proptest::collection::vec;
@@ -39,6 +40,7 @@ macro_rules! engine_contract {
             snapshots_show_a_batch_whole_or_not_at_all,
             one_of_many_claims_on_a_key_wins,
             counting_under_equals_loses_no_step,
+            nothing_passes_a_fence_that_has_changed,
             large_values_and_long_batches_fit,
             partitions_cut_inside_the_range_in_order,
             a_dropped_commit_is_whole_or_absent,
@@ -399,6 +401,55 @@ pub async fn counting_under_equals_loses_no_step<E: Engine>(open: &impl Open<E>)
     assert_eq!(get(&*engine, "n").await, Some((COUNTERS * STEPS).to_string().into()));
 }
 
+/// Batches that do not write the key of their condition are held to it too: once a change of it is answered, a view
+/// shows all that will ever be written under what was there before.
+pub async fn nothing_passes_a_fence_that_has_changed<E: Engine>(open: &impl Open<E>) {
+    const WRITERS: usize = 8;
+    let engine = open.open("changed").await;
+    for (round, kind) in ["equal", "gone", "there"].into_iter().cycle().take(24).enumerate() {
+        let fence = format!("f{round}");
+        let (mut held, mut change) = (Batch::new(), Batch::new());
+        if kind == "there" {
+            held.absent(fence.clone());
+            change.absent(fence.clone()).put(fence.clone(), "1");
+        } else {
+            put(&*engine, &fence, "1").await;
+            held.equals(fence.clone(), "1");
+            change.equals(fence.clone(), "1");
+        }
+        match kind {
+            "equal" => _ = change.put(fence.clone(), "2"),
+            "gone" => _ = change.delete(fence.clone()),
+            _ => {}
+        }
+        let mut writers = JoinSet::new();
+        for writer in 0..WRITERS {
+            let (engine, held) = (Arc::clone(&engine), held.clone());
+            writers.spawn(async move {
+                for number in 0.. {
+                    let mut batch = held.clone();
+                    batch.put(format!("w{round:02}/{writer}/{number:05}"), "1");
+                    match engine.commit(batch).await {
+                        Ok(()) => tokio::task::yield_now().await, // an engine may never wait
+                        Err(CommitError::Conflict { key }) => return key,
+                        Err(error) => panic!("{error}"),
+                    }
+                }
+                unreachable!("numbers do not end");
+            });
+        }
+        tokio::time::sleep(Duration::from_millis(round as u64 % 7)).await;
+        commit(&*engine, &mut change).await.expect("nobody else changes it");
+        let span = || Span::new(format!("w{round:02}/"), format!("w{round:02}0"));
+        let (then, _) = read_all(&*engine.snapshot().await.expect("snapshot"), span(), 1_000).await;
+        while let Some(stopped) = writers.join_next().await {
+            assert_eq!(stopped.expect("no panic"), fence);
+        }
+        let (now, _) = read_all(&*engine.snapshot().await.expect("snapshot"), span(), 1_000).await;
+        assert_eq!(then.len(), now.len(), "round {round}: written past a fence that was {kind}");
+    }
+}
+
 pub async fn large_values_and_long_batches_fit<E: Engine>(open: &impl Open<E>) {
     let large = Bytes::from(
         (0..1_572_864_u32).map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect::<Vec<_>>(),
@@ -587,7 +638,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (key(), value()).prop_map(|(key, value)| Write::Put(key, value)),
         1 => key().prop_map(Write::Delete),
     ];
-    let batch = (vec(condition, 0..2), vec(write, 0..8));
+    let batch = (vec(condition, 0..4), vec(write, 0..8));
     let commit = batch.prop_map(|(conditions, writes)| Step::Commit(Batch { conditions, writes }));
     let span = (prop_oneof![Just(Bytes::new()), key()], proptest::option::of(key()));
     let check = (span, 1..5_usize).prop_map(|((start, end), limit)| Step::Check(Span { start, end }, limit));

@@ -1,6 +1,7 @@
 //! Every stored key and its layout. This is the only page that knows.
 //!
 //! ```text
+//! <prefix> "c"                          collector  text           who collects an engine's garbage
 //! <prefix> "d" esc(key) ^revision:u64   data row   0x01 KeyValue…   a put: the bytes that clients get
 //!                                                  0x02             a tombstone
 //! <prefix> "g" esc(group) "l" n:u64     log        Record           batch n of the group
@@ -306,6 +307,13 @@ impl Layout {
         let group = std::str::from_utf8(value).ok().and_then(GroupName::parse);
         Ok((unit, group.ok_or_else(|| damaged(row, "a group"))?))
     }
+}
+
+/// The row of whoever collects the engine's garbage, where engines need that. It belongs to no group.
+pub fn collector(prefix: &[u8]) -> Bytes {
+    let mut key = BytesMut::from(prefix);
+    key.put_u8(b'c');
+    key.freeze()
 }
 
 /// The value of a data row.

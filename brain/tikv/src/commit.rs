@@ -28,6 +28,8 @@ use crate::outcome::{self, Judgement};
 use crate::plan::{Mutation, Plan};
 use crate::view::{Failure, Reader, jitter, options};
 
+/// Where regions end is worth no more of a commit's time.
+const LEARN_TIMEOUT: Duration = Duration::from_millis(200);
 /// Taking locks away that nobody waits for.
 const ROLLBACK_TIMEOUT: Duration = Duration::from_secs(2);
 const PAUSE_MIN: Duration = Duration::from_millis(2);
@@ -56,9 +58,19 @@ impl Again {
 /// Commits a batch. To be run in a task of its own: dropped half way, its outcome is not known.
 pub(crate) async fn commit(reader: Reader, plan: Arc<Plan>) -> Result<(), CommitError> {
     let deadline = Instant::now() + reader.link.config.commit_deadline;
-    let mut one_phase = reader.link.config.one_phase && plan.is_one_message();
-    if let Some((low, high)) = plan.ends() {
-        one_phase &= reader.regions.may_share(low, high);
+    let keys: Vec<&Bytes> = plan.mutations.iter().map(Mutation::key).collect();
+    if let Some(first) = keys.first() {
+        reader.link.touch(first);
+    }
+    let mut regions = reader.regions.count(&keys);
+    if regions.is_none() {
+        // Once a minute. Without an answer it is two phases, which need no such knowledge.
+        let _learnt = timeout(LEARN_TIMEOUT, reader.learn(&keys)).await;
+        regions = reader.regions.count(&keys);
+    }
+    let mut one_phase = reader.link.config.one_phase && plan.is_one_message() && regions == Some(1);
+    if let Some(regions) = regions.filter(|count| *count > 0) {
+        reader.link.config.metrics.commit_regions.observe(regions as f64);
     }
     let mut pause = PAUSE_MIN;
     loop {
@@ -97,6 +109,7 @@ async fn once(
         Err(Unlinked::Stopped(poison)) => return Ok(Err(CommitError::Refused(Refusal::Stopped(poison)))),
         Err(waiting) => return Err(Again::Failed(waiting.into_cause())),
     };
+    let began = Instant::now();
     let mut transaction = begin(reader, &client, one_phase).await?;
     let start = transaction.start_timestamp();
     if !plan.reads.is_empty() {
@@ -116,9 +129,8 @@ async fn once(
         return Ok(Err(CommitError::Refused(Refusal::Unavailable(error.into()))));
     }
     let phases = if one_phase { "1" } else { "2" };
-    let timer = link.config.metrics.commit_seconds.with_label_values(&[phases]).start_timer();
     let committed = timeout_at(deadline, transaction.commit()).await;
-    drop(timer);
+    link.config.metrics.commit_seconds.with_label_values(&[phases]).observe(began.elapsed().as_secs_f64());
     let error = match committed {
         Ok(Ok(_)) => {
             link.answered(Peer::Store);
@@ -134,6 +146,7 @@ async fn once(
     match outcome::judge(&error, start.version(), one_phase) {
         Judgement::Lost => {
             link.answered(Peer::Store);
+            // One message leaves no locks when it fails.
             if !one_phase {
                 clear(transaction);
             }
@@ -146,6 +159,9 @@ async fn once(
         }
         Judgement::Locked => {
             clear(transaction);
+            if let Some(keys) = Keys::spanning(plan.mutations.iter().map(Mutation::key)) {
+                reader.remove_orphans(&client, &error, &keys, deadline).await;
+            }
             Err(Again::Failed(link.failed(Peer::Store, &error).into()))
         }
         Judgement::TooLarge => {

@@ -6,8 +6,8 @@ use std::time::Duration;
 use kubebrain_brain::engine::Bounds;
 use thiserror::Error;
 
-use crate::Metrics;
 use crate::key;
+use crate::{Gc, Metrics};
 
 /// How an engine on TiKV is opened.
 #[derive(Clone, Debug)]
@@ -33,11 +33,14 @@ pub struct Config {
     pub snapshot_age_max: Duration,
     /// Whether small batches are committed in one round trip; yes.
     pub one_phase: bool,
+    /// With it this engine collects garbage, or stands by to.
+    pub gc: Option<Gc>,
     /// What is counted.
     pub metrics: Metrics,
 }
 
-/// Where certificates are, PEM. They are read once.
+/// Where certificates are, PEM. They are read whenever connections are made anew, which they are when one is refused
+/// because of its certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tls {
     /// Of the authorities that TiKV's and PD's certificates come from.
@@ -81,6 +84,7 @@ impl Config {
             rebuild_after: Duration::from_secs(2),
             snapshot_age_max: Duration::from_secs(300),
             one_phase: true,
+            gc: None,
             metrics: Metrics::default(),
         }
     }

@@ -26,6 +26,7 @@
 
 mod commit;
 mod config;
+mod gc;
 mod key;
 mod link;
 mod metrics;
@@ -38,5 +39,6 @@ mod tikv;
 mod view;
 
 pub use config::{Config, OpenError, Tls};
+pub use gc::Gc;
 pub use metrics::Metrics;
 pub use tikv::Tikv;

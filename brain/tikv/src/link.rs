@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
+use bytes::Bytes;
 use futures_util::future::try_join_all;
 use kubebrain_brain::engine::error::{Cause, Poison};
 use parking_lot::Mutex;
@@ -31,7 +32,7 @@ use crate::pd::{Pd, PdError};
 
 /// Between two looks at how things stand.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// PD is asked for a timestamp when nobody has got one for so long.
+/// PD and a store are asked for something when nobody has had an answer for so long.
 const IDLE: Duration = Duration::from_secs(2);
 /// What does not answer for less is not worth a word.
 const SILENCE_MIN: Duration = Duration::from_secs(1);
@@ -59,6 +60,8 @@ pub(crate) struct Link {
     next: AtomicUsize,
     present: watch::Sender<bool>,
     standing: Mutex<Standing>,
+    /// A key that was asked for lately: its store is looked at when nobody asks.
+    touched: Mutex<Option<Bytes>>,
     wake: Notify,
     cluster: OnceLock<u64>,
     stopped: OnceLock<Poison>,
@@ -107,6 +110,7 @@ impl Link {
             next: AtomicUsize::new(0),
             present: watch::channel(false).0,
             standing: Mutex::default(),
+            touched: Mutex::default(),
             wake: Notify::new(),
             cluster: OnceLock::new(),
             stopped: OnceLock::new(),
@@ -146,6 +150,13 @@ impl Link {
                 self.silent(Peer::Pd, &cause);
                 Err(cause)
             }
+        }
+    }
+
+    /// Notes which keys matter to whoever uses this.
+    pub(crate) fn touch(&self, key: &Bytes) {
+        if !key.is_empty() {
+            *self.touched.lock() = Some(key.clone());
         }
     }
 
@@ -287,24 +298,27 @@ impl Link {
         let clients = self.clients.load_full();
         let Some(client) = clients.as_ref().and_then(|clients| clients.all.first()) else { return };
         let idle = |quiet: &Quiet| quiet.answered.is_none_or(|answered| answered.elapsed() >= IDLE);
-        let (pd, store) = {
+        let touched = self.touched.lock().clone();
+        let (pd, key) = {
             let standing = self.standing.lock();
-            (idle(&standing.pd), standing.store.trouble.is_some() && idle(&standing.store))
+            (idle(&standing.pd), touched.filter(|_| idle(&standing.store)))
         };
-        if pd || store {
-            let Ok(timestamp) = self.timestamp(client).await else { return };
-            if store {
-                let mut snapshot = client.snapshot(timestamp, crate::view::options());
-                match timeout(self.config.request_timeout, snapshot.get(vec![0])).await {
-                    Ok(Ok(_)) => self.answered(Peer::Store),
-                    Ok(Err(error)) => drop(self.failed(Peer::Store, &error)),
-                    Err(_) => self.silent(Peer::Store, "no answer to a read"),
-                }
-            }
+        if !pd && key.is_none() {
+            return;
+        }
+        let Ok(timestamp) = self.timestamp(client).await else { return };
+        let Some(key) = key else { return };
+        let mut snapshot = client.snapshot(timestamp, crate::view::options().no_resolve_locks());
+        match timeout(self.config.request_timeout, snapshot.key_exists(key.to_vec())).await {
+            // Somebody's lock is an answer too.
+            Ok(Ok(_) | Err(tikv_client::Error::ResolveLockError(_))) => self.answered(Peer::Store),
+            Ok(Err(error)) => drop(self.failed(Peer::Store, &error)),
+            Err(_) => self.silent(Peer::Store, "no answer to a read"),
         }
     }
 
     async fn connect(&self) -> Result<Clients, PdError> {
+        self.pd.refresh().await; // the client reads them itself
         let wanted = self.cluster.get().copied();
         let members = self.pd.members(wanted).await?;
         let mut config = tikv_client::Config::default()

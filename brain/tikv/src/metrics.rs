@@ -19,7 +19,7 @@ pub struct Metrics {
 impl Metrics {
     /// Registers the numbers of an engine.
     pub fn new(metrics: &shared::Metrics) -> Self {
-        Self {
+        let made = Self {
             commits: metrics.counters(
                 "kubebrain_tikv_commits_total",
                 "Batches handed to TiKV, by what became of them.",
@@ -58,7 +58,24 @@ impl Metrics {
                 "1 while it does not answer: the placement driver, a store.",
                 &["for"],
             ),
+        };
+        // All rows are there from the start.
+        for outcome in ["done", "conflict", "refused", "unknown"] {
+            made.commits.with_label_values(&[outcome]);
         }
+        for phases in ["1", "2"] {
+            made.commit_seconds.with_label_values(&[phases]);
+        }
+        for reason in ["conflict", "one_phase", "failed"] {
+            made.commit_retries.with_label_values(&[reason]);
+        }
+        for read in ["timestamp", "get", "get_many", "scan"] {
+            made.read_seconds.with_label_values(&[read]);
+        }
+        for peer in ["pd", "store"] {
+            made.waits.with_label_values(&[peer]);
+        }
+        made
     }
 }
 
@@ -66,5 +83,27 @@ impl Default for Metrics {
     /// Counted and shown nowhere.
     fn default() -> Self {
         Self::new(&shared::Metrics::new())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_documentation_lists_them() {
+        let document = include_str!("../../../docs/metrics.md");
+        let metrics = shared::Metrics::new();
+        let _registered = Metrics::new(&metrics);
+        let page = metrics.page();
+        let mut found = 0;
+        for line in page.lines().filter_map(|line| line.strip_prefix("# HELP kubebrain_tikv_")) {
+            let (name, help) = line.split_once(' ').expect("a name and a help");
+            let row = document.lines().find(|row| row.starts_with(&format!("| `kubebrain_tikv_{name}` |")));
+            let row = row.unwrap_or_else(|| panic!("docs/metrics.md lacks kubebrain_tikv_{name}"));
+            assert!(row.ends_with(&format!("| {help} |")), "docs/metrics.md: {name} means: {help}");
+            found += 1;
+        }
+        assert_eq!(found, document.matches("| `kubebrain_tikv_").count(), "docs/metrics.md has others");
     }
 }

@@ -55,8 +55,10 @@ pub(crate) fn judge(error: &Error, start: u64, one_phase: bool) -> Judgement {
     ) {
         return Judgement::TooLarge;
     }
-    // It comes from the first phase only. In one phase another copy may be waiting behind the same lock.
-    if !one_phase && any(error, &mut |error| matches!(error, Error::ResolveLockError(_))) {
+    // Both come from the first phase only, the second where the owner of a lock is asked for and has not got that far.
+    // In one phase another copy may be waiting behind the same lock.
+    let locked = any(error, &mut |error| matches!(error, Error::ResolveLockError(_)));
+    if !one_phase && (locked || orphan(error).is_some_and(|other| other != start)) {
         return Judgement::Locked;
     }
     Judgement::Unknown
@@ -114,14 +116,84 @@ pub(crate) fn describe(error: &Error) -> String {
     }
 }
 
+/// True if the test is of one of the errors; it sees all of them, since one may say what makes another's word worth less.
 fn any(error: &Error, test: &mut impl FnMut(&Error) -> bool) -> bool {
+    let mut found = false;
+    each(error, &mut |error| found |= test(error));
+    found
+}
+
+fn each(error: &Error, visit: &mut impl FnMut(&Error)) {
     match error {
         Error::MultipleKeyErrors(errors) | Error::ExtractedErrors(errors) => {
-            // All of them: one may say what makes another's word worth less.
-            errors.iter().fold(false, |found, error| any(error, test) || found)
+            errors.iter().for_each(|error| each(error, visit));
         }
-        Error::UndeterminedError(error) => any(error, test),
-        Error::PessimisticLockError { inner, .. } => any(inner, test),
-        error => test(error),
+        Error::UndeterminedError(error) => each(error, visit),
+        Error::PessimisticLockError { inner, .. } => each(inner, visit),
+        error => visit(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tikv_client::{ProtoKeyError, ProtoRegionError};
+
+    use super::*;
+
+    const START: u64 = 7;
+
+    fn key(error: ProtoKeyError) -> Error {
+        Error::ExtractedErrors(vec![Error::MultipleKeyErrors(vec![Error::KeyError(Box::new(error))])])
+    }
+
+    /// The client does not name the type of this field.
+    fn conflict(with: u64) -> ProtoKeyError {
+        let mut error = ProtoKeyError::default();
+        error.conflict.get_or_insert_default().conflict_ts = with;
+        error
+    }
+
+    fn exists() -> ProtoKeyError {
+        let mut error = ProtoKeyError::default();
+        error.already_exist.get_or_insert_default();
+        error
+    }
+
+    fn locked() -> Error {
+        Error::ResolveLockError(Vec::new())
+    }
+
+    #[test]
+    fn only_what_stays_true_is_certain() {
+        let certain =
+            |error: &Error, one_phase| !matches!(judge(error, START, one_phase), Judgement::Unknown);
+        for one_phase in [true, false] {
+            assert!(matches!(judge(&key(conflict(6)), START, one_phase), Judgement::Lost));
+            assert!(matches!(judge(&key(exists()), START, one_phase), Judgement::Lost));
+            assert!(matches!(judge(&Error::OnePcFailure, START, one_phase), Judgement::NotInOnePhase));
+            assert!(!certain(&key(conflict(START)), one_phase), "met by itself");
+            let met = Error::MultipleKeyErrors(vec![key(exists()), key(conflict(START))]);
+            assert!(!certain(&met, one_phase), "what exists may be its own");
+            let abort = ProtoKeyError { abort: "WriteConflict".into(), ..ProtoKeyError::default() };
+            assert!(!certain(&key(abort), one_phase), "words say nothing");
+            let busy =
+                ProtoRegionError { message: "raft entry is too large".into(), ..ProtoRegionError::default() };
+            assert!(!certain(&Error::RegionError(Box::new(busy)), one_phase));
+            assert!(!certain(&Error::UndeterminedError(Box::new(Error::Unimplemented)), one_phase));
+            let mut large = ProtoRegionError::default();
+            large.raft_entry_too_large.get_or_insert_default();
+            let large = Error::ExtractedErrors(vec![Error::RegionError(Box::new(large))]);
+            assert!(matches!(judge(&large, START, one_phase), Judgement::TooLarge));
+        }
+        assert!(matches!(judge(&locked(), START, false), Judgement::Locked));
+        let unheard = |start_ts| {
+            let mut error = ProtoKeyError::default();
+            error.txn_not_found.get_or_insert_default().start_ts = start_ts;
+            key(error)
+        };
+        assert!(matches!(judge(&unheard(6), START, false), Judgement::Locked));
+        assert!(!certain(&unheard(6), true), "as behind a lock");
+        assert!(!certain(&unheard(START), false), "about itself");
+        assert!(!certain(&locked(), true), "another copy may wait behind the same lock");
     }
 }

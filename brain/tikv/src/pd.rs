@@ -10,8 +10,7 @@ use bytes::Bytes;
 use futures_util::future::{BoxFuture, join_all};
 use kubebrain_proto::pdpb::pd_client::PdClient;
 use kubebrain_proto::pdpb::{
-    GetGcSafePointRequest, GetMembersRequest, GetMembersResponse, RequestHeader, ResponseHeader,
-    ScanRegionsRequest,
+    GetMembersRequest, GetMembersResponse, RequestHeader, ResponseHeader, ScanRegionsRequest,
 };
 use kubebrain_shared::dial::{Channel, Connector, DialConfig};
 use kubebrain_shared::tls::TlsClient;
@@ -74,6 +73,13 @@ pub(crate) struct Pd {
 impl Pd {
     pub(crate) fn new(addresses: Vec<String>, tls: Option<Arc<TlsClient>>) -> Self {
         Self { addresses, tls, channels: Mutex::default(), leader: Mutex::default() }
+    }
+
+    /// Reads certificates again if their files have changed.
+    pub(crate) async fn refresh(&self) {
+        if let Some(tls) = self.tls.clone() {
+            let _read = tokio::task::spawn_blocking(move || tls.refresh()).await;
+        }
     }
 
     /// For messages.
@@ -167,20 +173,6 @@ impl Pd {
             Some(Region { start: start.into(), end: (!end.is_empty()).then(|| end.into()) })
         });
         Ok(regions.collect())
-    }
-
-    /// Reads below this timestamp may find rows gone.
-    pub(crate) async fn safe_point(&self) -> Result<u64, PdError> {
-        let answer = self
-            .led(|mut client, header| {
-                Box::pin(async move {
-                    let request = GetGcSafePointRequest { header: Some(header) };
-                    let answer = timeout(client.get_gc_safe_point(request)).await?;
-                    Ok((answer.header.clone(), answer))
-                })
-            })
-            .await?;
-        Ok(answer.safe_point)
     }
 
     /// Asks the leader, and whoever leads then if that one does not any more.

@@ -93,12 +93,6 @@ impl Plan {
         self.bytes < MESSAGE_BYTES
     }
 
-    /// The lowest and the highest key that is changed.
-    pub(crate) fn ends(&self) -> Option<(&Bytes, &Bytes)> {
-        let keys = || self.mutations.iter().map(Mutation::key);
-        keys().min().zip(keys().max())
-    }
-
     /// The key of the first condition that does not hold where `stored` is.
     pub(crate) fn broken(&self, stored: &HashMap<Bytes, Option<Bytes>>) -> Option<Bytes> {
         let broken = self.conditions.iter().find(|condition| {
@@ -153,7 +147,7 @@ mod tests {
                 Mutation::Delete(key("b")),
             ]
         );
-        assert_eq!((plan.bytes, plan.ends()), (5, Some((&key("a"), &key("z")))));
+        assert_eq!(plan.bytes, 5);
     }
 
     #[test]

@@ -46,9 +46,19 @@ impl Regions {
         }
     }
 
-    /// True unless two keys are known to be in different regions.
-    pub(crate) fn may_share(&self, low: &[u8], high: &[u8]) -> bool {
-        self.cached(low).is_none_or(|region| region.end.is_none_or(|end| *high < end[..]))
+    /// In how many regions some keys are; `None` if that is not known of all of them.
+    pub(crate) fn count(&self, keys: &[&Bytes]) -> Option<usize> {
+        let mut keys = keys.to_vec();
+        keys.sort_unstable();
+        let mut count = 0;
+        let mut within: Option<Region> = None;
+        for key in keys {
+            if within.as_ref().is_none_or(|region| region.end.as_ref().is_some_and(|end| key >= end)) {
+                count += 1;
+                within = Some(self.cached(key)?);
+            }
+        }
+        Some(count)
     }
 
     /// Boundaries inside the span.
@@ -125,7 +135,14 @@ mod tests {
         let regions = Regions::default();
         regions.learn(vec![region("", Some("m")), region("m", None)]);
         assert_eq!(regions.cached(b"a"), Some(region("", Some("m"))));
-        assert!(regions.may_share(b"a", b"b") && !regions.may_share(b"a", b"m"));
+        let count = |keys: &[&'static str]| {
+            let keys: Vec<Bytes> = keys.iter().map(|key| Bytes::from(*key)).collect();
+            regions.count(&keys.iter().collect::<Vec<_>>())
+        };
+        assert_eq!(
+            [count(&["a", "b"]), count(&["n", "a"]), count(&["m"]), count(&[])],
+            [1, 2, 1, 0].map(Some)
+        );
         regions.learn(vec![region("c", Some("p"))]);
         assert_eq!(regions.cached(b"n"), Some(region("c", Some("p"))));
         assert_eq!(regions.cached(b"a"), Some(region("", Some("m"))), "stale, and only a hint");
@@ -134,6 +151,6 @@ mod tests {
         assert_eq!(regions.cached(b"q"), Some(region("", None)));
         tokio::time::advance(AGE_MAX).await;
         assert_eq!(regions.cached(b"q"), None);
-        assert!(regions.may_share(b"a", b"z"), "nothing is known");
+        assert_eq!(count(&["a", "z"]), None, "nothing is known");
     }
 }

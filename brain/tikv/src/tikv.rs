@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 
 use crate::commit;
 use crate::config::{Config, OpenError};
+use crate::gc::Collector;
 use crate::link::Link;
 use crate::pd::{self, Pd};
 use crate::plan::Plan;
@@ -19,7 +20,8 @@ use crate::view::{Reader, View};
 /// An engine on TiKV.
 pub struct Tikv {
     reader: Reader,
-    keeper: JoinHandle<()>,
+    /// What goes on for as long as it is open.
+    tasks: Vec<JoinHandle<()>>,
 }
 
 impl Tikv {
@@ -42,8 +44,12 @@ impl Tikv {
         let tls = config.tls.as_ref().map(|tls| TlsClient::load(&tls.ca, &tls.certificate, &tls.key));
         let pd = Pd::new(config.pd.clone(), tls.transpose()?.map(Arc::new));
         let link = Arc::new(Link::new(config, pd));
-        let keeper = tokio::spawn(link.clone().keep());
-        Ok(Self { reader: Reader { link, regions: Arc::default() }, keeper })
+        let mut tasks = vec![tokio::spawn(link.clone().keep())];
+        let reader = Reader { link: link.clone(), regions: Arc::default() };
+        if let Some(gc) = link.config.gc.clone() {
+            tasks.push(tokio::spawn(Collector::new(reader.clone(), gc).run()));
+        }
+        Ok(Self { reader, tasks })
     }
 
     /// Waits until the placement driver and the store that has `key` have answered. [`Engine::waits_for`] says meanwhile
@@ -56,6 +62,7 @@ impl Tikv {
     /// Safe: connecting goes on.
     pub async fn ready(&self, key: &[u8]) -> Result<(), Poison> {
         let link = &self.reader.link;
+        link.touch(&Bytes::copy_from_slice(key));
         loop {
             link.ready().await?;
             if let Ok(view) = View::take(self.reader.clone()).await
@@ -69,7 +76,7 @@ impl Tikv {
 
 impl Drop for Tikv {
     fn drop(&mut self) {
-        self.keeper.abort();
+        self.tasks.iter().for_each(JoinHandle::abort);
     }
 }
 

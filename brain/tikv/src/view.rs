@@ -81,6 +81,11 @@ impl View {
         Ok(Self { reader, timestamp, born, rows_hint: AtomicUsize::new(0) })
     }
 
+    /// The moment that it shows.
+    pub(crate) const fn timestamp(&self) -> &Timestamp {
+        &self.timestamp
+    }
+
     fn deadline(&self) -> Result<Instant, ReadError> {
         if self.born.elapsed() > self.reader.link.config.snapshot_age_max {
             return Err(ReadError::Expired);
@@ -113,6 +118,7 @@ impl Snapshot for View {
         if limit == 0 || span.is_empty() {
             return Ok(Page { rows: Vec::new(), next: (!span.is_empty()).then_some(span.start) });
         }
+        self.reader.link.touch(&span.start);
         let mut page = Page::default();
         let mut bytes = 0;
         let mut start = span.start.clone();
@@ -162,8 +168,8 @@ impl Snapshot for View {
             if !span.contains(&start) {
                 return Ok(page);
             }
-            if got > 0 {
-                let room = (PAGE_BYTES_MAX - bytes) / (part_bytes / got).max(1) + 1;
+            if let Some(row_bytes) = part_bytes.checked_div(got) {
+                let room = (PAGE_BYTES_MAX - bytes) / row_bytes.max(1) + 1;
                 wanted = room.clamp(1, asked.max(wanted) * GROWTH).min(ROWS_MAX);
                 self.remember(wanted, part_bytes, got);
             }
@@ -234,6 +240,13 @@ impl From<tikv_client::Error> for Failure {
 }
 
 impl Reader {
+    /// Finds out in which regions the first and the last of some keys are, and thereby whether that is the same one.
+    pub(crate) async fn learn(&self, keys: &[&Bytes]) {
+        for key in [keys.iter().min(), keys.iter().max()].into_iter().flatten() {
+            self.regions.end(&self.link.pd, key).await;
+        }
+    }
+
     /// The values under keys, in their order.
     pub(crate) async fn get_many(
         &self,

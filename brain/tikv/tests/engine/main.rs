@@ -1,4 +1,6 @@
 //! The engine on TiKV, on a placement driver and a store of TiKV's protocol: see `tests/tikv`.
 
 mod contract;
+mod faults;
+mod regions;
 mod support;

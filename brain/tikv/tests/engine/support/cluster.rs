@@ -18,32 +18,33 @@ use tokio::sync::OnceCell;
 use super::Prefixed;
 
 #[derive(Clone)]
-pub struct Cluster {
-    pub pd: Vec<String>,
+pub(crate) struct Cluster {
+    pub(crate) pd: Vec<String>,
     /// Of what was started here.
-    pub started: Option<Arc<Started>>,
+    pub(crate) started: Option<Arc<Started>>,
     /// Goes before every name: a cluster that others use has seen these tests before.
     run: String,
 }
 
-pub struct Started {
-    pub directory: PathBuf,
-    pub ports: Ports,
+pub(crate) struct Started {
+    pub(crate) directory: PathBuf,
+    pub(crate) ports: Ports,
+    advertised: Option<u16>,
     /// Cleans up when its input ends, which it does with this process, whatever ends that.
     cleaner: Child,
     _directory: TempDir,
 }
 
 #[derive(Clone, Copy)]
-pub struct Ports {
-    pub pd: u16,
-    pub peer: u16,
-    pub store: u16,
-    pub status: u16,
+pub(crate) struct Ports {
+    pub(crate) pd: u16,
+    pub(crate) peer: u16,
+    pub(crate) store: u16,
+    pub(crate) status: u16,
 }
 
 /// The cluster of all tests that leave it as it is. `None`: there is none, which was said.
-pub async fn shared() -> Option<Cluster> {
+pub(crate) async fn shared() -> Option<Cluster> {
     static SHARED: OnceCell<Option<Cluster>> = OnceCell::const_new();
     let cluster = SHARED.get_or_init(|| async {
         match std::env::var("KUBEBRAIN_TEST_PD") {
@@ -62,13 +63,23 @@ pub async fn shared() -> Option<Cluster> {
 }
 
 /// A cluster of a test's own.
-pub async fn own(ports: Ports) -> Option<Cluster> {
+pub(crate) async fn own(ports: Ports) -> Option<Cluster> {
+    start(ports, None).await
+}
+
+/// The same; clients are told that the store is at another port.
+pub(crate) async fn own_behind(ports: Ports, advertised: u16) -> Option<Cluster> {
+    start(ports, Some(advertised)).await
+}
+
+async fn start(ports: Ports, advertised: Option<u16>) -> Option<Cluster> {
     let kit = kit();
     if std::env::var("KUBEBRAIN_TEST_PD").is_ok_and(|value| value == "none") {
         return None; // not in this run, wherever it is
     }
     if !kit.join("bin/tkstore").exists() {
         assert!(std::env::var("CI").is_err(), "tests/tikv/build has not been run");
+        println!("skipped: no tests/tikv/bin");
         return None;
     }
     let directory =
@@ -83,7 +94,7 @@ pub async fn own(ports: Ports) -> Option<Cluster> {
         .stderr(Stdio::null())
         .spawn()
         .expect("bash");
-    let started = Started { directory: path, ports, cleaner, _directory: directory };
+    let started = Started { directory: path, ports, advertised, cleaner, _directory: directory };
     let cluster =
         Cluster { pd: vec![format!("127.0.0.1:{}", ports.pd)], started: Some(Arc::new(started)), run: run() };
     cluster.up().await;
@@ -100,7 +111,7 @@ fn kit() -> PathBuf {
 
 impl Ports {
     /// Below the range from which the system gives ports to clients, which could take them while a server is down.
-    pub fn free() -> Self {
+    pub(crate) fn free() -> Self {
         static NEXT: AtomicU16 = AtomicU16::new(0);
         let base = 20_000 + (std::process::id() % 1000) as u16 * 10;
         let mut free = std::iter::repeat_with(|| base + NEXT.fetch_add(1, Ordering::Relaxed))
@@ -118,26 +129,26 @@ impl Drop for Started {
 }
 
 impl Cluster {
-    pub fn config(&self) -> Config {
+    pub(crate) fn config(&self) -> Config {
         Config::new(self.pd.clone())
     }
 
     /// The engine of a name.
-    pub async fn open(&self, name: &str) -> Arc<Prefixed<Tikv>> {
+    pub(crate) async fn open(&self, name: &str) -> Arc<Prefixed<Tikv>> {
         self.open_with(name, self.config()).await
     }
 
-    pub async fn open_with(&self, name: &str, config: Config) -> Arc<Prefixed<Tikv>> {
+    pub(crate) async fn open_with(&self, name: &str, config: Config) -> Arc<Prefixed<Tikv>> {
         let inner = Tikv::open(config).expect("a good configuration");
         Arc::new(Prefixed { inner, prefix: self.prefix(name) })
     }
 
-    pub fn prefix(&self, name: &str) -> Bytes {
+    pub(crate) fn prefix(&self, name: &str) -> Bytes {
         format!("{}{name}/", self.run).into()
     }
 
     /// An [`Open`](kubebrain_brain::engine::contract::Open) whose names differ from those of other openers.
-    pub fn opener<E, O>(
+    pub(crate) fn opener<E, O>(
         self,
         kind: &'static str,
         open: impl Fn(Self, String) -> O + Sync,
@@ -148,12 +159,12 @@ impl Cluster {
         move |name| open(self.clone(), format!("{kind}/{name}"))
     }
 
-    pub fn can_split(&self) -> bool {
+    pub(crate) fn can_split(&self) -> bool {
         self.started.is_some()
     }
 
     /// Cuts regions inside a name.
-    pub async fn split(&self, name: &str, keys: &[&str]) {
+    pub(crate) async fn split(&self, name: &str, keys: &[&str]) {
         for key in keys {
             let key = [&self.prefix(name)[..], key.as_bytes()].concat();
             let hex: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -162,23 +173,30 @@ impl Cluster {
     }
 
     /// Asks the store's other port.
-    pub async fn ask(&self, path: &str) -> String {
+    pub(crate) async fn ask(&self, path: &str) -> String {
         let started = self.started.as_ref().expect("a cluster of our own");
-        let mut socket =
-            TcpStream::connect(("127.0.0.1", started.ports.status)).await.expect("the status port");
-        let request = format!("GET {path} HTTP/1.0\r\nHost: store\r\n\r\n");
-        socket.write_all(request.as_bytes()).await.expect("written");
-        let mut answer = String::new();
-        socket.read_to_string(&mut answer).await.expect("read");
-        let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
-        assert!(head.contains(" 200 "), "{path}: {answer}");
-        body.to_owned()
+        http(started.ports.status, path).await
+    }
+
+    /// Below it versions may be gone.
+    pub(crate) async fn safe_point(&self) -> u64 {
+        let started = self.started.as_ref().expect("a cluster of our own");
+        let answer = http(started.ports.pd, "/pd/api/v1/gc/safepoint").await;
+        number(&answer, "\"gc_safe_point\":")
+    }
+
+    /// PD's clock.
+    pub(crate) async fn timestamp_ms(&self) -> u64 {
+        let client = tikv_client::TransactionClient::new(self.pd.clone()).await.expect("it answers");
+        client.current_timestamp().await.expect("it answers").physical.cast_unsigned()
     }
 
     /// Starts what does not run.
-    pub async fn up(&self) {
+    pub(crate) async fn up(&self) {
         let started = self.started.clone().expect("a cluster of our own");
         let Ports { pd, peer, store, status } = started.ports;
+        let flags =
+            started.advertised.map(|port| format!("--advertise-addr=127.0.0.1:{port}")).unwrap_or_default();
         let up = tokio::task::spawn_blocking(move || {
             Command::new(kit().join("up"))
                 .arg(&started.directory)
@@ -186,6 +204,7 @@ impl Cluster {
                 .env("PEER_PORT", peer.to_string())
                 .env("STORE_PORT", store.to_string())
                 .env("STATUS_PORT", status.to_string())
+                .env("TK_FLAGS", flags)
                 .stdout(Stdio::null())
                 .status()
         });
@@ -193,7 +212,7 @@ impl Cluster {
     }
 
     /// Ends a part at once: `pd` or `store`.
-    pub async fn kill(&self, part: &str) {
+    pub(crate) async fn kill(&self, part: &str) {
         let started = self.started.as_ref().expect("a cluster of our own");
         let pid = std::fs::read_to_string(started.directory.join(format!("{part}.pid"))).expect("it runs");
         let pid = pid.trim().to_owned();
@@ -202,4 +221,20 @@ impl Cluster {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
+}
+
+fn number(answer: &str, before: &str) -> u64 {
+    let digits = answer.split(before).nth(1).unwrap_or("0").trim_start();
+    digits.chars().take_while(char::is_ascii_digit).collect::<String>().parse().unwrap_or(0)
+}
+
+async fn http(port: u16, path: &str) -> String {
+    let mut socket = TcpStream::connect(("127.0.0.1", port)).await.expect("it listens");
+    let request = format!("GET {path} HTTP/1.0\r\nHost: store\r\n\r\n");
+    socket.write_all(request.as_bytes()).await.expect("written");
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).await.expect("read");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+    assert!(head.contains(" 200 "), "{path}: {answer}");
+    body.to_owned()
 }

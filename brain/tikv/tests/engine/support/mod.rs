@@ -2,6 +2,8 @@
 
 mod cluster;
 mod prefixed;
+mod relay;
 
-pub use cluster::{Cluster, own, shared};
-pub use prefixed::Prefixed;
+pub(crate) use cluster::{Cluster, Ports, own, own_behind, shared};
+pub(crate) use prefixed::Prefixed;
+pub(crate) use relay::Relay;

@@ -6,9 +6,9 @@ use kubebrain_brain::engine::{
     Batch, Bounds, CommitError, Condition, Engine, Page, ReadError, Refusal, Snapshot, Span, Write,
 };
 
-pub struct Prefixed<E> {
-    pub inner: E,
-    pub prefix: Bytes,
+pub(crate) struct Prefixed<E> {
+    pub(crate) inner: E,
+    pub(crate) prefix: Bytes,
 }
 
 struct View {
