@@ -30,8 +30,8 @@ mod tls;
 mod traffic;
 mod watching;
 
-/// The seed of this run.
+/// The seed of this run. What is given where none is asked for has most kinds of trouble in its first rounds.
 fn seed() -> u64 {
     let given = std::env::var("KUBEBRAIN_SEED").ok().map(|text| text.parse().expect("a number as seed"));
-    given.unwrap_or(0x7469_6b76)
+    given.unwrap_or(779)
 }

@@ -15,7 +15,10 @@ use crate::support::client::Client;
 use crate::support::process::{Place, Process, Start};
 use crate::support::{in_time, until};
 
-const WRITERS: usize = 8;
+const WRITERS: usize = 4;
+/// Of a writer, between two writes. A newcomer has to find the log's end and be there before the other one's next batch:
+/// where batches follow each other without a pause it can be too late again and again.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// No other test's, nor an earlier run's on the same cluster.
 pub(crate) fn prefix(test: &str) -> String {
@@ -47,7 +50,7 @@ impl Writers {
                         Ok(revision) => written.lock().push((key, value, revision)),
                         Err(error) => return error,
                     }
-                    sleep(Duration::from_millis(1)).await;
+                    sleep(PAUSE).await;
                 }
                 unreachable!("numbers do not end")
             });
