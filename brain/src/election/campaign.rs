@@ -72,6 +72,8 @@ pub struct Campaign {
     held: Option<Instant>,
     /// Nothing is asked before then.
     pause: Option<Instant>,
+    /// It wants to be master; otherwise it only looks who is.
+    stands: bool,
 }
 
 /// What stands on the ballot, and since when it was seen to.
@@ -112,7 +114,7 @@ impl Default for Timing {
 impl Campaign {
     /// Knows nothing yet.
     pub const fn new(me: Candidate, timing: Timing) -> Self {
-        Self { me, timing, seen: None, doubt: false, sent: None, held: None, pause: None }
+        Self { me, timing, seen: None, doubt: false, sent: None, held: None, pause: None, stands: true }
     }
 
     /// What to do at `now`.
@@ -121,6 +123,10 @@ impl Campaign {
             return Step::Wait(pause);
         }
         let Some(seen) = self.seen.as_ref().filter(|_| !self.doubt) else { return Step::Look };
+        if !self.stands {
+            let next = seen.looked + self.timing.retry;
+            return if now < next { Step::Wait(next) } else { Step::Look };
+        }
         match &seen.record {
             Some(record) if record.holder == self.me.identity => match self.held {
                 Some(sent) if now < sent + self.timing.retry => Step::Wait(sent + self.timing.retry),
@@ -195,8 +201,11 @@ impl Campaign {
         self.pause = Some(now + self.timing.retry / 4);
     }
 
-    /// What to put on the ballot so that another candidate need not wait; `None` where there is nothing to release.
-    pub fn release(&self) -> Option<MasterRecord> {
+    /// It does not want to be master any more: from here on it only looks. Gives what to put on the ballot so that
+    /// another candidate need not wait; `None` where there is nothing to release.
+    pub fn resign(&mut self) -> Option<MasterRecord> {
+        self.stands = false;
+        self.held = None;
         let record = self.seen.as_ref()?.record.as_ref()?;
         (record.holder == self.me.identity).then(|| MasterRecord {
             holder: String::new(),

@@ -22,51 +22,69 @@ pub struct Driver<B> {
     timing: Timing,
     found: Option<Found>,
     standing: watch::Sender<Standing>,
+    resigned: watch::Receiver<bool>,
     rng: SmallRng,
 }
 
+/// Whoever acts by what a [`Driver`] finds out.
+#[derive(Debug)]
+pub struct Candidacy {
+    standing: watch::Receiver<Standing>,
+    resign: watch::Sender<bool>,
+}
+
 impl<B: Ballot> Driver<B> {
-    /// Nothing is asked before [`Self::run`]. `seed` shifts the tries of several candidates against each other.
-    pub fn new(ballot: B, me: Candidate, timing: Timing, seed: u64) -> Self {
-        Self {
+    /// Nothing is asked before [`Self::run`].
+    pub fn new(ballot: B, me: Candidate, timing: Timing) -> (Self, Candidacy) {
+        // Shifts the tries of several candidates against each other.
+        let seed = xxhash_rust::xxh3::xxh3_64(me.identity.as_bytes());
+        let (standing, stands) = watch::channel(Standing::Slave(None));
+        let (resign, resigned) = watch::channel(false);
+        let driver = Self {
             ballot,
             campaign: Campaign::new(me, timing),
             timing,
             found: None,
-            standing: watch::Sender::new(Standing::Slave(None)),
+            standing,
+            resigned,
             rng: SmallRng::seed_from_u64(seed),
-        }
+        };
+        (driver, Candidacy { standing: stands, resign })
     }
 
-    /// Where it stands. A master's time runs out also where nothing more is heard here: whoever acts looks at `until`.
-    pub fn standing(&self) -> watch::Receiver<Standing> {
-        self.standing.subscribe()
-    }
-
-    /// Runs until `stop` is asked; then the record is released, where it is its own.
+    /// Runs until `stop` is asked or the [`Candidacy`] is gone; then the record is released, where it is its own.
     ///
     /// # Cancel safety
     /// A dropped call leaves the record as it is: others wait for its lease.
     pub async fn run(mut self, stop: Stop) {
+        let mut resigned = self.resigned.clone();
         loop {
             self.tell();
             let step = self.campaign.step(Instant::now());
             tokio::select! { biased;
                 () = stop.asked() => break,
+                changed = resigned.changed() => match changed {
+                    Ok(()) => self.release().await,
+                    Err(_gone) => break,
+                },
                 () = self.carry_out(step) => {}
             }
         }
-        if let Some(record) = self.campaign.release() {
+        self.release().await;
+        self.standing.send_replace(Standing::Slave(None));
+    }
+
+    async fn release(&mut self) {
+        if let Some(record) = self.campaign.resign() {
             let released = self.ballot.replace(self.found.as_ref(), &record);
             match timeout(RELEASE_WITHIN, released).await {
-                Ok(Replaced::Yes(_) | Replaced::No) => {}
+                Ok(Replaced::Yes(_) | Replaced::No) => tracing::debug!("the master lease is released"),
                 Ok(Replaced::Unknown(cause)) => {
                     tracing::warn!("the master lease may not be released: {cause}")
                 }
                 Err(_late) => tracing::warn!("the master lease may not be released: no answer"),
             }
         }
-        self.standing.send_replace(Standing::Slave(None));
     }
 
     fn tell(&self) {
@@ -118,5 +136,48 @@ impl<B: Ballot> Driver<B> {
             }
             Err(_late) => self.campaign.unsure(Instant::now()),
         }
+    }
+}
+
+impl Candidacy {
+    /// Where it stands. A master's time runs out also where nothing more is heard: whoever acts looks at `until`.
+    pub fn standing(&self) -> Standing {
+        self.standing.borrow().clone()
+    }
+
+    /// Returns with the next standing that is not yet seen; a renewal is one.
+    ///
+    /// # Cancel safety
+    /// Safe: a standing that is not given is given next.
+    pub async fn changed(&mut self) -> Standing {
+        if self.standing.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+        self.standing.borrow_and_update().clone()
+    }
+
+    /// Returns when this process is not, or not any more, elected.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn lost(&self) {
+        let mut standing = self.standing.clone();
+        loop {
+            let until = match &*standing.borrow_and_update() {
+                Standing::Master { until, .. } => *until,
+                Standing::Slave(_) => return,
+            };
+            tokio::select! { biased;
+                changed = standing.changed() => if changed.is_err() {
+                    return sleep_until(until).await;
+                },
+                () = sleep_until(until) => return,
+            }
+        }
+    }
+
+    /// Gives up mastership, if it is there, and does not stand again; who is master is still looked at.
+    pub fn resign(&self) {
+        self.resign.send_replace(true);
     }
 }

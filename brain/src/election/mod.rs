@@ -21,7 +21,7 @@ pub mod record;
 
 pub use ballot::{Ballot, EngineBallot, Found, Replaced};
 pub use campaign::{Campaign, Standing, Step, Timing, TimingError};
-pub use driver::Driver;
+pub use driver::{Candidacy, Driver};
 pub use record::{Candidate, MasterRecord};
 
 #[cfg(test)]

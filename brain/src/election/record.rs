@@ -17,6 +17,14 @@ pub struct Candidate {
     pub client_urls: Vec<String>,
 }
 
+impl Candidate {
+    /// This process.
+    pub fn of_process(name: String, peer_urls: Vec<String>, client_urls: Vec<String>) -> Self {
+        let identity = format!("{name}_{:016x}", rand::random::<u64>());
+        Self { identity, name, peer_urls, client_urls }
+    }
+}
+
 /// The fields of Kubernetes' `LeaderElectionRecord` that decide anything, and where the holder is.
 #[derive(Clone, PartialEq, Message)]
 pub struct MasterRecord {

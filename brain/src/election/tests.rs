@@ -263,7 +263,7 @@ impl Ballot for Troubled {
 const NAMES: [&str; 3] = ["a", "b", "c"];
 
 struct Running {
-    standing: tokio::sync::watch::Receiver<Standing>,
+    candidacy: Candidacy,
     stopper: Option<Stopper>,
     task: tokio::task::JoinHandle<()>,
 }
@@ -273,11 +273,10 @@ impl Running {
         let ballot = EngineBallot::new(engine.clone(), Bytes::from_static(b"master"));
         let ballot = Troubled { ballot, trouble: trouble.clone() };
         let me = Candidate { identity: format!("{name}_{life}"), ..candidate(name) };
-        let driver = Driver::new(ballot, me, Timing::default(), life);
-        let standing = driver.standing();
+        let (driver, candidacy) = Driver::new(ballot, me, Timing::default());
         let stopper = Stopper::default();
         let task = tokio::spawn(driver.run(stopper.handle()));
-        Self { standing, stopper: Some(stopper), task }
+        Self { candidacy, stopper: Some(stopper), task }
     }
 
     /// As `kill -9`: what was sent may still land, nobody hears of it.
@@ -287,7 +286,7 @@ impl Running {
 
     fn is_master(&self) -> bool {
         !self.task.is_finished()
-            && matches!(&*self.standing.borrow(), Standing::Master { until, .. } if Instant::now() < *until)
+            && matches!(self.candidacy.standing(), Standing::Master { until, .. } if Instant::now() < until)
     }
 }
 
@@ -344,7 +343,7 @@ async fn a_release_hands_over_at_once_and_a_dead_master_costs_its_lease() {
     let second = Running::start("b", &engine, &trouble, 2);
     sleep(Duration::from_secs(5)).await;
     assert!(first.is_master() && !second.is_master(), "a living master stays");
-    let standing = second.standing.borrow().clone();
+    let standing = second.candidacy.standing();
     assert!(matches!(standing, Standing::Slave(Some(master)) if master.name == "a"), "and is known");
     let began = Instant::now();
     first.stopper.take().expect("runs").stop().await;
@@ -353,4 +352,35 @@ async fn a_release_hands_over_at_once_and_a_dead_master_costs_its_lease() {
     }
     let took = began.elapsed();
     assert!(took < MS * 400, "handed over after {took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_resigns_is_not_elected_again_and_sees_who_is() {
+    let engine = Arc::new(Memory::new());
+    let trouble = Arc::new(Mutex::new(Trouble { rng: SmallRng::seed_from_u64(1), of: 0.0 }));
+    let first = Running::start("a", &engine, &trouble, 1);
+    sleep(MS * 500).await;
+    assert!(first.is_master());
+    first.candidacy.resign();
+    first.candidacy.lost().await;
+    sleep(Duration::from_secs(10)).await;
+    assert!(!first.is_master(), "nobody else stands, and yet");
+    let second = Running::start("b", &engine, &trouble, 2);
+    sleep(Duration::from_secs(1)).await;
+    assert!(second.is_master());
+    let standing = first.candidacy.standing();
+    assert!(matches!(standing, Standing::Slave(Some(master)) if master.name == "b"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn mastership_is_lost_when_its_time_is_over_though_nobody_says_so() {
+    let engine = Arc::new(Memory::new());
+    let trouble = Arc::new(Mutex::new(Trouble { rng: SmallRng::seed_from_u64(1), of: 0.0 }));
+    let first = Running::start("a", &engine, &trouble, 1);
+    sleep(MS * 500).await;
+    assert!(first.is_master());
+    let began = Instant::now();
+    first.kill();
+    first.candidacy.lost().await;
+    assert!(began.elapsed() <= Timing::default().renew_deadline);
 }
