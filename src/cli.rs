@@ -74,9 +74,9 @@ pub(crate) struct Brain {
 /// How the brains of a group agree on a master, with Kubernetes' words.
 #[derive(Debug, Args)]
 pub(crate) struct Election {
-    /// Where the brains of a group find their master. Without it: in the engine, if other brains can share it.
-    #[arg(long, env = "KUBEBRAIN_ELECTION", value_enum)]
-    pub election: Option<Ballot>,
+    /// Where the brains of a group agree on their master.
+    #[arg(long, env = "KUBEBRAIN_ELECTION", value_enum, default_value_t = Ballot::None)]
+    pub election: Ballot,
     /// How long a brain waits after it last saw the master renew before it takes over. Falls: a dead master is replaced
     /// sooner, a slow storage costs mastership sooner.
     #[arg(long, env = "KUBEBRAIN_ELECTION_LEASE_DURATION", value_name = "DURATION", default_value = "2s",
@@ -96,7 +96,7 @@ pub(crate) struct Election {
 pub(crate) enum Ballot {
     /// In a row of the group's own engine.
     Engine,
-    /// Nowhere: this brain is the only one of its group.
+    /// Nowhere: this brain is the only one of its group. Of two the newer one takes over, the older one ends.
     None,
 }
 

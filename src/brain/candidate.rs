@@ -18,13 +18,12 @@ pub(super) struct Standing {
 pub(super) fn stand(flags: &Brain, storage: &Storage, peer_urls: &[String]) -> Result<Option<Standing>> {
     let shared = storage.engine.is_shared();
     match flags.election.election {
-        Some(Ballot::None) => return Ok(None),
-        None if !shared => return Ok(None),
-        Some(Ballot::Engine) if !shared => bail!(
+        Ballot::None => return Ok(None),
+        Ballot::Engine if !shared => bail!(
             "--election=engine: no other process can share this engine, so there is nobody to elect; use --engine=tikv, \
              or leave the flag out"
         ),
-        Some(Ballot::Engine) | None => {}
+        Ballot::Engine => {}
     }
     let timing = Timing {
         lease: flags.election.election_lease_duration,
