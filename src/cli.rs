@@ -64,9 +64,40 @@ pub(crate) struct Brain {
     pub compaction: Compaction,
     #[command(flatten)]
     pub peers: PeerServing,
+    #[command(flatten)]
+    pub election: Election,
     /// Which group owns which keys. Without it this group owns all.
     #[arg(long, env = "KUBEBRAIN_PLACEMENT", value_name = "FILE")]
     pub placement: Option<PathBuf>,
+}
+
+/// How the brains of a group agree on a master, with Kubernetes' words.
+#[derive(Debug, Args)]
+pub(crate) struct Election {
+    /// Where the brains of a group agree on their master.
+    #[arg(long, env = "KUBEBRAIN_ELECTION", value_enum, default_value_t = Ballot::None)]
+    pub election: Ballot,
+    /// How long a brain waits after it last saw the master renew before it takes over. Falls: a dead master is replaced
+    /// sooner, a slow storage costs mastership sooner.
+    #[arg(long, env = "KUBEBRAIN_ELECTION_LEASE_DURATION", value_name = "DURATION", default_value = "2s",
+          value_parser = duration::parse)]
+    pub election_lease_duration: Duration,
+    /// A master that could not renew for so long steps down; below the lease duration.
+    #[arg(long, env = "KUBEBRAIN_ELECTION_RENEW_DEADLINE", value_name = "DURATION", default_value = "1500ms",
+          value_parser = duration::parse)]
+    pub election_renew_deadline: Duration,
+    /// Between two tries to renew or to take over.
+    #[arg(long, env = "KUBEBRAIN_ELECTION_RETRY_PERIOD", value_name = "DURATION", default_value = "250ms",
+          value_parser = duration::parse)]
+    pub election_retry_period: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Ballot {
+    /// In a row of the group's own engine.
+    Engine,
+    /// Nowhere: this brain is the only one of its group. Of two the newer one takes over, the older one ends.
+    None,
 }
 
 #[derive(Debug, Args)]

@@ -3,6 +3,7 @@
 pub mod engine;
 pub mod request;
 pub mod mvcc;
+pub mod election;
 pub mod watch;
 pub mod compaction;
 pub mod service;

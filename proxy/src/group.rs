@@ -1,6 +1,6 @@
 //! [`Group`]: one brain group as this proxy reaches it.
 //!
-//! For now a group is its master: the first of its addresses that answers. Election and slaves come here later; nothing
+//! Everything goes to its master: the node that was named by one that is not, or else the first that answers. Nothing
 //! outside knows how many nodes there are.
 
 use std::fmt;
@@ -11,7 +11,9 @@ use http::{Request, Response};
 use kubebrain_shared::dial::{Channel, Connector, DialError, State};
 use kubebrain_shared::direct::Direct;
 use kubebrain_shared::group::GroupName;
+use kubebrain_shared::metadata;
 use kubebrain_shared::revision::Revision;
+use tonic::ConnectError;
 use tonic::body::Body;
 use tower::Service as _;
 
@@ -36,6 +38,8 @@ pub(crate) struct Group {
 }
 
 struct Node {
+    /// What stands behind the scheme in its peer URL; none inside the process.
+    address: Option<String>,
     bulk: Way,
     watch: Channel,
 }
@@ -85,6 +89,11 @@ async fn through(channel: &Channel, request: Request<Body>) -> Result<Response<B
 impl Group {
     pub(crate) fn new(name: GroupName, connectors: Vec<Connector>, config: &Config) -> Self {
         let node = |connector: Connector| Node {
+            address: match &connector {
+                Connector::Tcp(address) | Connector::Tls(address, _) => Some(address.clone()),
+                Connector::Unix(path) => Some(path.display().to_string()),
+                Connector::Memory(_) | Connector::Inside(..) => None,
+            },
             bulk: Way::new(connector.clone(), config),
             watch: Channel::new(connector, config.watch_dial()),
         };
@@ -117,7 +126,8 @@ impl Group {
         self.known.raise(revision);
     }
 
-    /// Sends to the current node. One that surely did not take it makes the next try go to the next node.
+    /// Sends to the current node. One that surely did not take it makes the next try go to another: to the master that it
+    /// has named, or to the next.
     ///
     /// # Errors
     /// [`DialError`]; `None` where the placement names no node for the group.
@@ -135,11 +145,35 @@ impl Group {
             Lane::Bulk => node.bulk.call(request).await,
             Lane::Watch => through(&node.watch, request).await,
         };
-        if sent.as_ref().is_err_and(DialError::surely_not_sent) {
-            let next = (at + 1) % self.nodes.len();
-            let _raced = self.current.compare_exchange(at, next, Ordering::Relaxed, Ordering::Relaxed);
+        let sent = match sent {
+            Ok(response) => match metadata::refusing_master(response.headers()) {
+                None => return Ok(response),
+                Some(master) => {
+                    self.leave(at, self.nodes.iter().position(|node| node.is_at(master)));
+                    DialError::Refused(ConnectError("this brain is not its group's master".into()))
+                }
+            },
+            Err(error) => error,
+        };
+        if sent.surely_not_sent() {
+            self.leave(at, None);
         }
-        sent.map_err(Some)
+        Err(Some(sent))
+    }
+
+    /// The next try goes to another node, unless somebody has seen to that already.
+    fn leave(&self, at: usize, to: Option<usize>) {
+        let to = to.filter(|to| *to != at).unwrap_or((at + 1) % self.nodes.len());
+        let _raced = self.current.compare_exchange(at, to, Ordering::Relaxed, Ordering::Relaxed);
+    }
+}
+
+impl Node {
+    /// True if one of `urls`, with commas between, leads here.
+    fn is_at(&self, urls: &str) -> bool {
+        let address =
+            |url: &str| url.split_once("://").map(|(_, rest)| rest.trim_end_matches('/').to_owned());
+        self.address.is_some() && urls.split(',').any(|url| address(url) == self.address)
     }
 }
 

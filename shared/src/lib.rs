@@ -6,6 +6,7 @@ pub mod group;
 pub mod fault;
 pub mod unserved;
 pub mod metadata;
+pub mod relay;
 pub mod stop;
 pub mod budget;
 pub mod compaction;

@@ -4,6 +4,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use tonic::Status;
 use tonic::metadata::MetadataMap;
 
+use crate::fault::Fault;
 use crate::revision::Revision;
 
 /// On a request: the highest revision that this proxy has seen in an answer, decimal. The group's answer is at or
@@ -14,12 +15,26 @@ pub const REVISION: HeaderName = HeaderName::from_static("kubebrain-revision");
 /// On a request for a range that spans groups: the version of the placement by which this group is asked for its
 /// part, in hex. A brain with another table refuses; one with the same serves only keys that it owns.
 pub const PART: HeaderName = HeaderName::from_static("kubebrain-part");
-/// On a refusal: why. The only value is [`NOT_OWNER`]; surely nothing was applied.
+/// On a refusal: why, as [`NOT_OWNER`] or [`NOT_MASTER`]; surely nothing was applied.
 pub const REFUSAL: HeaderName = HeaderName::from_static("kubebrain-refusal");
 /// On an answer to `Status`: a number that the groups of one store have in common, in hex. Sizes are added up by store.
 pub const STORE: HeaderName = HeaderName::from_static("kubebrain-store");
 /// The brain does not own the keys, or has another placement than the one named by [`PART`].
 pub const NOT_OWNER: HeaderValue = HeaderValue::from_static("not-owner");
+
+/// The brain is not its group's master.
+pub const NOT_MASTER: HeaderValue = HeaderValue::from_static("not-master");
+/// On such a refusal: the master's peer URLs with commas between, where they are known.
+pub const MASTER: HeaderName = HeaderName::from_static("kubebrain-master");
+
+/// Takes out what proxies and brains tell each other: it never comes from a client and never goes to one.
+pub fn strip(headers: &mut HeaderMap) {
+    let own: Vec<HeaderName> =
+        headers.keys().filter(|name| name.as_str().starts_with("kubebrain-")).cloned().collect();
+    for name in own {
+        headers.remove(name);
+    }
+}
 
 /// A header value that HPACK never puts into its table: each number is seen once.
 pub fn number(revision: Revision) -> HeaderValue {
@@ -54,6 +69,25 @@ pub fn not_owner(what: impl std::fmt::Display) -> Status {
         format!("kubebrain: {what}"),
         MetadataMap::from_headers(headers),
     )
+}
+
+/// The refusal of a brain that is not its group's master. Clients of etcd take it for a change of leader.
+pub fn not_master(peer_urls: &[String]) -> Status {
+    let mut headers = HeaderMap::with_capacity(2);
+    headers.insert(REFUSAL, NOT_MASTER);
+    if !peer_urls.is_empty()
+        && let Ok(urls) = HeaderValue::from_str(&peer_urls.join(","))
+    {
+        headers.insert(MASTER, urls);
+    }
+    let (code, message) = Fault::LeaderChanged.wire();
+    Status::with_metadata(code, message, MetadataMap::from_headers(headers))
+}
+
+/// Of an answer that is [`not_master`]: the master's peer URLs with commas between, empty where they are not known.
+pub fn refusing_master(headers: &HeaderMap) -> Option<&str> {
+    let refuses = headers.get(REFUSAL).is_some_and(|value| value == NOT_MASTER);
+    refuses.then(|| headers.get(MASTER).and_then(|urls| urls.to_str().ok()).unwrap_or(""))
 }
 
 /// True if the status is [`not_owner`].

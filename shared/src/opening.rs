@@ -1,17 +1,19 @@
-//! [`Opening`]: answers before the service behind it can, for as long as a store opens or its storage is waited for.
+//! [`Opening`]: answers before the service behind it can, for as long as a store opens or its storage is waited for; and
+//! lets another service take its place.
 //!
 //! Meanwhile probes are told what is waited for: the process lives (`/livez`), and is not ready (`/readyz`, `/health`).
 //! gRPC calls wait for the service as they would in the backlog of a listener that nobody accepts from, but for
 //! [`ANSWER_WITHIN`] at most: then they are `Unavailable`, surely not done.
 //!
-//! Once the service is there this is one look at a lock that is never taken again.
+//! Once the service is there this is one look at a pointer. Connections stay when services change; what one has begun it ends.
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use arc_swap::ArcSwapOption;
 use futures_util::future::Either;
 use http::{Request, Response, header};
 use kubebrain_proto::etcdserverpb::AlarmType;
@@ -31,7 +33,7 @@ pub struct Opening<S> {
 
 #[derive(Debug)]
 struct Inner<S> {
-    service: OnceLock<S>,
+    service: ArcSwapOption<S>,
     waits_for: watch::Sender<String>,
     version: &'static str,
 }
@@ -40,7 +42,7 @@ impl<S> Opening<S> {
     /// Of a service that comes later. `version` is what `/version` says.
     pub fn new(version: &'static str) -> Self {
         let waits_for = watch::Sender::new("the store is being opened".to_owned());
-        Self { inner: Arc::new(Inner { service: OnceLock::new(), waits_for, version }) }
+        Self { inner: Arc::new(Inner { service: ArcSwapOption::empty(), waits_for, version }) }
     }
 
     /// What is waited for, as a sentence for an operator.
@@ -48,10 +50,21 @@ impl<S> Opening<S> {
         self.inner.waits_for.send_replace(what.into());
     }
 
-    /// From here on `service` answers. Only the first one counts.
+    /// From here on `service` answers.
     pub fn open(&self, service: S) {
-        let _first = self.inner.service.set(service);
+        self.inner.service.store(Some(Arc::new(service)));
         self.inner.waits_for.send_modify(|_same| {}); // wakes who waits
+    }
+
+    /// True while a service answers.
+    pub fn is_open(&self) -> bool {
+        self.inner.service.load().is_some()
+    }
+
+    /// From here on nobody does: what comes waits for the next one.
+    pub fn close(&self, waits_for: impl Into<String>) {
+        self.waits_for(waits_for);
+        self.inner.service.store(None);
     }
 }
 
@@ -78,8 +91,8 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        match self.inner.service.get() {
-            Some(service) => Either::Left(service.clone().call(request)),
+        match &*self.inner.service.load() {
+            Some(service) => Either::Left(S::clone(service).call(request)),
             None => Either::Right(Box::pin(answer(self.inner.clone(), request))),
         }
     }
@@ -104,8 +117,8 @@ where
     let mut waits = inner.waits_for.subscribe();
     let opened = timeout(ANSWER_WITHIN, async {
         loop {
-            if let Some(service) = inner.service.get() {
-                return service.clone();
+            if let Some(service) = &*inner.service.load() {
+                return S::clone(service);
             }
             if waits.changed().await.is_err() {
                 return std::future::pending().await;
@@ -202,6 +215,20 @@ mod tests {
         opening.open(served());
         let response = call.await.expect("an answer");
         assert_eq!(response.headers()["from"], "the service");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_service_takes_the_place_of_another() {
+        let opening = Opening::<Served>::new("3.7.0");
+        opening.open(served());
+        assert_eq!(grpc(&opening).await.headers()["from"], "the service");
+        opening.close("an election");
+        assert_eq!(get(&opening, "/readyz").await.0, 503);
+        let call = tokio::spawn(grpc(&opening));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(!call.is_finished());
+        opening.open(served());
+        assert_eq!(call.await.expect("an answer").headers()["from"], "the service");
     }
 
     #[tokio::test(start_paused = true)]

@@ -91,9 +91,17 @@ pub(crate) struct PeerServing {
         default_value = "http://127.0.0.1:2380"
     )]
     listen_peer_urls: Vec<String>,
+    /// Where proxies and other brains are told to reach this brain. Without it: where it listens.
+    #[arg(long, env = "ETCD_INITIAL_ADVERTISE_PEER_URLS", value_name = "URL,...", value_delimiter = ',')]
+    pub initial_advertise_peer_urls: Vec<String>,
 }
 
 impl PeerServing {
+    /// The way to the other brains of the group.
+    pub(crate) fn brains(&self) -> Result<Brains> {
+        Brains::new(&self.files)
+    }
+
     fn tls(&self, serving: &Serving) -> Result<Option<TlsServer>> {
         let PeerFiles { peer_cert_file, peer_key_file, peer_trusted_ca_file } = &self.files;
         let tls = serving.tls_of(&Given {
@@ -175,7 +183,7 @@ impl Peers {
     }
 }
 
-/// How a proxy reaches brains.
+/// How proxies and brains reach brains.
 pub(crate) struct Brains {
     tls: Option<Arc<TlsClient>>,
 }

@@ -18,6 +18,7 @@ mod relay;
 mod support;
 
 mod absence;
+mod elections;
 mod faults;
 mod locks;
 mod planted;

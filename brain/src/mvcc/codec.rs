@@ -7,6 +7,7 @@
 //! <prefix> "g" esc(group) "l" n:u64     log        Record           batch n of the group
 //! <prefix> "g" esc(group) "s" name      small rows u64              "ceiling", "compacted", "trimmed"
 //! <prefix> "g" esc(group) "s" "alarms"  alarms     AlarmsRow        there while one stands
+//! <prefix> "g" esc(group) "e"           election   MasterRecord     who is elected; outside the log, it fences nothing
 //! <prefix> "g" esc(group) "t" id:u64    leases     LeaseRow
 //! <prefix> "o" esc(unit)                ownership  group name       who owns all keys that begin with `unit`
 //! <prefix> "v"                          format     FORMAT
@@ -269,6 +270,11 @@ impl Layout {
         let mut key = self.own(b's');
         key.put_slice(b"alarms");
         key.freeze()
+    }
+
+    /// The row of the election.
+    pub fn election(&self) -> Bytes {
+        self.own(b'e').freeze()
     }
 
     /// The row of a lease.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
+use kubebrain_shared::fault::Fault;
 use kubebrain_shared::group::GroupName;
 use kubebrain_shared::placement::Placement;
 use kubebrain_shared::revision::Revision;
@@ -213,6 +214,11 @@ impl Shared {
             }
             first
         });
+    }
+
+    /// What streams end with when this process leaves them: where others can serve the group, one of them will.
+    pub fn leaves_as(&self) -> Fault {
+        if self.engine.is_shared() { Fault::LeaderChanged } else { Fault::Stopped }
     }
 
     /// Returns when the group's writer has ended by itself.

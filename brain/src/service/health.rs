@@ -6,7 +6,6 @@ use std::sync::Arc;
 use futures_util::{Stream, stream};
 use kubebrain_proto::health::health_check_response::ServingStatus;
 use kubebrain_proto::health::{HealthCheckRequest, HealthCheckResponse};
-use kubebrain_shared::fault::Fault;
 use tonic::{Request, Status};
 
 use super::Inner;
@@ -37,7 +36,7 @@ pub(super) async fn watch(
                 None => HealthCheckResponse { status: ServingStatus::ServiceUnknown.into() },
                 Some(said) => tokio::select! {
                     biased;
-                    () = inner.stop.asked() => return Some((Err(Fault::Stopped.into()), None)),
+                    () = inner.stop.asked() => return Some((Err(inner.store.shared().leaves_as().into()), None)),
                     () = inner.sickened(said) => inner.health(),
                 },
             };

@@ -14,6 +14,7 @@ mod lease;
 mod maintenance;
 mod peer;
 mod snapshot;
+mod standby;
 mod watch;
 
 use std::convert::Infallible;
@@ -40,6 +41,7 @@ use tower::{Service, service_fn};
 
 use crate::mvcc::{Reply, Store};
 use codec::{RawCodec, TypedCodec};
+pub use standby::{Role, Standby};
 
 /// Who may ask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -123,7 +123,7 @@ where
             let stop = self.stop.clone();
             tokio::select! {
                 biased;
-                () = stop.asked() => return Err(Fault::Stopped.into()),
+                () = stop.asked() => return Err(self.store.shared().leaves_as().into()),
                 fenced = fenced(&mut self.fencing) => {
                     fenced?;
                     if let Some((create, _)) = self.fencing.take() {
