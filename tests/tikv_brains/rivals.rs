@@ -15,10 +15,11 @@ use crate::support::client::Client;
 use crate::support::process::{Place, Process, Start};
 use crate::support::{in_time, until};
 
-const WRITERS: usize = 4;
-/// Of a writer, between two writes. A newcomer has to find the log's end and be there before the other one's next batch:
-/// where batches follow each other without a pause it can be too late again and again.
-const PAUSE: Duration = Duration::from_millis(50);
+const WRITERS: usize = 8;
+/// Of a writer, between two writes: so short that batches follow each other without a pause.
+const PAUSE: Duration = Duration::from_millis(1);
+/// So many that who searches for the log's end is late when he has found it.
+const WRITTEN: usize = 1000;
 
 /// No other test's, nor an earlier run's on the same cluster.
 pub(crate) fn prefix(test: &str) -> String {
@@ -81,7 +82,7 @@ async fn of_two_brains_of_one_group_the_older_one_stops() {
     let mut older = start(&one, "one").run().await;
     let older_epoch = epoch(&older).await;
     let writers = Writers::start(older.address(), "one");
-    until("some writes", async || (writers.written.lock().len() > 50).then_some(())).await;
+    until("some writes", async || (writers.written.lock().len() > WRITTEN).then_some(())).await;
 
     let newer = start(&two, "two").run().await;
     let status = older.ended().await;

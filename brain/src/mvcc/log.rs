@@ -72,6 +72,38 @@ pub async fn tail(snapshot: &dyn Snapshot, layout: &Layout) -> Result<u64, LogEr
     Ok(there)
 }
 
+/// What stands under `number`, and the last batch with its number; `None` if nothing stands there. For whoever knows that
+/// the log has just got there: one read where [`tail`] makes many.
+///
+/// # Errors
+/// See [`LogError`].
+pub async fn ends_from(
+    snapshot: &dyn Snapshot,
+    layout: &Layout,
+    number: u64,
+) -> Result<Option<(Record, u64, Record)>, LogError> {
+    const PAGE: usize = 64;
+    let mut span = layout.log_span(number);
+    let (mut first, mut last) = (None, None);
+    loop {
+        let mut page = snapshot.scan(span.clone(), PAGE).await?;
+        if first.is_none() {
+            let Some((key, value)) = page.rows.first() else { return Ok(None) };
+            if layout.read_log_number(key)? != number {
+                return Ok(None);
+            }
+            first = Some(codec::read_message::<Record>(key, value.clone())?);
+        }
+        last = page.rows.pop().or(last);
+        match page.next {
+            Some(next) => span.start = next,
+            None => break,
+        }
+    }
+    let (Some(first), Some((key, value))) = (first, last) else { return Ok(None) };
+    Ok(Some((first, layout.read_log_number(&key)?, codec::read_message(&key, value)?)))
+}
+
 /// The first batch that gave out a revision at or above `revision`; one past the tail if there is none.
 ///
 /// # Errors

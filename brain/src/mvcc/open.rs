@@ -226,13 +226,32 @@ async fn take_over(
     layout: &Layout,
 ) -> Result<(u64, u64), OpenError> {
     let mut tries = Tries::default();
+    // The last try: its number, and what was to stand there.
+    let mut tried: Option<(u64, Record)> = None;
     loop {
         let snapshot = Patient::new(engine).await?;
         // Before anything else of the log: what is trimmed from here on shows.
         let mark = layout.small(Small::Trimmed);
         let trimmed = snapshot.get(&mark).await?;
-        let tail = log::tail(&snapshot, layout).await?;
-        let last = log::record(&snapshot, layout, tail).await?.unwrap_or_default();
+        // A master that writes without pause is always ahead of one who searches its log from the beginning. So the
+        // next try begins where the last one was too late.
+        let ends = match &tried {
+            Some((number, _)) => log::ends_from(&snapshot, layout, *number).await?,
+            None => None,
+        };
+        let (tail, last) = match (ends, tried.take()) {
+            (Some((found, ..)), Some((number, ours))) if found.nonce == ours.nonce => {
+                return Ok((ours.epoch, number));
+            }
+            (Some((_, tail, last)), _) => (tail, last),
+            (None, tried) => {
+                if tried.is_some() {
+                    tries.pause().await;
+                }
+                let tail = log::tail(&snapshot, layout).await?;
+                (tail, log::record(&snapshot, layout, tail).await?.unwrap_or_default())
+            }
+        };
         let record = Record {
             epoch: last.epoch + 1,
             nonce: rand::random(),
@@ -253,11 +272,9 @@ async fn take_over(
         };
         match engine.commit(batch).await {
             Ok(()) => return Ok((record.epoch, tail + 1)),
-            Err(CommitError::Conflict { .. } | CommitError::Unknown(_)) => {
-                let found = log::record(&Patient::new(engine).await?, layout, tail + 1).await?;
-                if found.is_some_and(|found| found.nonce == record.nonce) {
-                    return Ok((record.epoch, tail + 1));
-                }
+            Err(CommitError::Conflict { .. }) => tried = Some((tail + 1, record)),
+            Err(CommitError::Unknown(_)) => {
+                tried = Some((tail + 1, record));
                 tries.pause().await;
             }
             Err(refused) => return Err(refused.into()),
