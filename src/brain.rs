@@ -15,11 +15,11 @@ mod doors;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Result, anyhow, bail};
 use kubebrain_brain::compaction::Alone;
 use kubebrain_brain::election::Standing as Election;
 use kubebrain_brain::mvcc::shared::Ended;
-use kubebrain_brain::mvcc::{self, PlaceError, Store};
+use kubebrain_brain::mvcc::{self, OpenError, PlaceError, Store};
 use kubebrain_shared::compaction::Policy;
 use kubebrain_shared::placement::Placement;
 use kubebrain_shared::stop::Stopper;
@@ -98,7 +98,7 @@ pub(crate) async fn run(flags: cli::Brain) -> Result<()> {
         ..storage.config(flags.group.clone(), &flags.store, &flags.clients)
     };
     let mut doors = Doors::new(&flags, &clients.urls, peers.urls());
-    let standing = candidate::stand(&flags, &storage, &doors.peer_urls)?;
+    let standing = candidate::stand(&flags, &storage, &doors)?;
     let greeting = vec![
         ("clients", clients.urls.join(" ")),
         ("probes", clients.probe_urls.join(" ")),
@@ -214,8 +214,12 @@ impl Brain {
             }
             opened = opening::store(self.config.clone(), &self.storage.engine, &self.table, &say) => opened,
         };
-        let failed = || storage::unopened(&self.flags.group, &self.flags.store);
-        let store = opened.with_context(failed).map_err(End::Failed)?;
+        let store = opened.map_err(|error| match error {
+            OpenError::Deposed { .. } if self.standing.is_some() => End::Lost(error.to_string()),
+            error => End::Failed(
+                anyhow::Error::from(error).context(storage::unopened(&self.flags.group, &self.flags.store)),
+            ),
+        })?;
         let term = Term { store, streams: Stopper::default() };
         self.doors.serve(&term.store, &term.streams);
         if let Some(policy) = &self.compaction {

@@ -8,6 +8,8 @@ use kubebrain_shared::stop::Stopper;
 use crate::cli::{Ballot, Brain};
 use crate::storage::Storage;
 
+use super::doors::Doors;
+
 /// A candidacy and the task behind it.
 pub(super) struct Standing {
     pub candidacy: Candidacy,
@@ -15,7 +17,7 @@ pub(super) struct Standing {
 }
 
 /// Stands for election; `None` where this brain is the only one of its group.
-pub(super) fn stand(flags: &Brain, storage: &Storage, peer_urls: &[String]) -> Result<Option<Standing>> {
+pub(super) fn stand(flags: &Brain, storage: &Storage, doors: &Doors) -> Result<Option<Standing>> {
     let shared = storage.engine.is_shared();
     match flags.election.election {
         Ballot::None => return Ok(None),
@@ -34,8 +36,8 @@ pub(super) fn stand(flags: &Brain, storage: &Storage, peer_urls: &[String]) -> R
         Ok(timing) => timing,
         Err(error) => bail!("--election-lease-duration, -renew-deadline, -retry-period: {error}"),
     };
-    let client_urls = flags.clients.advertise_client_urls.clone();
-    let me = Candidate::of_process(flags.clients.name.clone(), peer_urls.to_vec(), client_urls);
+    let (name, client_urls) = (flags.clients.name.clone(), doors.client_urls.clone());
+    let me = Candidate::of_process(name, doors.peer_urls.clone(), client_urls);
     let layout = Layout::new(flags.store.store_prefix.as_bytes(), &flags.group);
     let ballot = EngineBallot::new(storage.engine.clone(), layout.election());
     let (driver, candidacy) = Driver::new(ballot, me, timing);

@@ -11,6 +11,7 @@ use tonic::{Code, Status};
 use crate::cluster::{Advertised, Cluster, Ports};
 use crate::rivals::prefix;
 use crate::support::client::Client;
+use crate::support::http1::get;
 use crate::support::process::{Beginning, Place, Process, Start};
 use crate::support::{in_time, until};
 
@@ -41,9 +42,20 @@ async fn serves(brain: Beginning) -> Process {
 async fn a_brain_waits_for_a_cluster_that_is_not_there_yet() {
     let Some(mut cluster) = Cluster::absent(Ports::free(), Advertised::default()) else { return };
     let place = Place::new();
-    let start = Start::brain(&place, "default").on_tikv(cluster.pd(), "absence/");
+    let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
+    let address = port.expect("a free port").to_string();
+    let start = Start::brain(&place, "default").clients("http", &address).on_tikv(cluster.pd(), "absence/");
     let mut brain = start.begins();
     says(&mut brain, &["PD at", cluster.pd()]).await;
+    // Probes are told the same; a restart would not help, so it lives.
+    let (status, body) = get(&address, "/readyz").await;
+    assert!(status == 503 && body.contains("PD at") && body.contains(cluster.pd()), "{status} {body}");
+    assert_eq!(get(&address, "/livez").await.0, 200);
+    let began = Instant::now();
+    let refused = Client::new(&address).put("/a", "0").await.expect_err("there is no store");
+    assert_eq!(refused.code(), Code::Unavailable);
+    assert!(refused.message().contains("not ready"), "{refused}");
+    assert!(began.elapsed() < ANSWERED_MAX, "{:?}", began.elapsed());
 
     // A PD without any store has no region to give.
     cluster.start_pd().await;
