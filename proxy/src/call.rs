@@ -11,6 +11,7 @@ use http_body::Frame;
 use http_body_util::BodyExt as _;
 use kubebrain_shared::fault::Fault;
 use kubebrain_shared::metadata;
+use kubebrain_shared::relay::Relay;
 use kubebrain_shared::revision::Revision;
 use tokio::time::Instant;
 use tonic::Status;
@@ -18,8 +19,7 @@ use tonic::body::Body;
 
 use crate::core::Core;
 use crate::group::{Group, Lane};
-use crate::grpc::{self, Framed, Relay};
-use crate::strip_own;
+use crate::grpc::{self, Framed};
 
 /// What is asked.
 #[derive(Debug)]
@@ -170,8 +170,8 @@ impl Answer {
     /// On to the client, byte for byte; only what brains say to proxies is taken out.
     pub(crate) fn relay(self) -> Response<Body> {
         let Self { mut head, first, rest, .. } = self;
-        strip_own(&mut head.headers);
-        let body = first.map_or_else(Body::empty, |first| Body::new(Relay::new(first, rest)));
+        metadata::strip(&mut head.headers);
+        let body = first.map_or_else(Body::empty, |first| Body::new(Relay::after(first, rest)));
         Response::from_parts(head, body)
     }
 

@@ -1,7 +1,6 @@
 //! gRPC over plain HTTP bodies: one message in, one message or a stream out.
 //!
-//! Invariant: an answer always ends in trailers. A body that fails or ends without them is ended here with
-//! `Unavailable`, so that no client takes a cut for a clean end.
+//! Invariant: an answer that is made here ends in trailers; one that is passed on does so by [`kubebrain_shared::relay`].
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -10,12 +9,9 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Response, header};
 use http_body::Frame;
 use http_body_util::BodyExt as _;
-use kubebrain_shared::fault::Fault;
 use kubebrain_shared::wire::{self, FRAME_PREFIX_BYTES, FrameError};
 use tonic::Status;
 use tonic::body::Body;
-
-use crate::strip_own;
 
 pub(crate) const CONTENT_TYPE: HeaderValue = HeaderValue::from_static("application/grpc");
 
@@ -172,55 +168,6 @@ impl http_body::Body for Once {
     }
 }
 
-/// A brain's answer on its way to a client: the frames as they come, the brain's own metadata taken out of the
-/// trailers, and a cut turned into `Unavailable`.
-pub(crate) struct Relay {
-    first: Option<Frame<Bytes>>,
-    rest: Body,
-    ended: bool,
-}
-
-impl Relay {
-    pub(crate) fn new(first: Frame<Bytes>, rest: Body) -> Self {
-        let ended = first.is_trailers();
-        Self { first: Some(first), rest, ended }
-    }
-}
-
-impl http_body::Body for Relay {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        if let Some(first) = self.first.take() {
-            return Poll::Ready(Some(Ok(clean(first))));
-        }
-        if self.ended {
-            return Poll::Ready(None);
-        }
-        let next = std::task::ready!(Pin::new(&mut self.rest).poll_frame(cx));
-        let frame = match next {
-            Some(Ok(frame)) => clean(frame),
-            Some(Err(_)) | None => Frame::trailers(trailers(Err(Fault::Timeout.into()))),
-        };
-        self.ended = frame.is_trailers();
-        Poll::Ready(Some(Ok(frame)))
-    }
-}
-
-fn clean(frame: Frame<Bytes>) -> Frame<Bytes> {
-    match frame.into_trailers() {
-        Ok(mut trailers) => {
-            strip_own(&mut trailers);
-            Frame::trailers(trailers)
-        }
-        Err(frame) => frame,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -240,19 +187,5 @@ mod tests {
         assert_eq!(large.code(), tonic::Code::ResourceExhausted);
         assert!(large.message().contains("received message larger than max"), "{large}");
         assert_eq!(read(&[b"\0\0"], 3).await.expect_err("cut").code(), tonic::Code::InvalidArgument);
-    }
-
-    #[tokio::test]
-    async fn a_cut_answer_ends_as_unavailable() {
-        let rest = http_body_util::StreamBody::new(futures_util::stream::iter([Ok::<_, Status>(
-            Frame::data(Bytes::from_static(b"half")),
-        )]));
-        let mut relay = Relay::new(Frame::data(Bytes::from_static(b"first")), Body::new(rest));
-        let mut last = None;
-        while let Some(frame) = relay.frame().await {
-            last = frame.expect("never an error").into_trailers().ok();
-        }
-        let status = Status::from_header_map(&last.expect("ends in trailers")).expect("a status");
-        assert_eq!(Fault::of(&status), Some(Fault::Timeout));
     }
 }

@@ -44,10 +44,3 @@ mod tests;
 pub use classify::agreement::check as check_shallow_reading;
 pub use config::Config;
 pub use proxy::{Proxy, Service};
-
-/// What only proxies and brains tell each other never comes from or goes to a client.
-fn strip_own(headers: &mut http::HeaderMap) {
-    while let Some(own) = headers.keys().find(|name| name.as_str().starts_with("kubebrain-")).cloned() {
-        headers.remove(own);
-    }
-}

@@ -22,6 +22,7 @@ use hyper::body::Incoming;
 use kubebrain_shared::eager::Eager;
 use kubebrain_shared::fault::Fault;
 use kubebrain_shared::intake::Intake;
+use kubebrain_shared::metadata;
 use kubebrain_shared::metrics::Inbound;
 use kubebrain_shared::reflection::Reflection;
 use kubebrain_shared::unserved;
@@ -32,7 +33,6 @@ use crate::call::Ask;
 use crate::core::Core;
 use crate::group::Group;
 use crate::grpc::{self, Framed};
-use crate::strip_own;
 
 type Answering = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
@@ -217,7 +217,7 @@ impl Call<'_> {
 
 /// The client's headers that a brain may see.
 fn forwarded(mut headers: HeaderMap) -> HeaderMap {
-    strip_own(&mut headers);
+    metadata::strip(&mut headers);
     for name in
         [header::HOST, header::CONNECTION, header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::UPGRADE]
     {
