@@ -223,7 +223,7 @@ impl Brain {
         let term = Term { store, streams: Stopper::default() };
         self.doors.serve(&term.store, &term.streams);
         if let Some(policy) = &self.compaction {
-            tokio::spawn(policy.clone().run(Alone(term.store.clone()), term.streams.handle()));
+            tokio::spawn(policy.run(Alone(term.store.clone()), term.streams.handle()));
         }
         let at = term.store.shared().committed();
         tracing::info!(group = %self.flags.group, epoch = term.store.shared().identity.term, "master at {at}");

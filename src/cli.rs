@@ -31,7 +31,7 @@ pub(crate) enum Command {
     /// Proxy and all groups of a placement in one process, over one embedded store.
     Standalone(Standalone),
     /// One brain of one group.
-    Brain(Brain),
+    Brain(Box<Brain>),
     /// One etcd endpoint over the groups of a placement.
     Proxy(Proxy),
     /// What an operator does: snapshots and their restoration.

@@ -49,7 +49,7 @@ fn main() -> ExitCode {
         runtime.block_on(async {
             match cli.command {
                 Command::Standalone(flags) => standalone::run(flags).await,
-                Command::Brain(flags) => brain::run(flags).await,
+                Command::Brain(flags) => brain::run(*flags).await,
                 Command::Proxy(flags) => proxy::run(flags).await,
                 Command::Ctl(flags) => ctl::run(flags).await,
             }
