@@ -3,7 +3,7 @@
 //! * A write is answered when it is durable and visible, never before. An unknown outcome is answered as a timeout.
 //! * Revisions grow by one with each write, from 1, as in etcd; [`Store::advance`] lifts the counter where another
 //!   group's answers have shown a higher one.
-//! * Reads of "now" see every write answered before they began, by whichever process: see [`fence`].
+//! * Reads of "now" see every write answered before they began, by whichever process: see `fence`.
 
 pub mod alarm;
 pub mod answer;
