@@ -4,7 +4,7 @@
 //! that creates ten thousand watchers at once sends them in frames of their own, faster than they are carried out. So
 //! whenever one is asked for, all that have come are taken from h2 and kept packed.
 //!
-//! Invariants: bytes pass unchanged and in order. What is kept is at most [`KEPT_BYTES_MAX`] and one frame; above it the
+//! Invariants: bytes pass unchanged and in order. What is kept is at most `KEPT_BYTES_MAX` and one frame; above it the
 //! client's windows fill.
 
 use std::pin::Pin;
