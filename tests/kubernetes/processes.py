@@ -56,9 +56,12 @@ class Here:
         scheme = "https" if any(re.search("--cert-file|ETCD_CERT_FILE", open(f"{self.out}/{name}").read()) for name in os.listdir(self.out)) else "http"
         with open(f"{self.out}/endpoint", "w") as file:
             file.write(f"{scheme}://127.0.0.1:{self.new_port(ENDPOINT)}\n")
-        given = "\0".join(open(f"{self.out}/{name}").read() for name in sorted(os.listdir(self.out)))
         with open(f"{self.out}/peers", "w") as file:
-            file.write("".join(url + "\n" for url in re.findall(r"(?:ETCD_LISTEN_PEER_URLS|--listen-peer-urls)=(https://[^,\s\0]+)", given)))
+            for place, name in enumerate(self.processes):
+                argv, env = (open(f"{self.out}/{place:02}-{name}{end}").read() for end in (".argv", ".env"))
+                if "\0brain\0" in argv:  # no other program has peers; standalone takes etcd's flag without meaning
+                    urls = re.findall(r"(?:ETCD_LISTEN_PEER_URLS|--listen-peer-urls)=(https://[^,\s\0]+)", argv + env)
+                    file.write("".join(url + "\n" for url in urls))
         with open(f"{self.out}/probes", "w") as file:
             file.write("".join(url + "\n" for url in dict.fromkeys(self.probes)))
 
