@@ -5,6 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use kubebrain_proto::etcdserverpb::PutRequest;
+use kubebrain_proto::etcdserverpb::kv_client::KvClient;
+use kubebrain_shared::dial::{Channel, Connector, DialConfig};
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
@@ -35,15 +38,15 @@ impl Group {
         let places: Vec<_> = (0..=BRAINS).map(|_| Place::new()).collect();
         let mut brains = Vec::new();
         for (number, place) in places.iter().take(BRAINS).enumerate() {
-            // Of a port that stays when it starts again: the placement names it.
-            let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
-            let peers = port.expect("a free port").to_string();
-            let start = Start::brain(place, "default").peers("http", &peers).flag("election", "engine");
+            // Sockets that stay where they are when a brain starts again: the placement names them.
+            let peers = place.join("peers.sock");
+            let peers = peers.to_str().expect("UTF-8");
+            let start = Start::brain(place, "default").peers("unix", peers).flag("election", "engine");
             let start = start.flag("name", &format!("brain-{number}")).on_tikv(cluster.pd(), &prefix);
             brains.push(start.run().await);
         }
-        let urls: Vec<_> =
-            brains.iter().map(|brain| format!("\"http://{}\"", brain.peer_address())).collect();
+        let url = |place: &Place| format!("\"unix://{}\"", place.join("peers.sock").display());
+        let urls: Vec<_> = places.iter().take(BRAINS).map(url).collect();
         let table = format!(
             "home: default\ndefault: default\ngroups:\n  default: {{ brains: [{}] }}\n",
             urls.join(", ")
@@ -189,7 +192,10 @@ async fn whoever_stands_by_serves_clients_through_the_master() {
         let list = client.list("/standby/").await.expect("a list");
         assert_eq!(list.kvs.len(), number + 1);
         // Proxies are not served by one that is not master.
-        let peer = Client::new(brain.peer_address()).put("/peer", "x").await;
-        assert_eq!(peer.is_ok(), number == master, "{peer:?}");
+        let peers = Connector::Unix(group.places[number].join("peers.sock"));
+        let mut peer = KvClient::new(Channel::new(peers, DialConfig::default()));
+        let put = PutRequest { key: "/peer".into(), value: "x".into(), ..Default::default() };
+        let answer = peer.put(put).await;
+        assert_eq!(answer.is_ok(), number == master, "{answer:?}");
     }
 }
