@@ -61,7 +61,7 @@ impl Ports {
 }
 
 /// No other call in this process gives it; other processes begin elsewhere.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let count = PORTS.end - PORTS.start;
     let begin = (std::process::id() % 997) as u16 * 18;

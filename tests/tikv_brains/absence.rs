@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tonic::{Code, Status};
 
-use crate::cluster::{Advertised, Cluster, Ports};
+use crate::cluster::{Advertised, Cluster, Ports, free_port};
 use crate::rivals::prefix;
 use crate::support::client::Client;
 use crate::support::http1::get;
@@ -42,8 +42,7 @@ async fn serves(brain: Beginning) -> Process {
 async fn a_brain_waits_for_a_cluster_that_is_not_there_yet() {
     let Some(mut cluster) = Cluster::absent(Ports::free(), Advertised::default()) else { return };
     let place = Place::new();
-    let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
-    let address = port.expect("a free port").to_string();
+    let address = format!("127.0.0.1:{}", free_port());
     let start = Start::brain(&place, "default").clients("http", &address).on_tikv(cluster.pd(), "absence/");
     let mut brain = start.begins();
     says(&mut brain, &["PD at", cluster.pd()]).await;
