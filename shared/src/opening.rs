@@ -15,7 +15,7 @@ use std::task::{Context, Poll};
 
 use arc_swap::ArcSwapOption;
 use futures_util::future::Either;
-use http::{Request, Response, header};
+use http::{Request, Response};
 use kubebrain_proto::etcdserverpb::AlarmType;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -102,17 +102,9 @@ async fn answer<S, B>(inner: Arc<Inner<S>>, request: Request<B>) -> Result<Respo
 where
     S: Service<Request<B>, Response = Response<Body>, Error = Infallible> + Clone,
 {
-    let kind = request.headers().get(header::CONTENT_TYPE);
-    if !kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")) {
-        let (method, uri) = (request.method(), request.uri());
-        return Ok(match uri.path() {
-            path if probe::is_probe(path) => {
-                let subject = Waiting(inner.waits_for.borrow().clone());
-                probe::answer(&subject, method, uri).await
-            }
-            "/version" => probe::version(method, inner.version),
-            _ => probe::not_found(),
-        });
+    if !probe::is_grpc(request.headers()) {
+        let subject = Waiting(inner.waits_for.borrow().clone());
+        return Ok(probe::page(&subject, inner.version, request.method(), request.uri()).await);
     }
     let mut waits = inner.waits_for.subscribe();
     let opened = timeout(ANSWER_WITHIN, async {

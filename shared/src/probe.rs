@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use kubebrain_proto::etcdserverpb::AlarmType;
@@ -111,6 +111,23 @@ pub async fn answer(subject: &impl Subject, method: &Method, uri: &Uri) -> Respo
     match (uri.path(), checks(uri.path())) {
         ("/health", _) => health(subject, query).await,
         (_, Some((all, only))) => checked(subject, query, all, only).await,
+        _ => not_found(),
+    }
+}
+
+/// True for a gRPC call; all else is plain HTTP.
+pub fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// The answer to plain HTTP: probes, `/version` as that release of etcd, and nothing else.
+///
+/// # Cancel safety
+/// A dropped call has changed nothing.
+pub async fn page(subject: &impl Subject, release: &str, method: &Method, uri: &Uri) -> Response<Body> {
+    match uri.path() {
+        path if is_probe(path) => answer(subject, method, uri).await,
+        "/version" => version(method, release),
         _ => not_found(),
     }
 }
@@ -233,11 +250,7 @@ impl<S: Serve> Service<Request<Incoming>> for ProbesOnly<S> {
 
     fn call(&mut self, request: Request<Incoming>) -> Self::Future {
         let path = request.uri().path();
-        let grpc = request
-            .headers()
-            .get(header::CONTENT_TYPE)
-            .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
-        match !grpc && (is_probe(path) || matches!(path, "/version" | "/metrics")) {
+        match !is_grpc(request.headers()) && (is_probe(path) || matches!(path, "/version" | "/metrics")) {
             true => Box::pin(self.inner.call(request)),
             false => Box::pin(ready(Ok(not_found()))),
         }

@@ -51,8 +51,6 @@ pub enum Standing {
     Master {
         /// From before the renewal was sent.
         until: Instant,
-        /// Of the record.
-        transitions: u64,
     },
     /// Not elected. Whose the record is, if anybody's.
     Slave(Option<MasterRecord>),
@@ -151,9 +149,9 @@ impl Campaign {
     pub fn standing(&self, now: Instant) -> Standing {
         let record = self.seen.as_ref().and_then(|seen| seen.record.as_ref());
         let until = self.held.map(|sent| sent + self.timing.renew_deadline).filter(|until| now < *until);
-        match (until, record) {
-            (Some(until), Some(record)) => Standing::Master { until, transitions: record.transitions },
-            _ => Standing::Slave(record.filter(|record| record.holder != self.me.identity).cloned()),
+        match until {
+            Some(until) => Standing::Master { until },
+            None => Standing::Slave(record.filter(|record| record.holder != self.me.identity).cloned()),
         }
     }
 

@@ -13,14 +13,7 @@ use super::{Inner, maintenance};
 use crate::request::Range;
 
 pub(super) async fn answer(inner: &Arc<Inner>, method: &Method, uri: &Uri) -> Response<Body> {
-    let path = uri.path();
-    if probe::is_probe(path) {
-        return probe::answer(&Probed(inner.clone()), method, uri).await;
-    }
-    match path {
-        "/version" => probe::version(method, ETCD_VERSION),
-        _ => probe::not_found(),
-    }
+    probe::page(&Probed(inner.clone()), ETCD_VERSION, method, uri).await
 }
 
 /// This brain, as probes see it.

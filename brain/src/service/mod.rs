@@ -31,6 +31,7 @@ use kubebrain_shared::eager::Eager;
 use kubebrain_shared::intake::intake;
 use kubebrain_shared::metadata;
 use kubebrain_shared::metrics::Inbound;
+use kubebrain_shared::probe;
 use kubebrain_shared::reflection::{CLIENT_SERVICES, Reflection};
 use kubebrain_shared::revision::Revision;
 use kubebrain_shared::stop::Stop;
@@ -107,11 +108,7 @@ impl Endpoint {
 
     async fn route(self, request: Request<Body>) -> Response<Body> {
         let inner = self.inner;
-        let grpc = request
-            .headers()
-            .get(http::header::CONTENT_TYPE)
-            .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
-        if !grpc {
+        if !probe::is_grpc(request.headers()) {
             return http1::answer(&inner, request.method(), request.uri()).await;
         }
         let path = request.uri().path().to_owned();

@@ -47,15 +47,8 @@ impl Standby {
 
 impl Inner {
     async fn answer(self: Arc<Self>, request: Request<Inbound>) -> Response<Body> {
-        let kind = request.headers().get(header::CONTENT_TYPE);
-        if !kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")) {
-            return match request.uri().path() {
-                path if probe::is_probe(path) => {
-                    probe::answer(&Probed(self), request.method(), request.uri()).await
-                }
-                "/version" => probe::version(request.method(), ETCD_VERSION),
-                _ => probe::not_found(),
-            };
+        if !probe::is_grpc(request.headers()) {
+            return probe::page(&Probed(self), ETCD_VERSION, request.method(), request.uri()).await;
         }
         match (self.audience, &self.channel) {
             (Audience::Peers, _) => metadata::not_master(&self.master).into_http(),

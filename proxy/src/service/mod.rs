@@ -24,6 +24,7 @@ use kubebrain_shared::fault::Fault;
 use kubebrain_shared::intake::Intake;
 use kubebrain_shared::metadata;
 use kubebrain_shared::metrics::Inbound;
+use kubebrain_shared::probe;
 use kubebrain_shared::reflection::Reflection;
 use kubebrain_shared::unserved;
 use tonic::Status;
@@ -116,8 +117,7 @@ impl tower::Service<Request<Body>> for Route {
 }
 
 fn is_grpc(request: &Request<Body>) -> bool {
-    let content = request.headers().get(header::CONTENT_TYPE).map_or(&b""[..], |value| value.as_bytes());
-    request.method() == Method::POST && content.starts_with(b"application/grpc")
+    request.method() == Method::POST && probe::is_grpc(request.headers())
 }
 
 async fn grpc_call(core: Arc<Core>, request: Request<Body>) -> Result<Response<Body>, Status> {

@@ -13,13 +13,7 @@ use crate::core::Core;
 use crate::grpc::{self, Framed};
 
 pub(super) async fn answer(core: &Arc<Core>, method: &Method, uri: &Uri) -> Response<Body> {
-    if probe::is_probe(uri.path()) {
-        return probe::answer(&Probed(core.clone()), method, uri).await;
-    }
-    match uri.path() {
-        "/version" => probe::version(method, &core.config.etcd_version),
-        _ => probe::not_found(),
-    }
+    probe::page(&Probed(core.clone()), &core.config.etcd_version, method, uri).await
 }
 
 /// Which groups cannot be reached, and why.
