@@ -16,6 +16,7 @@ use tonic::Code;
 use crate::cluster::Cluster;
 use crate::rivals::prefix;
 use crate::support::client::Client;
+use crate::support::http1::get;
 use crate::support::process::{Place, Process, Start};
 use crate::support::watch::mod_revision;
 use crate::support::{full_tier, in_time, until};
@@ -191,6 +192,8 @@ async fn whoever_stands_by_serves_clients_through_the_master() {
         assert_eq!(watch.events_to(wrote).await.last().map(mod_revision), Some(wrote));
         let list = client.list("/standby/").await.expect("a list");
         assert_eq!(list.kvs.len(), number + 1);
+        let (status, said) = get(brain.address(), "/readyz?verbose").await;
+        assert_eq!(status, 200, "{said}");
         // Proxies are not served by one that is not master.
         let peers = Connector::Unix(group.places[number].join("peers.sock"));
         let mut peer = KvClient::new(Channel::new(peers, DialConfig::default()));

@@ -8,7 +8,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use http::{Request, Response, header};
+use http::{Request, Response};
+use kubebrain_proto::etcdserverpb::kv_client::KvClient;
 use kubebrain_proto::etcdserverpb::{AlarmType, RangeRequest};
 use kubebrain_shared::dial::{Channel, DialError};
 use kubebrain_shared::fault::Fault;
@@ -16,8 +17,6 @@ use kubebrain_shared::metadata;
 use kubebrain_shared::metrics::Inbound;
 use kubebrain_shared::probe::{self, ETCD_VERSION, Subject};
 use kubebrain_shared::relay::Relay;
-use kubebrain_shared::wire;
-use prost::Message as _;
 use tonic::Status;
 use tonic::body::Body;
 use tower::Service;
@@ -93,23 +92,11 @@ impl Subject for Probed {
             return Err(Status::unavailable("no master is elected"));
         };
         let read = RangeRequest { key: "health".into(), keys_only: true, limit: 1, ..Default::default() };
-        let body = http_body_util::Full::new(wire::frame(&read.encode_to_vec()));
-        let request = Request::post("/etcdserverpb.KV/Range")
-            .header(header::CONTENT_TYPE, "application/grpc")
-            .header(header::TE, "trailers")
-            .body(Body::new(body))
-            .map_err(|error| Status::internal(error.to_string()))?;
-        let unreached = |error: DialError| Status::unavailable(format!("the master is not reached: {error}"));
-        let answer = master.clone().call(request).await.map_err(unreached)?;
-        let status = match Status::from_header_map(answer.headers()) {
-            Some(status) => status,
-            None => {
-                let body = http_body_util::BodyExt::collect(answer.into_body()).await;
-                let body = body.map_err(|_| Status::from(Fault::Timeout))?;
-                body.trailers().and_then(Status::from_header_map).ok_or(Fault::Timeout)?
-            }
-        };
-        if status.code() == tonic::Code::Ok { Ok(()) } else { Err(status) }
+        let answer = KvClient::new(master.clone()).range(read).await;
+        answer.map(drop).map_err(|status| match DialError::of(&status) {
+            Some(error) => Status::unavailable(format!("the master is not reached: {error}")),
+            None => status,
+        })
     }
 
     async fn alarms(&self) -> Result<Vec<AlarmType>, Status> {
