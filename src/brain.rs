@@ -226,7 +226,7 @@ impl Brain {
             tokio::spawn(policy.run(Alone(term.store.clone()), term.streams.handle()));
         }
         let at = term.store.shared().committed();
-        tracing::info!(group = %self.flags.group, epoch = term.store.shared().identity.term, "master at {at}");
+        tracing::info!(group = %self.flags.group, epoch = term.store.shared().identity().term, "master at {at}");
         greet(&mut self.greeting, &format!("of group {} at {at}", self.flags.group));
         Ok(term)
     }

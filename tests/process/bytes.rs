@@ -115,7 +115,7 @@ impl Fake {
                 let header = Some(ResponseHeader { cluster_id: 1, member_id: 2, revision: 42, raft_term: 3 });
                 let answer = match head.uri.path() {
                     "/kubebrain.peer.v1.Peer/Advance" => {
-                        frame(&AdvanceResponse { revision: 42, compacted: -1 }.encode_to_vec())
+                        frame(&AdvanceResponse { revision: 42, compacted: -1, placement: 0 }.encode_to_vec())
                     }
                     "/etcdserverpb.Maintenance/Status" => frame(
                         &StatusResponse { header, version: "3.7.0".into(), ..Default::default() }

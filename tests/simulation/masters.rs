@@ -153,7 +153,7 @@ async fn start(group: Shared, mood: Mood) {
     let placement = Arc::new(Placement::single(config.group.clone()));
     match Store::open(config, engine.clone(), placement).await {
         Ok(store) => {
-            let (term, revision) = (store.shared().identity.term, store.shared().committed());
+            let (term, revision) = (store.shared().identity().term, store.shared().committed());
             group.says(&format!("{name} serves, epoch {term} at {revision}"));
             let instance = Arc::new(Instance { name, store });
             for _ in 0..2 {
@@ -171,7 +171,7 @@ async fn end(group: Shared, instance: Arc<Instance>) {
     match instance.store.ended().await {
         Ended::Deposed { epoch, number, .. } => {
             group.says(&format!("{} is deposed by epoch {epoch} at {number}", instance.name));
-            if epoch <= instance.store.shared().identity.term {
+            if epoch <= instance.store.shared().identity().term {
                 group.wrong(format!("{} was deposed by itself or by an older one", instance.name));
             }
         }

@@ -63,6 +63,14 @@ impl Alarms {
         Self { standing: Mutex::new(standing), corrupt: AtomicBool::new(corrupt) }
     }
 
+    /// Those of a row stand, and no others.
+    pub(super) fn replace(&self, row: &AlarmsRow) {
+        let other = Self::of(row);
+        let corrupt = other.is_corrupt();
+        *self.standing.lock() = other.standing.into_inner();
+        self.corrupt.store(corrupt, Ordering::Relaxed);
+    }
+
     pub(super) fn row(&self) -> AlarmsRow {
         let row = |alarm: &Alarm| AlarmRow { member: alarm.member, kind: alarm.kind.number() };
         AlarmsRow { alarms: self.standing.lock().iter().map(row).collect() }

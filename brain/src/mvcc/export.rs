@@ -94,7 +94,7 @@ impl Export {
             };
             // Nobody else has swept what was read.
             let ended = match ended {
-                Ok(()) => shared.fence(shared.fence.ticket()).await,
+                Ok(()) => shared.fence(shared.ticket()).await,
                 ended => ended,
             };
             let last = ended.map(|()| ExportPart::End(section.found));

@@ -26,6 +26,11 @@
 //! asked again until nobody waits.
 //!
 //! Where no other process can write the engine, nothing is asked.
+//!
+//! **On a slave** the question goes to the master, which passes a fence of its own for it: how far must I be? The same
+//! numbers order question and request. What is answered is read after the slave has applied that far, so tickets of slaves
+//! pass before anything is read. Questions do not wait for each other's revisions to come: while one is waited for, the
+//! next one may be asked.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -38,13 +43,17 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::ANSWER_TIMEOUT;
 use super::codec::Record;
+use super::follow::Need;
 use super::log::{self, LogError};
 use super::shared::{Ended, Shared};
 
 /// An unanswered read is given up and asked anew after this.
 const READ_MAX: Duration = Duration::from_secs(3);
-/// After a read that failed; doubled up to a second.
+/// After a read that failed; doubled up to a second, on a slave to less.
 const RETRY: Duration = Duration::from_millis(10);
+const SLAVE_RETRY_MAX: Duration = Duration::from_millis(200);
+/// A slave that is not as far as it must be by then sends its readers elsewhere.
+const SLAVE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Above it requests are told to come back.
 const WAITERS_MAX: usize = 50_000;
 
@@ -66,12 +75,22 @@ pub(crate) struct Ticket {
     begun: u64,
     /// The answer is not waited for any longer.
     until: Option<Instant>,
+    /// Of a slave: the placement by which it was judged whose the keys are.
+    placement: Option<u64>,
+}
+
+impl Ticket {
+    /// True of a request that came to a slave.
+    pub(super) const fn is_slaves(&self) -> bool {
+        self.placement.is_some()
+    }
 }
 
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Fence {
-    asks: bool,
+    /// Of a master: it has to ask the engine.
+    asks: AtomicBool,
     /// The group has ended here.
     over: AtomicBool,
     begun: AtomicU64,
@@ -88,16 +107,27 @@ pub(crate) struct Fence {
 
 #[derive(Debug, Default)]
 struct Waiting {
-    waiters: Vec<(u64, oneshot::Sender<()>)>,
+    waiters: Vec<Waiter>,
     /// A task looks after them.
     working: bool,
+    /// Of a slave: what its master answered last, and to which question.
+    answered: Option<(u64, Need)>,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    begun: u64,
+    /// Of a slave: what its master is to be lifted to.
+    floor: u64,
+    /// On a slave it hears how far it must be.
+    passed: oneshot::Sender<Option<Need>>,
 }
 
 impl Fence {
     /// After batch `settled`. Without `asks` every answer counts as fresh until the group ends.
     pub(super) fn new(asks: bool, settled: u64) -> Self {
         Self {
-            asks,
+            asks: AtomicBool::new(asks),
             over: AtomicBool::new(false),
             begun: AtomicU64::new(0),
             proven: AtomicU64::new(0),
@@ -115,13 +145,19 @@ impl Fence {
         self
     }
 
-    /// For a request that arrives now.
-    pub(crate) fn ticket(&self) -> Ticket {
-        let until = self.asks.then(|| Instant::now() + ANSWER_TIMEOUT);
-        let begun = self.begun.load(Ordering::SeqCst);
-        #[cfg(any(test, feature = "faults"))]
-        let begun = if self.planted.early_fence { begun.saturating_sub(1) } else { begun };
-        Ticket { begun, until }
+    /// Of a master from now on, after batch `settled`.
+    pub(super) fn lead(&self, asks: bool, settled: u64) {
+        self.settled.store(settled, Ordering::SeqCst);
+        self.asks.store(asks, Ordering::SeqCst);
+    }
+
+    fn asks(&self) -> bool {
+        self.asks.load(Ordering::SeqCst)
+    }
+
+    /// The last batch whose outcome is known, and visible.
+    pub(crate) fn settled_batch(&self) -> u64 {
+        self.settled.load(Ordering::SeqCst)
     }
 
     /// A proof begins: what it looks at, it looks at after this.
@@ -133,16 +169,28 @@ impl Fence {
     fn prove(&self, index: u64) {
         let proven = self.proven.fetch_max(index, Ordering::SeqCst).max(index);
         let waiters = &mut self.waiting.lock().waiters;
-        let passed: Vec<_> = waiters.extract_if(.., |(begun, _)| *begun < proven).collect();
-        for (_, passed) in passed {
-            let _gone = passed.send(());
+        let passed: Vec<_> = waiters.extract_if(.., |waiter| waiter.begun < proven).collect();
+        for waiter in passed {
+            let _gone = waiter.passed.send(None);
         }
+    }
+
+    /// A slave's question has been answered; gives how many it was asked for.
+    fn answered(&self, index: u64, need: Need) -> usize {
+        let waiting = &mut *self.waiting.lock();
+        waiting.answered = Some((index, need));
+        let passed: Vec<_> = waiting.waiters.extract_if(.., |waiter| waiter.begun < index).collect();
+        let count = passed.len();
+        for waiter in passed {
+            let _gone = waiter.passed.send(Some(need));
+        }
+        count
     }
 
     /// A batch of ours is durable; the commit that made it so was proof `index`.
     pub(super) fn settled(&self, number: u64, index: u64) {
         self.settled.store(number, Ordering::SeqCst);
-        if self.asks {
+        if self.asks() {
             self.prove(index);
             self.landed.notify_one();
         }
@@ -165,27 +213,89 @@ impl Fence {
 }
 
 impl Shared {
-    /// Returns when what was read in memory since `ticket` may be answered.
+    /// For a request that arrives now.
+    pub(crate) fn ticket(&self) -> Ticket {
+        let fence = &self.fence;
+        let slave = self.is_slave();
+        let placement = slave.then(|| self.placement.load().version());
+        let wait = if slave { SLAVE_TIMEOUT } else { ANSWER_TIMEOUT };
+        let until = (slave || fence.asks()).then(|| Instant::now() + wait);
+        let begun = fence.begun.load(Ordering::SeqCst);
+        #[cfg(any(test, feature = "faults"))]
+        let begun = if fence.planted.early_fence { begun.saturating_sub(1) } else { begun };
+        Ticket { begun, until, placement }
+    }
+
+    /// Returns when what was read in memory since `ticket` may be answered; on a slave, what is read from then on.
     ///
     /// # Errors
-    /// [`Fault::LeaderChanged`] if the group has ended here, [`Fault::Timeout`] if the engine does not answer in time.
+    /// [`Fault::LeaderChanged`] if the group has ended here, or a slave is not as far as it must be in time;
+    /// [`Fault::Timeout`] if the engine does not answer in time.
     ///
     /// # Cancel safety
     /// Safe: a read.
     pub(crate) async fn fence(self: &Arc<Self>, ticket: Ticket) -> Result<(), Fault> {
+        if ticket.placement.is_some() {
+            return self.fence_slave(ticket, 0).await;
+        }
+        self.pass(ticket, 0).await.map(drop)
+    }
+
+    /// As [`Self::fence`], of one that was a slave when the request arrived: it is at or above `floor` then.
+    ///
+    /// # Errors
+    /// [`Fault::LeaderChanged`].
+    pub(super) async fn fence_slave(self: &Arc<Self>, mut ticket: Ticket, floor: u64) -> Result<(), Fault> {
+        let Some(until) = ticket.until else { return Err(Fault::LeaderChanged) };
+        loop {
+            if self.is_slave() {
+                self.course.may_ask()?;
+            }
+            let need = match self.pass(ticket, floor).await {
+                Ok(need) => need,
+                Err(Fault::Timeout) => return Err(Fault::LeaderChanged),
+                Err(fault) => return Err(fault),
+            };
+            if let Some(need) = &need
+                && timeout_at(until, self.reach(need)).await.is_err()
+            {
+                self.course.is_late();
+                return Err(Fault::LeaderChanged);
+            }
+            // Whose keys are whose was judged by a placement that may have been replaced when the question was asked.
+            if ticket.placement != Some(self.placement.load().version()) {
+                return Err(Fault::LeaderChanged);
+            }
+            if self.committed().get() >= floor {
+                return Ok(());
+            }
+            // The question had begun, for a lower floor, when this one joined those who wait for it; or it was asked of
+            // the engine, as a master, who lifts nothing.
+            if need.is_none() {
+                return Err(Fault::LeaderChanged);
+            }
+            ticket.begun = self.fence.begun.load(Ordering::SeqCst);
+        }
+    }
+
+    /// Returns when a proof, or a slave's question, that began after the ticket was taken has been answered well.
+    async fn pass(self: &Arc<Self>, ticket: Ticket, floor: u64) -> Result<Option<Need>, Fault> {
         let fence = &self.fence;
         let Some(until) = ticket.until else {
-            return if fence.is_over() { Err(Fault::LeaderChanged) } else { Ok(()) };
+            return if fence.is_over() { Err(Fault::LeaderChanged) } else { Ok(None) };
         };
         if fence.is_passed(ticket) {
-            return Ok(());
+            return Ok(None);
         }
         let (passed, passes) = oneshot::channel();
         {
             let mut waiting = fence.waiting.lock();
             // Under the lock: whoever succeeds or ends from here on finds the waiter.
             if fence.is_passed(ticket) {
-                return Ok(());
+                return Ok(None);
+            }
+            if let Some((_, need)) = waiting.answered.filter(|(index, _)| *index > ticket.begun) {
+                return Ok(Some(need));
             }
             if fence.is_over() {
                 return Err(Fault::LeaderChanged);
@@ -193,14 +303,14 @@ impl Shared {
             if waiting.waiters.len() >= WAITERS_MAX {
                 return Err(Fault::TooManyRequests);
             }
-            waiting.waiters.push((ticket.begun, passed));
+            waiting.waiters.push(Waiter { begun: ticket.begun, floor, passed });
             if !waiting.working {
                 waiting.working = true;
                 tokio::spawn(ask(Arc::clone(self)));
             }
         }
         match timeout_at(until, passes).await {
-            Ok(Ok(())) => Ok(()),
+            Ok(Ok(need)) => Ok(need),
             Ok(Err(_)) => Err(Fault::LeaderChanged),
             Err(_) => Err(Fault::Timeout),
         }
@@ -219,9 +329,10 @@ async fn ask(shared: Arc<Shared>) {
     loop {
         // Whoever was let go by the last question may come back at once: it joins instead of waiting for one more.
         tokio::task::yield_now().await;
-        let index = {
+        let slave = shared.is_slave();
+        let (index, floor) = {
             let waiting = &mut *fence.waiting.lock();
-            waiting.waiters.retain(|(_, waiter)| !waiter.is_closed());
+            waiting.waiters.retain(|waiter| !waiter.passed.is_closed());
             if fence.is_over() {
                 waiting.waiters.clear();
             }
@@ -229,9 +340,35 @@ async fn ask(shared: Arc<Shared>) {
                 waiting.working = false;
                 return;
             }
-            metrics.fence_waiters.observe(waiting.waiters.len() as f64);
-            fence.begin()
+            if !slave {
+                metrics.fence_waiters.observe(waiting.waiters.len() as f64);
+            }
+            let floor = waiting.waiters.iter().map(|waiter| waiter.floor).max().unwrap_or(0);
+            (fence.begin(), floor)
         };
+        if slave {
+            let began = Instant::now();
+            let answer = shared.course.ask(floor).await;
+            metrics.follow.question(began.elapsed(), answer.is_ok());
+            match answer {
+                Ok(need) => {
+                    let waited = fence.answered(index, need);
+                    metrics.follow.questioners.inc_by(waited as u64);
+                    delay = RETRY;
+                }
+                Err(why) => {
+                    tracing::debug!(group = %shared.group, "reads wait, the master was not asked: {why}");
+                    sleep(delay).await;
+                    delay = (delay * 2).min(SLAVE_RETRY_MAX);
+                }
+            }
+            continue;
+        }
+        if !fence.asks() {
+            // They have waited since this was a slave; it is the only one to write the engine.
+            fence.prove(index);
+            continue;
+        }
         let number = fence.settled.load(Ordering::SeqCst) + 1;
         let began = Instant::now();
         let looked = timeout(READ_MAX, look(&shared, number)).await;
@@ -242,7 +379,7 @@ async fn ask(shared: Arc<Shared>) {
                 metrics.fence(0);
                 delay = RETRY;
             }
-            Ok(Ok(Some(record))) if record.is_batch_of(shared.identity.term) => {
+            Ok(Ok(Some(record))) if record.is_batch_of(shared.identity().term) => {
                 metrics.fence(1);
                 #[cfg(any(test, feature = "faults"))]
                 if fence.planted.mine_is_fresh {

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use bytes::Bytes;
+use kubebrain_proto::mvccpb::KeyValue;
 use kubebrain_shared::range::KeyRange;
 
 /// One version of a key.
@@ -70,7 +71,23 @@ impl Version {
 
     /// The same, with what its row takes.
     pub fn taking(self, row: &[u8], value: &[u8]) -> Self {
-        Self { bytes: ((row.len() + value.len()) as u64).min(BYTES_MAX), ..self }
+        self.weighing(row.len() + value.len())
+    }
+
+    /// The same, whose row takes so much.
+    pub fn weighing(self, bytes: usize) -> Self {
+        Self { bytes: (bytes as u64).min(BYTES_MAX), ..self }
+    }
+
+    /// Of an entry; what its row takes is not told.
+    pub const fn of(kv: &KeyValue) -> Self {
+        Self {
+            revision: kv.mod_revision.cast_unsigned(),
+            create: kv.create_revision.cast_unsigned(),
+            count: kv.version.cast_unsigned(),
+            lease: kv.lease,
+            bytes: 0,
+        }
     }
 
     /// True for a deletion.
@@ -118,6 +135,17 @@ impl Index {
     pub fn first_of(&self, range: &KeyRange) -> Option<Bytes> {
         let (key, _) = self.keys.range::<Bytes, _>(bounds(range)?).next()?;
         Some(key.clone())
+    }
+
+    /// The newest version of every key, a deletion too.
+    pub fn newest(&self) -> impl Iterator<Item = (&Bytes, Version)> {
+        let newest = |versions: &Vec<Packed>| versions.last().copied().map(Version::from);
+        self.keys.iter().filter_map(move |(key, versions)| Some((key, newest(versions)?)))
+    }
+
+    /// The revision of the newest version of a key, even if that is a deletion; 0 where nothing is known of it.
+    pub fn newest_of(&self, key: &[u8]) -> u64 {
+        self.keys.get(key).and_then(|versions| versions.last()).map_or(0, |newest| newest.revision)
     }
 
     /// Every key of which anything is known.

@@ -16,6 +16,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::codec::LeaseRow;
+use super::index::Index;
 
 /// The longest time to live, in seconds; etcd's bound.
 pub const TTL_MAX: i64 = 9_000_000_000;
@@ -278,6 +279,13 @@ impl Leases {
             && lease.keys.insert(key.clone())
         {
             lease.ending_bytes += ending_bytes(key);
+        }
+    }
+
+    /// Attaches the keys of an index, whose newest versions name their leases.
+    pub(super) fn attach(&mut self, index: &Index) {
+        for (key, newest) in index.newest().filter(|(_, newest)| newest.lease != 0) {
+            self.move_key(key, 0, newest.lease);
         }
     }
 

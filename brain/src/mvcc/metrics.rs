@@ -11,6 +11,7 @@ mod tests;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use kubebrain_shared::group::GroupName;
 use kubebrain_shared::metrics::{self as shared, disk_buckets};
@@ -58,6 +59,20 @@ pub(crate) struct Counted {
     fences: IntCounterVec,
     fence_seconds: HistogramVec,
     fence_waiters: HistogramVec,
+    questions: IntCounterVec,
+    question_seconds: HistogramVec,
+    questioners: IntCounterVec,
+    loads: IntCounterVec,
+}
+
+/// Of a slave.
+pub(crate) struct FollowMetrics {
+    questions: [IntCounter; 2],
+    question_seconds: Histogram,
+    /// Requests that a question was asked for.
+    pub(crate) questioners: IntCounter,
+    /// How often all keys were loaded.
+    pub(crate) loads: IntCounter,
 }
 
 /// Of one group, in its [`Shared`].
@@ -65,6 +80,7 @@ pub(crate) struct GroupMetrics {
     /// What it counts together with the others.
     pub(crate) all: Arc<Counted>,
     pub(crate) watch: WatchMetrics,
+    pub(crate) follow: FollowMetrics,
     pub(crate) commit_seconds: Histogram,
     pub(crate) batch_writes: Histogram,
     pub(crate) fence_seconds: Histogram,
@@ -189,6 +205,27 @@ impl Metrics {
                 milliseconds(1.0, 15),
                 &["group"],
             ),
+            questions: metrics.counters(
+                "kubebrain_follow_questions_total",
+                "Questions of a slave to its master how far it must be, by what came back.",
+                &["group", "outcome"],
+            ),
+            question_seconds: metrics.histograms(
+                "kubebrain_follow_question_seconds",
+                "Time of a question of a slave to its master how far it must be.",
+                disk_buckets(),
+                &["group"],
+            ),
+            questioners: metrics.counters(
+                "kubebrain_follow_questioners_total",
+                "Requests to a slave that shared a question to its master.",
+                &["group"],
+            ),
+            loads: metrics.counters(
+                "kubebrain_follow_loads_total",
+                "How often a slave loaded all keys.",
+                &["group"],
+            ),
         };
         let groups = Arc::<Mutex<Groups>>::default();
         let (gauges, looked) = (Gauges::new(metrics), groups.clone());
@@ -203,6 +240,12 @@ impl Metrics {
         GroupMetrics {
             all: counted.clone(),
             watch: WatchMetrics::default(),
+            follow: FollowMetrics {
+                questions: QUESTIONS.map(|outcome| counted.questions.with_label_values(&[name, outcome])),
+                question_seconds: counted.question_seconds.with_label_values(&[name]),
+                questioners: counted.questioners.with_label_values(&[name]),
+                loads: counted.loads.with_label_values(&[name]),
+            },
             commit_seconds: counted.commit_seconds.with_label_values(&[name]),
             batch_writes: counted.batch_writes.with_label_values(&[name]),
             commits: OUTCOMES.map(|outcome| counted.commits.with_label_values(&[name, outcome])),
@@ -212,7 +255,7 @@ impl Metrics {
         }
     }
 
-    /// A group is open.
+    /// A group is open, or what was a slave is its master.
     pub(super) fn opened(
         &self,
         shared: &Arc<Shared>,
@@ -222,13 +265,24 @@ impl Metrics {
         let open =
             Open { shared: Arc::downgrade(shared), commands: commands.downgrade(), swept: swept.clone() };
         let groups = &mut *self.groups.lock();
-        *groups.takeovers.entry(shared.group.clone()).or_default() += 1;
+        if !shared.is_slave() {
+            *groups.takeovers.entry(shared.group.clone()).or_default() += 1;
+        }
         groups.open.insert(shared.group.clone(), open);
     }
 }
 
 const OUTCOMES: [&str; 4] = ["ok", "conflict", "refused", "unknown"];
+const QUESTIONS: [&str; 2] = ["answered", "failed"];
 const FENCES: [&str; 4] = ["fresh", "batch", "deposed", "failed"];
+
+impl FollowMetrics {
+    /// A question came back.
+    pub(super) fn question(&self, taken: Duration, answered: bool) {
+        self.question_seconds.observe(taken.as_secs_f64());
+        self.questions[usize::from(!answered)].inc();
+    }
+}
 
 impl GroupMetrics {
     /// A batch came back from the storage.
@@ -306,6 +360,8 @@ struct GroupGauges {
     watchers: IntGaugeVec,
     watchers_behind: IntGaugeVec,
     streams: IntGaugeVec,
+    followers: IntGaugeVec,
+    level: IntGaugeVec,
 }
 
 fn number(count: impl TryInto<i64>) -> i64 {
@@ -385,6 +441,11 @@ impl Gauges {
                     "Watchers that have not read everything yet.",
                 ),
                 streams: by_group("kubebrain_watch_streams", "Watch streams."),
+                followers: by_group("kubebrain_watch_followers", "Slaves that follow this master."),
+                level: by_group(
+                    "kubebrain_follow_level",
+                    "1 on a slave that is level with its master, 0 on one that is not; not there on a master.",
+                ),
             },
         }
     }
@@ -401,9 +462,11 @@ impl Gauges {
             self.of_group.look(group.as_str(), open, shared);
         }
         let stores = || open.iter().map(|(_, _, shared)| shared);
-        let leads = !open.is_empty() && stores().all(|shared| !shared.has_ended());
-        self.has_leader.set(leads.into());
-        self.is_leader.set(leads.into());
+        let lives = |shared: &Arc<Shared>| !shared.has_ended();
+        let led = |shared: &Arc<Shared>| lives(shared) && (!shared.is_slave() || shared.course.is_level());
+        let leads = |shared: &Arc<Shared>| lives(shared) && !shared.is_slave();
+        self.has_leader.set((!open.is_empty() && stores().all(led)).into());
+        self.is_leader.set((!open.is_empty() && stores().all(leads)).into());
         self.leader_changes.reset();
         self.leader_changes.inc_by(groups.takeovers.values().max().copied().unwrap_or(0));
         let highest = |revision: fn(&Shared) -> i64| stores().map(|shared| revision(shared)).max();
@@ -441,6 +504,8 @@ impl GroupGauges {
             &self.watchers,
             &self.watchers_behind,
             &self.streams,
+            &self.followers,
+            &self.level,
         ];
         gauges.iter().for_each(|gauge| gauge.reset());
         self.cache_hits.reset();
@@ -469,6 +534,10 @@ impl GroupGauges {
         set(&self.watchers, shared.metrics.watch.watchers.get());
         set(&self.watchers_behind, shared.metrics.watch.behind.get());
         set(&self.streams, shared.metrics.watch.streams.get());
+        set(&self.followers, shared.metrics.watch.followers.get());
+        if shared.is_slave() {
+            set(&self.level, shared.course.is_level().into());
+        }
     }
 }
 

@@ -12,8 +12,10 @@ pub mod entry;
 pub mod evaluate;
 mod export;
 pub(crate) mod fence;
+pub mod follow;
 pub mod index;
 mod kept;
+mod landing;
 pub mod lease;
 pub mod log;
 pub mod metrics;
@@ -35,6 +37,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::Stream;
+use kubebrain_proto::peer::FollowResponse;
 use kubebrain_shared::budget::{self, Budget};
 use kubebrain_shared::fault::Fault;
 use kubebrain_shared::group::GroupName;
@@ -50,21 +53,25 @@ use tokio::time::Instant;
 
 use crate::engine::Engine;
 use crate::request::{Delete, Limits, Op, Put, Range, ReadAt, Txn};
+use crate::watch::feed::Feed;
 use alarm::Alarm;
-use answer::{Answer, Entry};
+use answer::{Answer, Entry, Identity};
 use codec::Layout;
 pub use export::{Export, ExportPart};
 pub use fence::ReadFence;
 use fence::{Fence, Ticket};
+use follow::Course;
+pub use follow::{Fenced, Following, Slave, Upstream, UpstreamError};
+use index::Index;
 pub use kept::ContentAt;
 use kept::Kept;
 use lease::Renewal;
 use metrics::Metrics;
 pub use open::OpenError;
 use quota::Quota;
-use read::{Chunks, Reader};
-use shared::{Ended, Shared};
-use values::ValueCache;
+use read::{Chunks, Reader, Unread};
+use shared::{Contents, Ended, Shared};
+use values::{ValueCache, Values};
 use writer::{Command, Writer};
 pub use writer::{Granted, PlaceError, Renewed, WriteError};
 
@@ -72,6 +79,8 @@ pub use writer::{Granted, PlaceError, Renewed, WriteError};
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(7);
 /// etcd's bound on proposals that wait; above it clients are told to come back.
 const COMMANDS_MAX: usize = 5000;
+/// Reads of what goes away meanwhile, on a slave.
+const READS_MAX: usize = 8;
 /// Reads of the whole store at once: each holds a page of the engine in memory.
 const SCANS_MAX: usize = 4;
 
@@ -132,9 +141,18 @@ pub struct Planted {
     pub forgets_repeats: bool,
     /// A takeover does not look at whether the log was trimmed meanwhile.
     pub takeover_ignores_trims: bool,
+    /// A slave counts as closed what it has not applied.
+    pub closes_before_events: bool,
+    /// A slave that is promoted does not read what the log has after what it applied.
+    pub skips_tail: bool,
 }
 
 impl Config {
+    /// True where a master has to ask the engine whether it still is one.
+    fn asks(&self, engine: &dyn Engine) -> bool {
+        self.read_fence == ReadFence::Engine && engine.is_shared()
+    }
+
     /// Defaults for a group.
     pub fn new(group: GroupName, name: impl Into<String>) -> Self {
         let name = name.into();
@@ -200,9 +218,54 @@ impl Store {
         placement: Arc<Placement>,
     ) -> Result<Self, OpenError> {
         let layout = Layout::new(&config.store_prefix, &config.group);
-        let loaded = open::open(&config, &engine, &layout, &placement).await?;
-        let asks = config.read_fence == ReadFence::Engine && engine.is_shared();
-        let fence = Fence::new(asks, loaded.start.number - 1);
+        let values = Values::new(engine.clone(), layout.clone(), config.value_cache.clone());
+        let (epoch, keys, office) = open::open(&config, &engine, &layout, &placement, &values).await?;
+        let open::Office { leases, alarms, start } = office;
+        let fence = Fence::new(config.asks(&*engine), start.number - 1);
+        let contents = Contents {
+            index: keys.index,
+            bytes: keys.bytes,
+            committed: start.counter,
+            compacted: start.compacted,
+        };
+        let (store, inbox, sweeps) =
+            Self::new(&config, engine, layout, values, placement, epoch, contents, fence, Course::master());
+        let shared = &store.shared;
+        *shared.leases.lock() = leases;
+        shared.set_alarms(&alarms);
+        tokio::spawn(Writer::new(shared.clone(), inbox, start).run());
+        store.sweep(sweeps);
+        config.metrics.opened(shared, &store.commands, &store.swept);
+        Ok(store)
+    }
+
+    /// A store that follows its group's master, once it is attached to one: see [`follow`].
+    pub fn follow(config: Config, engine: Arc<dyn Engine>, placement: Arc<Placement>) -> (Self, Slave) {
+        let layout = Layout::new(&config.store_prefix, &config.group);
+        let values = Values::new(engine.clone(), layout.clone(), config.value_cache.clone());
+        let contents = Contents { index: Index::default(), bytes: 0, committed: 0, compacted: -1 };
+        let (fence, course) = (Fence::new(false, 0), Course::slave());
+        let (store, inbox, sweeps) =
+            Self::new(&config, engine, layout, values, placement, 0, contents, fence, course);
+        store.sweep(sweeps);
+        config.metrics.opened(&store.shared, &store.commands, &store.swept);
+        let (shared, swept) = (store.shared.clone(), store.swept.clone());
+        let slave = Slave::new(shared, config, inbox, store.commands.downgrade(), swept);
+        (store, slave)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the parts of a store, from one of two places")]
+    fn new(
+        config: &Config,
+        engine: Arc<dyn Engine>,
+        layout: Layout,
+        values: Values,
+        placement: Arc<Placement>,
+        epoch: u64,
+        contents: Contents,
+        fence: Fence,
+        course: Course,
+    ) -> (Self, mpsc::Receiver<Command>, watch::Sender<u64>) {
         #[cfg(any(test, feature = "faults"))]
         let fence = fence.planted(config.planted);
         #[cfg_attr(
@@ -211,20 +274,17 @@ impl Store {
         )]
         let mut shared = Shared::new(
             config.group.clone(),
-            loaded.identity,
+            Identity { cluster: config.cluster_id, member: config.member_id, term: epoch },
             layout,
             engine,
-            loaded.index,
-            loaded.values,
-            loaded.leases,
-            loaded.alarms,
-            loaded.share,
+            values,
+            config.quota.share(contents.bytes),
             config.window_bytes,
             placement,
-            loaded.start.counter,
-            loaded.start.compacted,
+            contents,
             config.metrics.of(&config.group),
             fence,
+            course,
         );
         #[cfg(any(test, feature = "faults"))]
         {
@@ -232,15 +292,37 @@ impl Store {
         }
         let shared = Arc::new(shared);
         let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
-        tokio::spawn(Writer::new(shared.clone(), inbox, loaded.start).run());
         let (sweeps, swept) = watch::channel(0);
-        let sweeper = Stopper::default();
-        tokio::spawn(sweep::run(shared.clone(), commands.downgrade(), sweeps, sweeper.handle()));
-        let sweeper = Arc::new(Mutex::new(Some(sweeper)));
-        config.metrics.opened(&shared, &commands, &swept);
+        let sweeper = Arc::default();
         let scans = Arc::new(Semaphore::new(SCANS_MAX));
-        let (limits, answers, requests) = (config.limits, config.answers, config.requests);
-        Ok(Self { shared, commands, swept, limits, sweeper, scans, answers, requests })
+        let (limits, answers, requests) = (config.limits, config.answers.clone(), config.requests.clone());
+        let store = Self { shared, commands, swept, limits, sweeper, scans, answers, requests };
+        (store, inbox, sweeps)
+    }
+
+    fn sweep(&self, sweeps: watch::Sender<u64>) {
+        let sweeper = Stopper::default();
+        tokio::spawn(sweep::run(self.shared.clone(), self.commands.downgrade(), sweeps, sweeper.handle()));
+        *self.sweeper.lock() = Some(sweeper);
+    }
+
+    /// Everything that changes from revision `from` on, in order and whole revisions, with how far that is; 0: what comes
+    /// after the first response's `closed`. The first response comes at once, others whenever one of their numbers
+    /// changes, and each half second. It ends when the store is closed and has said everything.
+    ///
+    /// # Errors
+    /// As the end of the stream: [`Fault::Compacted`] where what comes next is compacted, [`Fault::LeaderChanged`] of one
+    /// that is not the master, [`Fault::Timeout`] where history was not read.
+    pub fn feed(
+        &self,
+        from: u64,
+    ) -> impl Stream<Item = Result<FollowResponse, Fault>> + Send + 'static + use<> {
+        Feed::new(self.shared.clone(), self.swept.clone(), from).into_stream()
+    }
+
+    /// Tells those who follow that this master is about to hand the group over.
+    pub fn leave(&self) {
+        self.shared.leave();
     }
 
     /// What large requests are counted by.
@@ -269,6 +351,9 @@ impl Store {
         if let Some(sweeper) = sweeper {
             sweeper.stop().await;
         }
+        if self.shared.is_slave() {
+            return; // nothing was taken on
+        }
         let (reply, closed) = oneshot::channel();
         if self.commands.send(Command::Close { reply }).await.is_ok() {
             let _ended = closed.await;
@@ -278,9 +363,13 @@ impl Store {
     /// A committed revision that is at least `floor` and at least every write answered before the call.
     ///
     /// # Errors
-    /// [`Fault::Timeout`] if that takes too long.
+    /// [`Fault::Timeout`] if that takes too long, [`Fault::LeaderChanged`] on a slave that is not as far.
     pub async fn advance(&self, floor: Revision) -> Result<Revision, Fault> {
         let ticket = self.ticket();
+        if ticket.is_slaves() {
+            self.shared.fence_slave(ticket, floor.get()).await?;
+            return Ok(self.shared.committed());
+        }
         if floor > self.shared.committed() {
             return self.ask(|reply| Command::Advance { floor, reply }).await;
         }
@@ -290,7 +379,7 @@ impl Store {
 
     /// For a request that arrives now; see [`Self::fence`].
     pub(crate) fn ticket(&self) -> Ticket {
-        self.shared.fence.ticket()
+        self.shared.ticket()
     }
 
     /// Returns when what was read in memory since `ticket` may be answered.
@@ -308,7 +397,23 @@ impl Store {
     pub async fn range(&self, range: &Range, floor: Revision) -> Result<Reply, Fault> {
         self.raise(range, floor).await?;
         self.shared.metrics.all.ranges.inc();
-        let reader = Reader::new(&self.shared, range.at)?;
+        for _ in 0..READS_MAX {
+            match self.read(range).await {
+                Ok(reply) => return Ok(reply),
+                Err(Unread::Fault(fault)) => return Err(fault),
+                Err(Unread::Gone) => drop(self.advance(floor).await?),
+            }
+        }
+        Err(Fault::Timeout)
+    }
+
+    async fn read(&self, range: &Range) -> Result<Reply, Unread> {
+        let reader = Reader::new(&self.shared, range.at).map_err(Unread::Fault)?;
+        let read = self.read_with(&reader, range).await;
+        read.map_err(|fault| reader.unread(fault))
+    }
+
+    async fn read_with(&self, reader: &Reader<'_>, range: &Range) -> Result<Reply, Fault> {
         // One key is read sooner than weighed.
         let single = range.keys.as_one().is_some();
         let bytes = if single { 0 } else { reader.weigh(range, u64::MAX, &self.answers).await? };
@@ -320,7 +425,7 @@ impl Store {
         }
         let answer = Answer::Range(answer);
         Ok(Reply {
-            message: answer.encode(Some(&self.shared.identity), reader.header),
+            message: answer.encode(Some(&self.shared.identity()), reader.header),
             revision: reader.header,
             share,
         })
@@ -351,11 +456,10 @@ impl Store {
         let header = reader.header;
         // The reader borrows the store, so both live in a task.
         let (chunks, messages) = mpsc::channel::<Result<Bytes, Fault>>(1);
-        let (shared, bytes_max) = (self.shared.clone(), self.limits.request_bytes_max);
-        let answers = share.is_some().then(|| self.answers.clone());
+        let (store, answers) = (self.clone(), share.is_some());
         let (begun, begins) = oneshot::channel();
         tokio::spawn(async move {
-            let sent = stream(&shared, &range, bytes_max, answers.as_deref(), begun, &chunks).await;
+            let sent = store.stream(&range, answers, begun, &chunks).await;
             if let Err(fault) = sent {
                 let _gone = chunks.send(Err(fault)).await;
             }
@@ -428,7 +532,7 @@ impl Store {
             });
         }
         answer.ranges(&mut answer::RangeAnswer::settle);
-        let message = answer.encode(Some(&self.shared.identity), written.revision);
+        let message = answer.encode(Some(&self.shared.identity()), written.revision);
         Ok(Reply { message, revision: written.revision, share })
     }
 
@@ -461,6 +565,7 @@ impl Store {
     /// # Cancel safety
     /// Safe: a read.
     pub async fn content(&self, at: Revision, compacted: i64, floor: Revision) -> Result<ContentAt, Fault> {
+        self.leads()?;
         let _permit = self.scans.try_acquire().map_err(|_| Fault::TooManyRequests)?;
         self.advance(floor).await?;
         let content = Kept::begin(&self.shared, at, compacted)?.content().await?;
@@ -485,6 +590,7 @@ impl Store {
     /// # Errors
     /// As [`Self::content`].
     pub async fn export(&self, at: Revision, compacted: i64, floor: Revision) -> Result<Export, Fault> {
+        self.leads()?;
         let permit = self.scans.clone().try_acquire_owned().map_err(|_| Fault::TooManyRequests)?;
         self.advance(floor).await?;
         Export::begin(self.shared.clone(), at, compacted, permit).await
@@ -623,6 +729,7 @@ impl Store {
     /// # Errors
     /// [`PlaceError`]; nothing changed.
     pub async fn prepare(&self, placement: Arc<Placement>) -> Result<(), PlaceError> {
+        self.leads().map_err(|_| PlaceError::Slave)?;
         let (reply, done) = oneshot::channel();
         let sent = self.commands.send(Command::Prepare { placement, reply }).await;
         sent.map_err(|_| PlaceError::Stopped)?;
@@ -634,6 +741,7 @@ impl Store {
     /// # Errors
     /// [`PlaceError`]; the old one holds.
     pub async fn commit_placement(&self) -> Result<(), PlaceError> {
+        self.leads().map_err(|_| PlaceError::Slave)?;
         let (reply, done) = oneshot::channel();
         self.commands.send(Command::Commit { reply }).await.map_err(|_| PlaceError::Stopped)?;
         done.await.unwrap_or(Err(PlaceError::Stopped))
@@ -641,7 +749,14 @@ impl Store {
 
     /// Instead of the second half.
     pub async fn abort_placement(&self) {
-        let _stopped = self.commands.send(Command::Abort).await;
+        if self.leads().is_ok() {
+            let _stopped = self.commands.send(Command::Abort).await;
+        }
+    }
+
+    /// Refuses what only a master does.
+    fn leads(&self) -> Result<(), Fault> {
+        if self.shared.is_slave() { Err(Fault::LeaderChanged) } else { Ok(()) }
     }
 
     /// Refuses ranges of keys that are not this group's.
@@ -657,6 +772,9 @@ impl Store {
         command: impl FnOnce(oneshot::Sender<Result<T, E>>) -> Command,
     ) -> Result<T, E> {
         let ticket = self.ticket();
+        if ticket.is_slaves() {
+            return Err(Fault::LeaderChanged.into());
+        }
         let (reply, answer) = oneshot::channel();
         let command = command(reply);
         let metrics = &self.shared.metrics;
@@ -694,46 +812,73 @@ fn stream_bytes(limits: &Limits) -> u64 {
     limits.request_bytes_max as u64 * 3
 }
 
-/// Sends a range in chunks, at most one ahead of the client.
-async fn stream(
-    shared: &Shared,
-    range: &Range,
-    bytes_max: usize,
-    answers: Option<&Budget>,
-    begun: oneshot::Sender<Revision>,
-    messages: &mpsc::Sender<Result<Bytes, Fault>>,
-) -> Result<(), Fault> {
-    let reader = Reader::new(shared, range.at)?.unpinned();
-    let _gone = begun.send(reader.header);
-    let identity = &shared.identity;
-    let mut sizes = Chunks::new(bytes_max);
-    let mut cursor = reader.cursor(range);
-    let mut sent = 0;
-    if range.count_only {
-        let count = reader.left(&mut cursor).await?;
-        let message = read::stream_message(&[], Some((identity, reader.header, false, count)));
-        let _gone = messages.send(Ok(message)).await;
-        return Ok(());
-    }
-    loop {
-        let turn = match answers {
-            Some(answers) => answers.turn().await,
-            None => None,
-        };
-        let entries = reader.chunk(&mut cursor, sizes.size(), range.keys_only).await?;
-        sent += entries.len();
-        let done = cursor.is_done();
-        let message = match done {
-            false => read::stream_message(&entries, None),
-            true => {
-                let left = reader.left(&mut cursor).await?;
-                read::stream_message(&entries, Some((identity, reader.header, left > 0, sent + left)))
+impl Store {
+    /// Sends a range in chunks, at most one ahead of the client.
+    async fn stream(
+        &self,
+        range: &Range,
+        answers: bool,
+        begun: oneshot::Sender<Revision>,
+        messages: &mpsc::Sender<Result<Bytes, Fault>>,
+    ) -> Result<(), Fault> {
+        let mut begun = Some(begun);
+        for _ in 0..READS_MAX {
+            let reader = Reader::new(&self.shared, range.at)?.unpinned();
+            match self.stream_with(&reader, range, answers, &mut begun, messages).await {
+                Ok(()) => return Ok(()),
+                // What a client has is of a revision that cannot be read on.
+                Err(fault) if begun.is_none() => return Err(fault),
+                Err(fault) => match reader.unread(fault) {
+                    Unread::Fault(fault) => return Err(fault),
+                    Unread::Gone => drop(self.advance(Revision::ZERO).await?),
+                },
             }
-        };
-        drop(turn);
-        sizes.sent(message.len());
-        if messages.send(Ok(message)).await.is_err() || done {
+        }
+        Err(Fault::Timeout)
+    }
+
+    /// Says that it has begun, and at which revision, as soon as there is no way back.
+    async fn stream_with(
+        &self,
+        reader: &Reader<'_>,
+        range: &Range,
+        answers: bool,
+        begun: &mut Option<oneshot::Sender<Revision>>,
+        messages: &mpsc::Sender<Result<Bytes, Fault>>,
+    ) -> Result<(), Fault> {
+        let mut begin = || begun.take().map(|begun| begun.send(reader.header));
+        if !reader.may_be_gone() {
+            begin();
+        }
+        let identity = &self.shared.identity();
+        let mut sizes = Chunks::new(self.limits.request_bytes_max);
+        let mut cursor = reader.cursor(range);
+        let mut sent = 0;
+        if range.count_only {
+            let count = reader.left(&mut cursor).await?;
+            begin();
+            let message = read::stream_message(&[], Some((identity, reader.header, false, count)));
+            let _gone = messages.send(Ok(message)).await;
             return Ok(());
+        }
+        loop {
+            let turn = if answers { self.answers.turn().await } else { None };
+            let entries = reader.chunk(&mut cursor, sizes.size(), range.keys_only).await?;
+            sent += entries.len();
+            let done = cursor.is_done();
+            let message = match done {
+                false => read::stream_message(&entries, None),
+                true => {
+                    let left = reader.left(&mut cursor).await?;
+                    read::stream_message(&entries, Some((identity, reader.header, left > 0, sent + left)))
+                }
+            };
+            drop(turn);
+            begin();
+            sizes.sent(message.len());
+            if messages.send(Ok(message)).await.is_err() || done {
+                return Ok(());
+            }
         }
     }
 }

@@ -46,13 +46,10 @@ use prost::Message;
 use thiserror::Error;
 use tokio::time::{Instant, sleep};
 
-use super::alarm::{AlarmKind, Alarms};
-use super::answer::Identity;
 use super::codec::{self, AlarmsRow, Damaged, FORMAT, LeaseRow, Record, Small, small_value};
 use super::index::{Index, Version};
 use super::lease::Leases;
 use super::log::{self, LogError};
-use super::quota::Share;
 use super::values::Values;
 use super::writer::Start;
 use super::{Config, ownership};
@@ -132,74 +129,109 @@ impl From<LogError> for OpenError {
     }
 }
 
-/// What loading gives.
-pub(super) struct Loaded {
+/// All keys of a group, without their values.
+#[derive(Debug, Default)]
+pub(super) struct Keys {
     pub index: Index,
-    pub values: Values,
+    /// What their rows take.
+    pub bytes: u64,
+    /// The highest revision of any of them; 0 where there is none.
+    pub top: u64,
+}
+
+/// What a master has beside the keys.
+pub(super) struct Office {
     pub leases: Leases,
-    pub alarms: Alarms,
-    pub share: Share,
-    pub identity: Identity,
+    pub alarms: AlarmsRow,
     pub start: Start,
 }
 
+/// Takes the group over; gives the own term, and the number of the takeover record.
 pub(super) async fn open(
     config: &Config,
     engine: &Arc<dyn Engine>,
     layout: &Layout,
     placement: &Placement,
-) -> Result<Loaded, OpenError> {
+    values: &Values,
+) -> Result<(u64, Keys, Office), OpenError> {
     check_format(engine, layout).await?;
     #[cfg(any(test, feature = "faults"))]
     let before = Patient::new(engine).await?;
-    let (epoch, number) = take_over(config, engine, layout).await?;
+    let (epoch, number) = take_over(config, engine, layout, None).await?;
     let snapshot = Patient::new(engine).await?;
     #[cfg(any(test, feature = "faults"))]
     let snapshot = if config.planted.loads_before_takeover { before } else { snapshot };
-    let snapshot = &snapshot;
-    let owners = ownership::load(snapshot, layout).await?;
-    check_placement(snapshot, layout, placement, &owners).await?;
+    let (keys, office) = load(config, &snapshot, layout, placement, values, number).await?;
+    Ok((epoch, keys, office))
+}
 
-    let values = Values::new(engine.clone(), layout.clone(), config.value_cache.clone());
-    let mut loaded = Loaded {
-        index: Index::default(),
-        values,
-        leases: Leases::new(config.lease_checkpoint_interval),
-        alarms: Alarms::default(),
-        share: config.quota.share(0),
-        identity: Identity { cluster: config.cluster_id, member: config.member_id, term: epoch },
-        start: Start { counter: 1, number: number + 1, ceiling: 0, compacted: -1, owners },
+/// Loads everything, after the takeover record `number`.
+pub(super) async fn load(
+    config: &Config,
+    snapshot: &Patient<'_>,
+    layout: &Layout,
+    placement: &Placement,
+    values: &Values,
+    number: u64,
+) -> Result<(Keys, Office), OpenError> {
+    let mut office = load_office(config, snapshot, layout, number).await?;
+    check_placement(snapshot, layout, placement, &office.start.owners).await?;
+    let keys = load_keys(config, snapshot, layout, placement, values).await?;
+    office.start.counter = office.start.counter.max(keys.top);
+    office.leases.attach(&keys.index);
+    check_still_master(config, snapshot.engine, layout, number).await?;
+    Ok((keys, office))
+}
+
+/// Snapshots that came after another takeover may show what its master has written, in part.
+pub(super) async fn check_still_master(
+    config: &Config,
+    engine: &Arc<dyn Engine>,
+    layout: &Layout,
+    number: u64,
+) -> Result<(), OpenError> {
+    match log::record(&Patient::new(engine).await?, layout, number + 1).await? {
+        None => Ok(()),
+        Some(record) => {
+            Err(OpenError::Deposed { group: config.group.clone(), by: record.takeover, epoch: record.epoch })
+        }
+    }
+}
+
+/// Leases, without their keys; owners, alarms and numbers.
+pub(super) async fn load_office(
+    config: &Config,
+    snapshot: &dyn Snapshot,
+    layout: &Layout,
+    number: u64,
+) -> Result<Office, OpenError> {
+    let mut leases = Leases::new(config.lease_checkpoint_interval);
+    let keys =
+        [layout.log(number), layout.small(Small::Ceiling), layout.small(Small::Compacted), layout.alarms()];
+    let (small, owners, _) = futures_util::try_join!(
+        async { Ok(snapshot.get_many(keys.to_vec()).await?) },
+        ownership::load(snapshot, layout),
+        load_leases(snapshot, layout, &mut leases),
+    )?;
+    let mut rows = keys.iter().zip(small);
+    let mut next = || rows.next().and_then(|(key, value)| Some((key, value?)));
+    let last: Record =
+        next().map(|(key, value)| codec::read_message(key, value)).transpose()?.unwrap_or_default();
+    let ceiling = next().map(|(key, value)| codec::read_small(key, &value)).transpose()?.unwrap_or(0);
+    let compacted = next().map(|(key, value)| codec::read_small(key, &value)).transpose()?;
+    let alarms = next().map(|(key, value)| codec::read_message(key, value)).transpose()?.unwrap_or_default();
+    let start = Start {
+        counter: last.top.max(ceiling).max(1),
+        number: number + 1,
+        ceiling,
+        compacted: compacted.map_or(-1, u64::cast_signed),
+        owners,
     };
-    let last: Record = log::record(snapshot, layout, number).await?.unwrap_or_default();
-    loaded.start.ceiling = log::small(snapshot, layout, Small::Ceiling).await?.unwrap_or(0);
-    loaded.start.counter = last.top.max(loaded.start.ceiling).max(1);
-    if let Some(compacted) = log::small(snapshot, layout, Small::Compacted).await? {
-        loaded.start.compacted = compacted.cast_signed();
-    }
-    load_leases(snapshot, layout, &mut loaded.leases).await?;
-    let key = layout.alarms();
-    if let Some(value) = snapshot.get(&key).await? {
-        loaded.alarms = Alarms::of(&codec::read_message::<AlarmsRow>(&key, value)?);
-        loaded.share.set_alarmed(loaded.alarms.has(AlarmKind::NoSpace));
-    }
-    let parts = placement.partition(&KeyRange::ALL);
-    let parts = parts.unwrap_or_else(|| vec![(KeyRange::ALL, config.group.clone())]);
-    for (range, _) in parts.into_iter().filter(|(_, owner)| *owner == config.group) {
-        load_keys(snapshot, layout, placement, config, &range, &mut loaded).await?;
-    }
-    // Snapshots that came after another takeover may show what its master has written, in part.
-    if let Some(record) = log::record(&Patient::new(engine).await?, layout, number + 1).await? {
-        return Err(OpenError::Deposed {
-            group: config.group.clone(),
-            by: record.takeover,
-            epoch: record.epoch,
-        });
-    }
-    Ok(loaded)
+    Ok(Office { leases, alarms, start })
 }
 
 /// Writes the format into a fresh store, refuses another one.
-async fn check_format(engine: &Arc<dyn Engine>, layout: &Layout) -> Result<(), OpenError> {
+pub(super) async fn check_format(engine: &Arc<dyn Engine>, layout: &Layout) -> Result<(), OpenError> {
     let key = layout.format();
     let mut tries = Tries::default();
     loop {
@@ -219,11 +251,13 @@ async fn check_format(engine: &Arc<dyn Engine>, layout: &Layout) -> Result<(), O
     }
 }
 
-/// Inserts the takeover record after the last batch. From here on, an older master is refused.
-async fn take_over(
+/// Inserts the takeover record after the last batch. From here on, an older master is refused. The log's end is looked
+/// for from batch `near` on, where one is known.
+pub(super) async fn take_over(
     config: &Config,
     engine: &Arc<dyn Engine>,
     layout: &Layout,
+    near: Option<u64>,
 ) -> Result<(u64, u64), OpenError> {
     let mut tries = Tries::default();
     // The last try: its number, and what was to stand there.
@@ -235,8 +269,8 @@ async fn take_over(
         let trimmed = snapshot.get(&mark).await?;
         // A master that writes without pause is always ahead of one who searches its log from the beginning. So the
         // next try begins where the last one was too late.
-        let ends = match &tried {
-            Some((number, _)) => log::ends_from(&snapshot, layout, *number).await?,
+        let ends = match tried.as_ref().map(|(number, _)| *number).or(near) {
+            Some(number) => log::ends_from(&snapshot, layout, number).await?,
             None => None,
         };
         let (tail, last) = match (ends, tried.take()) {
@@ -313,13 +347,13 @@ impl Tries {
 }
 
 /// A snapshot that is replaced by a newer one where it is lost or not answered. For what does not change any more.
-struct Patient<'a> {
+pub(super) struct Patient<'a> {
     engine: &'a Arc<dyn Engine>,
     snapshot: Mutex<Arc<dyn Snapshot>>,
 }
 
 impl<'a> Patient<'a> {
-    async fn new(engine: &'a Arc<dyn Engine>) -> Result<Self, ReadError> {
+    pub(super) async fn new(engine: &'a Arc<dyn Engine>) -> Result<Self, ReadError> {
         let mut tries = Tries::default();
         loop {
             if let Some(snapshot) = tries.of(engine.snapshot().await).await? {
@@ -415,13 +449,31 @@ async fn load_leases(snapshot: &dyn Snapshot, layout: &Layout, leases: &mut Leas
     }
 }
 
-async fn load_keys(
+/// All keys that the placement gives to the group; newest values go into the cache.
+pub(super) async fn load_keys(
+    config: &Config,
     snapshot: &dyn Snapshot,
     layout: &Layout,
     placement: &Placement,
+    values: &Values,
+) -> Result<Keys, OpenError> {
+    let mut keys = Keys::default();
+    let parts = placement.partition(&KeyRange::ALL);
+    let parts = parts.unwrap_or_else(|| vec![(KeyRange::ALL, config.group.clone())]);
+    for (range, _) in parts.into_iter().filter(|(_, owner)| *owner == config.group) {
+        load_range(config, snapshot, layout, placement, &range, values, &mut keys).await?;
+    }
+    Ok(keys)
+}
+
+async fn load_range(
     config: &Config,
+    snapshot: &dyn Snapshot,
+    layout: &Layout,
+    placement: &Placement,
     range: &KeyRange,
-    loaded: &mut Loaded,
+    values: &Values,
+    keys: &mut Keys,
 ) -> Result<(), OpenError> {
     let mut span = layout.data_span(range);
     let mut current: Option<(Bytes, Vec<Version>)> = None;
@@ -433,20 +485,20 @@ async fn load_keys(
                 continue;
             }
             let revision = data.revision.get();
-            loaded.start.counter = loaded.start.counter.max(revision);
+            keys.top = keys.top.max(revision);
             let version = match &data.kv {
                 None => Version::tombstone(revision),
                 Some(kv) => read_version(&row, kv)?,
             };
             let version = version.taking(&row, &value);
-            loaded.share.add(version.bytes);
+            keys.bytes += version.bytes;
             match &mut current {
                 Some((key, versions)) if *key == data.key => versions.push(version),
                 _ => {
-                    finish(current.take(), loaded);
+                    keys.finish(current.take());
                     if let Some(kv) = data.kv {
                         let own = Bytes::copy_from_slice(&kv);
-                        loaded.values.insert(data.key.clone(), revision, own);
+                        values.insert(data.key.clone(), revision, own);
                     }
                     current = Some((data.key, vec![version]));
                 }
@@ -457,27 +509,20 @@ async fn load_keys(
             None => break,
         }
     }
-    finish(current, loaded);
+    keys.finish(current);
     Ok(())
 }
 
 fn read_version(row: &[u8], kv: &Bytes) -> Result<Version, OpenError> {
     let kv: KeyValue = codec::read_message(row, kv.clone())?;
-    Ok(Version {
-        revision: kv.mod_revision.cast_unsigned(),
-        create: kv.create_revision.cast_unsigned(),
-        count: kv.version.cast_unsigned(),
-        lease: kv.lease,
-        bytes: 0,
-    })
+    Ok(Version::of(&kv))
 }
 
-/// Versions come newest first.
-fn finish(key: Option<(Bytes, Vec<Version>)>, loaded: &mut Loaded) {
-    let Some((key, mut versions)) = key else { return };
-    if let Some(newest) = versions.first().filter(|newest| newest.lease != 0) {
-        loaded.leases.move_key(&key, 0, newest.lease);
+impl Keys {
+    /// Versions come newest first.
+    fn finish(&mut self, key: Option<(Bytes, Vec<Version>)>) {
+        let Some((key, mut versions)) = key else { return };
+        versions.reverse();
+        self.index.load(key, versions);
     }
-    versions.reverse();
-    loaded.index.load(key, versions);
 }

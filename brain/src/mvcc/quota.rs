@@ -76,6 +76,13 @@ impl Share {
         self.quota.used.fetch_add(bytes, Ordering::Relaxed);
     }
 
+    /// What it has is another thing now.
+    pub(super) fn reset(&self, bytes: u64) {
+        let before = self.own.swap(bytes, Ordering::Relaxed);
+        self.quota.used.fetch_add(bytes, Ordering::Relaxed);
+        self.quota.used.fetch_sub(before, Ordering::Relaxed);
+    }
+
     pub(super) fn give_back(&self, bytes: u64) {
         let before = self.own.fetch_sub(bytes, Ordering::Relaxed);
         debug_assert!(before >= bytes, "no more goes than came");

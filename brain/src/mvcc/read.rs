@@ -1,5 +1,7 @@
 //! Reads: pages of live entries at one revision, stable while writes go on.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use bytes::{Bytes, BytesMut};
 use kubebrain_shared::budget::Budget;
 use kubebrain_shared::fault::Fault;
@@ -37,6 +39,21 @@ pub(super) struct Reader<'a> {
     pub header: Revision,
     /// Keeps what a read of "now" needs from being swept.
     pin: Option<Pin<'a>>,
+    /// Of which contents it reads.
+    generation: u64,
+    /// It has begun on a slave, whose master's sweep knows nothing of it.
+    follows: bool,
+    /// What it reads is gone; it may begin anew.
+    gone: AtomicBool,
+}
+
+/// Why a read was not done.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Unread {
+    /// What it read is gone from under it: it begins anew, after a fence.
+    Gone,
+    /// What a client is told.
+    Fault(Fault),
 }
 
 /// How far a read has come.
@@ -51,17 +68,24 @@ pub(super) struct Cursor {
 impl<'a> Reader<'a> {
     /// Begins a read.
     pub(super) fn new(shared: &'a Shared, at: ReadAt) -> Result<Self, Fault> {
+        // First of all: what is replaced from here on shows.
+        let generation = shared.generation();
+        let (follows, gone) = (shared.is_slave(), AtomicBool::new(false));
+        if !shared.course.is_loaded() {
+            return Err(Fault::LeaderChanged);
+        }
         match at {
             ReadAt::Latest => {
                 let pin = shared.pin();
-                Ok(Self { shared, at: pin.revision(), header: pin.revision(), pin: Some(pin) })
+                let at = pin.revision();
+                Ok(Self { shared, at, header: at, pin: Some(pin), generation, follows, gone })
             }
             ReadAt::Revision(at) => {
                 let header = shared.committed();
                 if at > header {
                     return Err(Fault::FutureRevision);
                 }
-                let reader = Self { shared, at, header, pin: None };
+                let reader = Self { shared, at, header, pin: None, generation, follows, gone };
                 reader.check()?;
                 Ok(reader)
             }
@@ -74,8 +98,22 @@ impl<'a> Reader<'a> {
         Self { pin: None, ..self }
     }
 
-    /// A read at a named revision ends when it is compacted under it.
+    /// True where what it reads may be gone for others' reasons than a compaction that is known here.
+    pub(super) const fn may_be_gone(&self) -> bool {
+        self.follows
+    }
+
+    /// What its error means.
+    pub(super) fn unread(&self, fault: Fault) -> Unread {
+        if self.gone.load(Ordering::Relaxed) { Unread::Gone } else { Unread::Fault(fault) }
+    }
+
+    /// A read at a named revision ends when it is compacted under it, and any when all is replaced under it.
     fn check(&self) -> Result<(), Fault> {
+        if self.generation != self.shared.generation() {
+            self.gone.store(true, Ordering::Relaxed);
+            return Err(Fault::LeaderChanged);
+        }
         match self.pin.is_none() && self.shared.is_compacted(self.at) {
             true => Err(Fault::Compacted),
             false => Ok(()),
@@ -159,6 +197,11 @@ impl<'a> Reader<'a> {
             entries.iter_mut().for_each(Entry::strip);
         } else if let Err(error) = self.shared.values.fill(entries).await {
             self.check()?;
+            if self.follows && matches!(error, ValueError::Missing { .. }) {
+                // Compacted, and taken out, before this slave has heard of it.
+                self.gone.store(true, Ordering::Relaxed);
+                return Err(Fault::Compacted);
+            }
             return Err(read_fault(self.shared, &error));
         }
         self.check()

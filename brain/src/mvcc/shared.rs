@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use kubebrain_shared::fault::Fault;
@@ -12,11 +12,13 @@ use kubebrain_shared::revision::Revision;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
-use super::alarm::Alarms;
+use super::alarm::{AlarmKind, Alarms};
 use super::answer::Identity;
-use super::codec::{Layout, Record};
+use super::codec::{AlarmsRow, Layout, Record};
 use super::fence::Fence;
+use super::follow::Course;
 use super::index::Index;
+use super::landing::RevisionChanges;
 use super::lease::Leases;
 use super::metrics::GroupMetrics;
 use super::quota::Share;
@@ -25,11 +27,14 @@ use crate::engine::{Bounds, Engine};
 use crate::watch::Hub;
 
 /// Lock order: `index`, then `leases`, then `pins`; the hub's lock is taken with none of them held.
+///
+/// The writer of a master changes it, or the one task that follows a master; never both.
 pub struct Shared {
     /// The group.
     pub group: GroupName,
-    /// Who answers.
-    pub identity: Identity,
+    identity: Identity,
+    /// The term of the master that this is or follows.
+    term: AtomicU64,
     /// Stored keys.
     pub layout: Layout,
     /// The storage.
@@ -46,9 +51,12 @@ pub struct Shared {
     pub share: Share,
     /// Watchers.
     pub hub: Hub,
+    window_bytes: usize,
     pub(crate) metrics: GroupMetrics,
     /// What makes answers fresh.
     pub(crate) fence: Fence,
+    /// Of a slave: what it follows, and how far it is.
+    pub(crate) course: Course,
     /// What the engine holds at once.
     pub bounds: Bounds,
     #[cfg(any(test, feature = "faults"))]
@@ -57,6 +65,12 @@ pub struct Shared {
     pub placement: ArcSwap<Placement>,
     committed: AtomicU64,
     compacted: AtomicI64,
+    /// Counts how often everything was replaced: what was read before and after does not belong together.
+    generation: AtomicU64,
+    /// The master is about to leave: those who follow it are told.
+    leaving: AtomicBool,
+    /// The writer has finished what was taken on, and is gone.
+    closed: AtomicBool,
     /// Revisions that reads are at, with how many.
     pins: Mutex<BTreeMap<u64, usize>>,
     ended: watch::Sender<Option<Ended>>,
@@ -106,6 +120,17 @@ impl Ended {
     }
 }
 
+/// All keys as of one moment.
+#[derive(Debug)]
+pub(super) struct Contents {
+    pub index: Index,
+    /// What its rows take.
+    pub bytes: u64,
+    pub committed: u64,
+    /// -1 where nothing was compacted.
+    pub compacted: i64,
+}
+
 /// A revision whose versions stay while this lives.
 pub struct Pin<'a> {
     shared: &'a Shared,
@@ -119,40 +144,122 @@ impl Shared {
         identity: Identity,
         layout: Layout,
         engine: Arc<dyn Engine>,
-        index: Index,
         values: Values,
-        leases: Leases,
-        alarms: Alarms,
         share: Share,
         window_bytes: usize,
         placement: Arc<Placement>,
-        committed: u64,
-        compacted: i64,
+        contents: Contents,
         metrics: GroupMetrics,
         fence: Fence,
+        course: Course,
     ) -> Self {
+        let Contents { index, committed, compacted, .. } = contents;
         Self {
             bounds: engine.bounds(),
             fence,
+            course,
             #[cfg(any(test, feature = "faults"))]
             planted: super::Planted::default(),
             group,
+            term: AtomicU64::new(identity.term),
             identity,
             layout,
             engine,
             index: RwLock::new(index),
             values,
-            leases: Mutex::new(leases),
-            alarms,
+            leases: Mutex::default(),
+            alarms: Alarms::default(),
             share,
             hub: Hub::new(window_bytes, committed),
+            window_bytes,
             metrics,
             placement: ArcSwap::new(placement),
             committed: AtomicU64::new(committed),
             compacted: AtomicI64::new(compacted),
+            generation: AtomicU64::new(0),
+            leaving: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
             pins: Mutex::new(BTreeMap::new()),
             ended: watch::Sender::new(None),
         }
+    }
+
+    /// Who answers, in the present term.
+    pub fn identity(&self) -> Identity {
+        Identity { term: self.term.load(Ordering::Acquire), ..self.identity }
+    }
+
+    pub(super) fn set_term(&self, term: u64) {
+        self.term.store(term, Ordering::Release);
+    }
+
+    /// True until it is promoted, where it has begun as a slave.
+    pub fn is_slave(&self) -> bool {
+        self.course.is_slave()
+    }
+
+    /// Grows when everything is replaced: see [`Self::replace`].
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// True once [`Store::leave`](super::Store::leave) was called.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Acquire)
+    }
+
+    pub(super) fn leave(&self) {
+        self.leaving.store(true, Ordering::Release);
+        self.hub.stir();
+    }
+
+    /// True where nothing will be written any more, and nothing is on its way.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.hub.stir();
+    }
+
+    /// Makes whole revisions visible that the index has, oldest first: values, committed revision, watchers; then a
+    /// compaction. So whoever hears of a revision can read it.
+    pub(super) fn show(&self, revisions: Vec<RevisionChanges>, closes: u64, compacted: Option<u64>) {
+        let mut events = Vec::with_capacity(revisions.len());
+        for revision in revisions {
+            for change in revision.changes.iter().filter(|change| !change.version.is_tombstone()) {
+                self.values.insert(change.key.clone(), revision.revision, change.kv.clone());
+            }
+            events.push(revision.into_events(&self.values));
+        }
+        let closed = closes.max(self.committed().get());
+        self.set_committed(closed);
+        self.hub.publish(events, closed);
+        if let Some(compacted) = compacted {
+            self.set_compacted(compacted);
+            self.hub.stir();
+        }
+    }
+
+    /// Puts other contents in the place of all keys. Reads that have begun begin anew, watch streams end.
+    pub(super) fn replace(&self, contents: Contents) {
+        {
+            let mut index = self.index.write();
+            // Under the lock: whoever has read of the new index finds it out.
+            self.generation.fetch_add(1, Ordering::AcqRel);
+            *index = contents.index;
+            self.share.reset(contents.bytes);
+            self.set_committed(contents.committed);
+            self.compacted.store(contents.compacted, Ordering::Release);
+        }
+        self.hub.reset(self.window_bytes, contents.committed);
+    }
+
+    /// Nothing that was read, and no watch, goes on.
+    pub(super) fn cut_off(&self) {
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        self.hub.wake();
     }
 
     /// Every write up to here is durable, visible and published; nothing up to here will ever appear again.
@@ -163,6 +270,12 @@ impl Shared {
     pub(super) fn set_committed(&self, revision: u64) {
         let before = self.committed.swap(revision, Ordering::AcqRel);
         assert!(before <= revision, "the committed revision never goes back");
+    }
+
+    /// The alarms of a row stand, and no others.
+    pub(super) fn set_alarms(&self, row: &AlarmsRow) {
+        self.alarms.replace(row);
+        self.share.set_alarmed(self.alarms.has(AlarmKind::NoSpace));
     }
 
     /// Reads below it are refused; -1 where nothing was compacted yet.

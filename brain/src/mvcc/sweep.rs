@@ -63,11 +63,18 @@ pub(super) async fn run(
             () = stop.asked() => return,
             () = tokio::time::sleep(LOOK) => {}
         }
-        let target = shared.sweepable();
+        // A slave forgets what its master has taken out, and leaves the engine alone.
+        let slave = shared.is_slave();
+        let target = if slave { shared.sweepable().min(shared.course.swept()) } else { shared.sweepable() };
         if target <= *swept.borrow() || shared.has_ended() {
             continue;
         }
         let began = Instant::now();
+        if slave {
+            forget(&shared, target).await;
+            swept.send_replace(target);
+            continue;
+        }
         let done = tokio::select! {
             () = stop.asked() => return,
             done = sweep(&shared, &writer, target) => done,
@@ -83,6 +90,23 @@ pub(super) async fn run(
                 tokio::time::sleep(RETRY).await;
             }
         }
+    }
+}
+
+/// Takes compacted versions out of the index alone.
+async fn forget(shared: &Shared, target: u64) {
+    let mut after = None;
+    loop {
+        let (found, last) = shared.index.read().superfluous(after.as_ref(), KEYS_MAX, target);
+        if !found.is_empty() {
+            let freed = shared.index.write().compact_all(found.iter().map(|(key, _)| key), target);
+            shared.share.give_back(freed);
+        }
+        match last {
+            Some(last) => after = Some(last),
+            None => return,
+        }
+        tokio::task::yield_now().await;
     }
 }
 

@@ -29,8 +29,8 @@ pub(super) async fn status(
         },
         db_size_in_use: in_use,
         db_size_quota: quota.bytes_max().unwrap_or(0).cast_signed(),
-        leader: shared.identity.member,
-        raft_term: shared.identity.term,
+        leader: shared.identity().member,
+        raft_term: shared.identity().term,
         raft_index: revision.get(),
         raft_applied_index: revision.get(),
         errors: inner.store.alarms().into_iter().map(sentence).collect(),
@@ -113,7 +113,7 @@ pub(super) async fn move_leader(
     inner: Arc<Inner>,
     request: Request<wire::MoveLeaderRequest>,
 ) -> Result<tonic::Response<wire::MoveLeaderResponse>, Status> {
-    match request.into_inner().target_id == inner.store.shared().identity.member {
+    match request.into_inner().target_id == inner.store.shared().identity().member {
         true => Ok(tonic::Response::new(wire::MoveLeaderResponse::default())),
         false => Err(Fault::BadLeaderTransferee.into()),
     }

@@ -237,7 +237,7 @@ impl Inner {
     }
 
     fn header(&self, revision: Revision) -> Option<kubebrain_proto::etcdserverpb::ResponseHeader> {
-        let identity = &self.store.shared().identity;
+        let identity = &self.store.shared().identity();
         Some(kubebrain_proto::etcdserverpb::ResponseHeader {
             cluster_id: identity.cluster,
             member_id: identity.member,

@@ -22,7 +22,9 @@ pub(super) async fn advance(
         .ok_or_else(|| Status::invalid_argument("kubebrain: the floor is not the number of a revision"))?;
     let revision = inner.store.advance(floor).await?;
     let compacted = inner.store.shared().compacted();
-    Ok(inner.answer(wire::AdvanceResponse { revision: revision.to_wire(), compacted }, revision))
+    let placement = inner.store.shared().placement.load().version();
+    let answer = wire::AdvanceResponse { revision: revision.to_wire(), compacted, placement };
+    Ok(inner.answer(answer, revision))
 }
 
 pub(super) async fn share_lease(

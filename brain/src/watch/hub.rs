@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use kubebrain_shared::range::KeyRange;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 
 use super::event::{Event, RevisionEvents};
 use super::matching::Watchers;
@@ -65,26 +66,70 @@ struct Inner {
 #[derive(Debug)]
 pub struct Hub {
     inner: Mutex<Inner>,
+    /// For those who follow all of it.
+    moved: Notify,
 }
 
 impl Hub {
     /// For a group whose committed revision is `closed`. `window_bytes` rise: slower watchers stay off the engine.
     pub fn new(window_bytes: usize, closed: u64) -> Self {
         let window = Window::new(window_bytes, closed);
-        Self { inner: Mutex::new(Inner { window, closed, watchers: Watchers::default() }) }
+        let inner = Mutex::new(Inner { window, closed, watchers: Watchers::default() });
+        Self { inner, moved: Notify::new() }
     }
 
     /// Adds whole revisions, in order, and closes everything up to `closed`.
     pub fn publish(&self, revisions: Vec<RevisionEvents>, closed: u64) {
-        let inner = &mut *self.inner.lock();
-        debug_assert!(inner.closed <= closed);
-        for revision in revisions {
-            for event in revision.events.iter() {
-                inner.watchers.of(&event.key, |registration| registration.mark(revision.revision));
+        {
+            let inner = &mut *self.inner.lock();
+            debug_assert!(inner.closed <= closed);
+            for revision in revisions {
+                for event in revision.events.iter() {
+                    inner.watchers.of(&event.key, |registration| registration.mark(revision.revision));
+                }
+                inner.window.push(revision);
             }
-            inner.window.push(revision);
+            inner.closed = closed;
         }
-        inner.closed = closed;
+        self.stir();
+    }
+
+    /// Begins anew after `closed`, with an empty window. Whoever watches looks up, and finds that it is over.
+    pub(crate) fn reset(&self, window_bytes: usize, closed: u64) {
+        {
+            let inner = &mut *self.inner.lock();
+            debug_assert!(inner.closed <= closed);
+            inner.window = Window::new(window_bytes, closed);
+            inner.closed = closed;
+        }
+        self.wake();
+    }
+
+    /// Every stream with a synced watcher looks up.
+    pub(crate) fn wake(&self) {
+        self.inner.lock().watchers.all(|registration| registration.signal.notify.notify_one());
+        self.stir();
+    }
+
+    /// Whoever waits in [`Self::moved`] looks again.
+    pub(crate) fn stir(&self) {
+        self.moved.notify_waiters();
+    }
+
+    /// Completes when something moves. To miss nothing it is enabled before one looks.
+    pub(crate) fn moved(&self) -> Notified<'_> {
+        self.moved.notified()
+    }
+
+    /// What has happened from revision `cursor` on, of all keys.
+    pub(crate) fn since(&self, cursor: u64, bytes_max: usize) -> Read {
+        let inner = &*self.inner.lock();
+        let (replay, next) = inner.window.replay(cursor, bytes_max, |_, _| true);
+        match replay {
+            Replay::Evicted => Read::Evicted,
+            Replay::Events(events) if next < inner.window.end() => Read::Events(events, next),
+            Replay::Events(events) => Read::Closed(events, inner.closed),
+        }
     }
 
     /// Everything up to here has been published.

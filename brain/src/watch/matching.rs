@@ -65,6 +65,12 @@ impl<T> Watchers<T> {
         }
     }
 
+    /// Calls `each` for every watcher.
+    pub fn all(&self, mut each: impl FnMut(&Arc<T>)) {
+        self.keys.values().chain(self.prefixes.values()).flatten().for_each(&mut each);
+        self.ranges.iter().for_each(|(_, watcher)| each(watcher));
+    }
+
     /// Calls `each` for every watcher of `key`.
     pub fn of(&self, key: &Bytes, mut each: impl FnMut(&Arc<T>)) {
         if !self.keys.is_empty() {

@@ -9,11 +9,18 @@ pub(crate) struct Metrics {
     pub(crate) watchers: IntGauge,
     /// Watchers that are not synced.
     pub(crate) behind: IntGauge,
+    /// Slaves that follow.
+    pub(crate) followers: IntGauge,
 }
 
 impl Default for Metrics {
     fn default() -> Self {
         let gauge = |name| IntGauge::new(name, name).expect("a legal name");
-        Self { streams: gauge("streams"), watchers: gauge("watchers"), behind: gauge("behind") }
+        Self {
+            streams: gauge("streams"),
+            watchers: gauge("watchers"),
+            behind: gauge("behind"),
+            followers: gauge("followers"),
+        }
     }
 }

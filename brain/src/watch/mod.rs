@@ -13,6 +13,7 @@
 //! * Lock order: the hub, then a signal.
 
 pub mod event;
+pub(crate) mod feed;
 pub mod history;
 pub mod hub;
 pub mod matching;

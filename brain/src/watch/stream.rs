@@ -42,6 +42,8 @@ pub struct WatchStream<S> {
     config: StreamConfig,
     /// The placement by which its watchers were checked.
     placement: u64,
+    /// What they watch.
+    generation: u64,
     stop: Stop,
     signal: Arc<Signal>,
     watchers: BTreeMap<i64, Watcher>,
@@ -75,12 +77,14 @@ where
         let mut tick = interval_at(Instant::now() + interval, interval);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let placement = store.shared().placement.load().version();
+        let generation = store.shared().generation();
         let counted = One::of(&store.shared().metrics.watch.streams);
         Self {
             store,
             inbound: Some(inbound),
             config,
             placement,
+            generation,
             stop,
             signal: Arc::default(),
             watchers: BTreeMap::new(),
@@ -111,6 +115,7 @@ where
     async fn next(&mut self) -> Result<Bytes, Status> {
         loop {
             self.work.extend(self.signal.take());
+            self.check_generation()?;
             self.check_placement()?;
             if let Some(message) = self.ready.pop_front() {
                 return Ok(message);
@@ -131,7 +136,7 @@ where
                     }
                 }
                 request = next_request(&mut self.inbound), if self.fencing.is_none() => match request {
-                    Some(request) => self.take(request?),
+                    Some(request) => self.take(request?)?,
                     None => self.inbound = None,
                 },
                 _ = self.tick.tick() => self.send_progress(),
@@ -157,8 +162,22 @@ where
         Ok(())
     }
 
-    fn take(&mut self, request: WatchRequest) {
+    /// Ends a stream with a watcher where everything was loaded anew under it: nothing tells what it has missed.
+    fn check_generation(&mut self) -> Result<(), Status> {
+        let generation = self.store.shared().generation();
+        if generation != self.generation && !self.watchers.is_empty() {
+            return Err(Fault::LeaderChanged.into());
+        }
+        self.generation = generation;
+        Ok(())
+    }
+
+    fn take(&mut self, request: WatchRequest) -> Result<(), Status> {
         match request.request_union {
+            // A slave without keys has no place to begin at.
+            Some(RequestUnion::CreateRequest(_)) if !self.store.shared().course.is_loaded() => {
+                return Err(Fault::LeaderChanged.into());
+            }
             Some(RequestUnion::CreateRequest(create)) if create.start_revision == 0 => {
                 let (store, ticket) = (self.store.clone(), self.store.ticket());
                 self.fencing = Some((create, Box::pin(async move { store.fence(ticket).await })));
@@ -168,6 +187,7 @@ where
             Some(RequestUnion::ProgressRequest(_)) => self.asked = true,
             None => {}
         }
+        Ok(())
     }
 
     fn cancel(&mut self, id: i64) {
@@ -248,7 +268,7 @@ where
     /// Queues a response without events.
     fn control(&mut self, id: i64, header: u64, rest: impl FnOnce(&mut BytesMut)) {
         let mut response = BytesMut::with_capacity(64);
-        put_header(&mut response, Some(&self.store.shared().identity), header);
+        put_header(&mut response, Some(&self.store.shared().identity()), header);
         put_varint_field(&mut response, 2, id.cast_unsigned());
         rest(&mut response);
         self.ready.push_back(response.freeze());

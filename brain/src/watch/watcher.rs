@@ -182,7 +182,7 @@ impl Watcher {
         let part = |(position, events): (usize, Vec<Bytes>)| {
             let mut response =
                 BytesMut::with_capacity(events.iter().map(|event| event.len() + 6).sum::<usize>() + 64);
-            put_header(&mut response, Some(&shared.identity), header);
+            put_header(&mut response, Some(&shared.identity()), header);
             put_varint_field(&mut response, 2, self.id.cast_unsigned());
             if position < last {
                 put_varint_field(&mut response, 7, 1);

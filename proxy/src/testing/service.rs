@@ -137,7 +137,8 @@ async fn unary(
         "/kubebrain.peer.v1.Peer/Advance" => {
             let request: peer::AdvanceRequest = decode(message)?;
             state.advance(request.floor);
-            Framed::of(&peer::AdvanceResponse { revision: state.revision, compacted: state.compacted })
+            let (revision, compacted) = (state.revision, state.compacted);
+            Framed::of(&peer::AdvanceResponse { revision, compacted, placement: 0 })
         }
         "/etcdserverpb.KV/Range" | "/etcdserverpb.KV/RangeStream" => {
             let request: pb::RangeRequest = decode(message)?;

@@ -25,7 +25,7 @@ impl Writer {
             group = %self.shared.group, used, max,
             "the quota is used up, puts are refused: delete keys, compact, then disarm the alarm"
         );
-        let alarm = Alarm { member: self.shared.identity.member, kind: AlarmKind::NoSpace };
+        let alarm = Alarm { member: self.shared.identity().member, kind: AlarmKind::NoSpace };
         let _bound = self.raise_alarm(alarm);
         Err(Fault::NoSpace)
     }

@@ -10,41 +10,13 @@ use tokio::time::Instant;
 
 use crate::engine::{Batch, Bounds, CommitError, Refusal};
 use crate::mvcc::codec::{self, Record};
-use crate::mvcc::evaluate::Change;
+use crate::mvcc::landing::RevisionChanges;
 use crate::mvcc::log;
 use crate::mvcc::shared::{Ended, Shared};
-use crate::mvcc::values::Values;
-use crate::watch::{Event, Prior, RevisionEvents};
 
 const REVISIONS_MAX: usize = 1024;
 /// What a change takes in a batch's record beside its key.
 const CHANGE_BYTES: usize = 16;
-
-/// The changes of one revision.
-#[derive(Debug)]
-pub(super) struct RevisionChanges {
-    pub revision: u64,
-    pub changes: Vec<Change>,
-}
-
-impl RevisionChanges {
-    /// As watchers see it.
-    pub(super) fn into_events(self, values: &Values) -> RevisionEvents {
-        let events = self.changes.into_iter().map(|change| {
-            let prior = match change.before {
-                None => Prior::None,
-                Some(before) => {
-                    match before.kv.or_else(|| values.cached(&change.key, before.version.revision)) {
-                        Some(kv) => Prior::Known(kv),
-                        None => Prior::At(before.version.revision),
-                    }
-                }
-            };
-            Event { deleted: change.version.is_tombstone(), key: change.key, kv: change.kv, prior }
-        });
-        RevisionEvents { revision: self.revision, events: events.collect() }
-    }
-}
 
 type Answer = Box<dyn FnOnce() + Send>;
 
@@ -182,7 +154,7 @@ impl Flying {
                 .collect(),
         });
         let record = Record {
-            epoch: shared.identity.term,
+            epoch: shared.identity().term,
             nonce: rand::random(),
             top,
             takeover: String::new(),

@@ -244,7 +244,13 @@ impl Writer {
 
     /// Runs until closed, until every handle is gone, or until it ends by itself; then [`Shared::ended`] says why and
     /// whoever still waits for an answer hears nothing: the outcome is unknown.
-    pub(super) async fn run(mut self) {
+    pub(super) async fn run(self) {
+        let shared = self.shared.clone();
+        self.work().await;
+        shared.close();
+    }
+
+    async fn work(mut self) {
         let mut commands = Vec::with_capacity(DRAIN_MAX);
         let shared = self.shared.clone();
         let mut ended = std::pin::pin!(shared.ended());
@@ -459,22 +465,10 @@ impl Writer {
                 index.insert(&change.key, change.version);
             }
         }
-        let mut events = Vec::with_capacity(revisions.len());
-        for revision in revisions {
-            for change in &revision.changes {
-                self.pending.applied(&change.key);
-                if !change.version.is_tombstone() {
-                    self.shared.values.insert(change.key.clone(), revision.revision, change.kv.clone());
-                }
-            }
-            events.push(revision.into_events(&self.shared.values));
+        for change in revisions.iter().flat_map(|revision| &revision.changes) {
+            self.pending.applied(&change.key);
         }
-        let closed = filling.closes.max(self.shared.committed().get());
-        self.shared.set_committed(closed);
-        self.shared.hub.publish(events, closed);
-        if let Some(compacted) = filling.compacted {
-            self.shared.set_compacted(compacted);
-        }
+        self.shared.show(revisions, filling.closes, filling.compacted);
         metrics.all.applied.add(filling.proposals);
         if let Some(launch) = filling.launch {
             self.shared.fence.settled(launch.number, launch.proof);

@@ -33,6 +33,9 @@ pub enum PlaceError {
         /// What it said.
         reason: String,
     },
+    /// It follows its master, whose placement counts.
+    #[error("this brain is not the group's master")]
+    Slave,
     /// The group is ending.
     #[error("the group has stopped")]
     Stopped,
@@ -57,6 +60,7 @@ impl Writer {
         self.owners = owners.map_err(|error| storage(error.to_string()))?;
         self.owners.extend(own);
         self.shared.placement.store(placement);
+        self.shared.hub.stir();
         Ok(())
     }
 

@@ -123,7 +123,7 @@ fn refused<T: std::fmt::Debug>(answer: Result<T, WriteError>) -> WriteError {
 }
 
 fn own_alarm(store: &Store) -> Alarm {
-    Alarm { member: store.shared().identity.member, kind: AlarmKind::NoSpace }
+    Alarm { member: store.shared().identity().member, kind: AlarmKind::NoSpace }
 }
 
 #[tokio::test(start_paused = true)]

@@ -9,11 +9,12 @@ use kubebrain_shared::range::KeyRange;
 use kubebrain_shared::revision::Revision;
 use tokio::time::{Instant, timeout};
 
-use super::batch::{RevisionChanges, recorded_bytes};
+use super::batch::recorded_bytes;
 use super::{Reply, WriteError, Writer, Written};
 use crate::mvcc::answer::{Answer, Entry};
 use crate::mvcc::codec;
 use crate::mvcc::evaluate::{Change, Evaluator, needed};
+use crate::mvcc::landing::RevisionChanges;
 use crate::mvcc::pending::View;
 use crate::mvcc::read::read_fault;
 use crate::mvcc::{entry, ownership};
