@@ -98,7 +98,9 @@ pub(crate) async fn run(flags: cli::Brain) -> Result<()> {
         ..storage.config(flags.group.clone(), &flags.store, &flags.clients)
     };
     let mut doors = Doors::new(&flags, &clients.urls, peers.urls());
-    let standing = candidate::stand(&flags, &storage, &doors)?;
+    let standing = candidate::stand(&flags, &storage, &doors).await?;
+    let tenure = standing.as_ref().map(|standing| standing.candidacy.tenure().clone());
+    let config = mvcc::Config { tenure, ..config };
     let greeting = vec![
         ("clients", clients.urls.join(" ")),
         ("probes", clients.probe_urls.join(" ")),

@@ -25,7 +25,9 @@
 //! One read is in flight at most, whatever waits. An engine that does not answer makes those who wait time out; it is
 //! asked again until nobody waits.
 //!
-//! Where no other process can write the engine, nothing is asked.
+//! Where no other process can write the engine, nothing is asked. With [`ReadFence::Lease`] nothing is asked either while
+//! the master lease is held: it was held when the answer was read, and nobody else takes over before it has run out. That
+//! holds as far as clocks run while machines do, and as everybody who takes over was elected.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -40,6 +42,7 @@ use super::ANSWER_TIMEOUT;
 use super::codec::Record;
 use super::log::{self, LogError};
 use super::shared::{Ended, Shared};
+use crate::tenure::Term;
 
 /// An unanswered read is given up and asked anew after this.
 const READ_MAX: Duration = Duration::from_secs(3);
@@ -54,6 +57,10 @@ pub enum ReadFence {
     /// By a read of the engine, shared by all that wait. No effect where no other process can write the engine.
     #[default]
     Engine,
+    /// By the master lease, on the monotonic clock, while it is held; else as `Engine`. A machine whose clock stood still
+    /// while another brain took over, as a paused virtual machine's does, answers from its past for what its clock says is
+    /// left of the lease. Needs [`Config::tenure`](super::Config::tenure).
+    Lease,
     /// It trusts that whoever starts brains lets one run at a time. A brain that was asleep while another took over
     /// answers from its past until it writes.
     Trust,
@@ -72,6 +79,8 @@ pub(crate) struct Ticket {
 #[derive(Debug)]
 pub(crate) struct Fence {
     asks: bool,
+    /// The time as holder of the master lease in which the group was taken over here.
+    term: Option<Term>,
     /// The group has ended here.
     over: AtomicBool,
     begun: AtomicU64,
@@ -98,6 +107,7 @@ impl Fence {
     pub(super) fn new(asks: bool, settled: u64) -> Self {
         Self {
             asks,
+            term: None,
             over: AtomicBool::new(false),
             begun: AtomicU64::new(0),
             proven: AtomicU64::new(0),
@@ -107,6 +117,13 @@ impl Fence {
             #[cfg(any(test, feature = "faults"))]
             planted: super::Planted::default(),
         }
+    }
+
+    /// Nothing is asked while `term` is held. It has to have begun before the takeover did: whoever took over before it
+    /// is then refused, and whoever comes after ends it.
+    pub(super) fn within(mut self, term: Option<Term>) -> Self {
+        self.term = term;
+        self
     }
 
     #[cfg(any(test, feature = "faults"))]
@@ -156,7 +173,16 @@ impl Fence {
     }
 
     fn is_passed(&self, ticket: Ticket) -> bool {
-        self.proven.load(Ordering::SeqCst) > ticket.begun
+        self.proven.load(Ordering::SeqCst) > ticket.begun || (!self.is_over() && self.is_leased())
+    }
+
+    /// Nobody else was master when this was called, so neither when anything was read before.
+    fn is_leased(&self) -> bool {
+        let Some(term) = &self.term else { return false };
+        let now = Instant::now();
+        #[cfg(any(test, feature = "faults"))]
+        let now = now.checked_sub(self.planted.clock_stood_still).unwrap_or(now);
+        term.is_held(now)
     }
 
     fn is_over(&self) -> bool {

@@ -50,6 +50,7 @@ use tokio::time::Instant;
 
 use crate::engine::Engine;
 use crate::request::{Delete, Limits, Op, Put, Range, ReadAt, Txn};
+use crate::tenure::Tenure;
 use alarm::Alarm;
 use answer::{Answer, Entry};
 use codec::Layout;
@@ -105,6 +106,8 @@ pub struct Config {
     pub lease_checkpoint_interval: Duration,
     /// How answers are known to be fresh. Default: by the engine.
     pub read_fence: ReadFence,
+    /// Until when this process holds the master lease, for [`ReadFence::Lease`]. Default: there is no election.
+    pub tenure: Option<Tenure>,
     /// Where it counts. Default: nowhere to be seen.
     pub metrics: Metrics,
     /// What is wrong on purpose.
@@ -120,6 +123,8 @@ pub struct Planted {
     pub early_fence: bool,
     /// A fence is content where the next record is its own.
     pub mine_is_fresh: bool,
+    /// Not a fault of ours: the machine slept so long, and its clock did not count it.
+    pub clock_stood_still: Duration,
     /// A trim takes takeover records too.
     pub trims_takeovers: bool,
     /// A trim takes the record before a takeover.
@@ -157,6 +162,7 @@ impl Config {
             requests: Budget::new(intake::DEFAULT_BYTES),
             lease_checkpoint_interval: lease::CHECKPOINT_INTERVAL,
             read_fence: ReadFence::default(),
+            tenure: None,
             metrics: Metrics::default(),
             #[cfg(any(test, feature = "faults"))]
             planted: Planted::default(),
@@ -200,9 +206,11 @@ impl Store {
         placement: Arc<Placement>,
     ) -> Result<Self, OpenError> {
         let layout = Layout::new(&config.store_prefix, &config.group);
+        let term = config.tenure.as_ref().filter(|_| config.read_fence == ReadFence::Lease);
+        let term = term.and_then(Tenure::term); // of before the takeover
         let loaded = open::open(&config, &engine, &layout, &placement).await?;
-        let asks = config.read_fence == ReadFence::Engine && engine.is_shared();
-        let fence = Fence::new(asks, loaded.start.number - 1);
+        let asks = config.read_fence != ReadFence::Trust && engine.is_shared();
+        let fence = Fence::new(asks, loaded.start.number - 1).within(term);
         #[cfg(any(test, feature = "faults"))]
         let fence = fence.planted(config.planted);
         #[cfg_attr(
