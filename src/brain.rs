@@ -193,7 +193,11 @@ impl Brain {
                 },
                 () = self.watched.changed() => self.reload(),
                 _standing = candidacy.changed() => {}
-                () = tokio::time::sleep(Duration::from_secs(1)) => {} // what is waited for may be another
+                () = tokio::time::sleep(Duration::from_secs(1)) => { // what is waited for may be another
+                    if let Some(error) = candidate::beyond_help(&*self.storage.engine).await {
+                        return Some(End::Failed(error));
+                    }
+                }
             }
         }
     }

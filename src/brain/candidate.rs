@@ -1,15 +1,22 @@
 //! Standing for election, from flags.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result, bail};
 use kubebrain_brain::election::{Ballot, Candidacy, Candidate, Driver, EngineBallot, Timing};
+use kubebrain_brain::engine::{Engine, ReadError};
 use kubebrain_brain::mvcc::codec::Layout;
 use kubebrain_brain_kubernetes::{LeaseBallot, lease};
 use kubebrain_shared::stop::Stopper;
+use tokio::time::timeout;
 
 use crate::cli::{self, Brain, Election, ReadFence};
 use crate::storage::Storage;
 
 use super::doors::Doors;
+
+/// A storage that is silent may come back.
+const LOOK_WITHIN: Duration = Duration::from_millis(500);
 
 /// A candidacy and the task behind it.
 pub(super) struct Standing {
@@ -59,6 +66,14 @@ pub(super) async fn stand(flags: &Brain, storage: &Storage, doors: &Doors) -> Re
     } else {
         Standing::new(EngineBallot::new(storage.engine.clone(), layout.election()), me, timing)
     }))
+}
+
+/// What a standby finds of its storage that waiting does not mend: whoever only asks who is master would wait for ever.
+pub(super) async fn beyond_help(engine: &dyn Engine) -> Option<anyhow::Error> {
+    match timeout(LOOK_WITHIN, engine.snapshot()).await {
+        Ok(Err(error @ ReadError::Failed(_))) => Some(error.into()),
+        _ => None,
+    }
 }
 
 async fn of_kubernetes(flags: &Brain, timing: Timing) -> Result<LeaseBallot> {

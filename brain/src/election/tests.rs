@@ -442,6 +442,13 @@ async fn there_is_never_more_than_one_master_and_soon_one_again() {
             terms += u32::from(master.is_some() && master != before);
             troubled += u32::from(master.is_none());
             before = master.or(before);
+            for running in &running {
+                let held = running.candidacy.tenure().term().is_some_and(|term| term.is_held(Instant::now()));
+                assert_eq!(held && !running.task.is_finished(), running.is_master(), "seed {seed}: a tenure");
+            }
+            if rng.random_bool(0.02) {
+                running[rng.random_range(0..3)].candidacy.hurry();
+            }
             if rng.random_bool(0.002) {
                 let place = rng.random_range(0..3);
                 match running[place].stopper.take() {

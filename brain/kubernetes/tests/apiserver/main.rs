@@ -59,9 +59,12 @@ async fn a_lease_of_a_real_cluster_keeps_what_every_ballot_keeps() {
     let brain = ballot(&server, "brain", name).await;
     let refused = brain.look().await.expect_err("nobody has allowed it").to_string();
     assert!(refused.contains("403 Forbidden") && refused.contains("cannot get resource"), "{refused}");
-    let role = role().replace("kind: ServiceAccount", "kind: User").replace("namespace: kubebrain", "");
-    let role =
-        role.replace("name: kubebrain-brain # subject", "name: brain\n  apiGroup: rbac.authorization.k8s.io");
+    let (account, user) = (
+        "{ kind: ServiceAccount, name: kubebrain-brain, namespace: kubebrain }",
+        "{ kind: User, name: brain, apiGroup: rbac.authorization.k8s.io }",
+    );
+    let role = role().replace(account, user);
+    assert!(role.contains(user), "{role}");
     server.kubectl(&["apply", "--namespace=default", "--filename=-"], &role).expect("it is admitted");
     let mut found = brain.look().await;
     for _ in 0..50 {
