@@ -98,7 +98,9 @@ pub(crate) async fn run(flags: cli::Brain) -> Result<()> {
         ..storage.config(flags.group.clone(), &flags.store, &flags.clients)
     };
     let mut doors = Doors::new(&flags, &clients.urls, peers.urls());
-    let standing = candidate::stand(&flags, &storage, &doors)?;
+    let standing = candidate::stand(&flags, &storage, &doors).await?;
+    let tenure = standing.as_ref().map(|standing| standing.candidacy.tenure().clone());
+    let config = mvcc::Config { tenure, ..config };
     let greeting = vec![
         ("clients", clients.urls.join(" ")),
         ("probes", clients.probe_urls.join(" ")),
@@ -191,7 +193,11 @@ impl Brain {
                 },
                 () = self.watched.changed() => self.reload(),
                 _standing = candidacy.changed() => {}
-                () = tokio::time::sleep(Duration::from_secs(1)) => {} // what is waited for may be another
+                () = tokio::time::sleep(Duration::from_secs(1)) => { // what is waited for may be another
+                    if let Some(error) = candidate::beyond_help(&*self.storage.engine).await {
+                        return Some(End::Failed(error));
+                    }
+                }
             }
         }
     }

@@ -74,9 +74,21 @@ pub(crate) struct Brain {
 /// How the brains of a group agree on a master, with Kubernetes' words.
 #[derive(Debug, Args)]
 pub(crate) struct Election {
-    /// Where the brains of a group agree on their master.
-    #[arg(long, env = "KUBEBRAIN_ELECTION", value_enum, default_value_t = Ballot::None)]
-    pub election: Ballot,
+    /// Where the brains of a group agree on their master. Without it: engine, where other brains can share the engine, as
+    /// with TiKV; else none.
+    #[arg(long, env = "KUBEBRAIN_ELECTION", value_enum)]
+    pub election: Option<Ballot>,
+    /// With --election=kubernetes: how its API server is reached, a file as kubectl reads it. Without it: by the service
+    /// account of the pod that this brain runs in. Not the cluster whose state is stored here.
+    #[arg(long, env = "KUBEBRAIN_ELECTION_KUBECONFIG", value_name = "FILE")]
+    pub election_kubeconfig: Option<PathBuf>,
+    /// With --election=kubernetes: the lease's namespace. Without it: default.
+    #[arg(long, env = "KUBEBRAIN_ELECTION_NAMESPACE", value_name = "NAMESPACE")]
+    pub election_namespace: Option<String>,
+    /// With --election=kubernetes: the lease's name, the same for all brains of the group and nobody else's. Without it:
+    /// kubebrain-GROUP, with the store prefix where there is one.
+    #[arg(long, env = "KUBEBRAIN_ELECTION_LEASE_NAME", value_name = "NAME")]
+    pub election_lease_name: Option<String>,
     /// How long a brain waits after it last saw the master renew before it takes over. Falls: a dead master is replaced
     /// sooner, a slow storage costs mastership sooner.
     #[arg(long, env = "KUBEBRAIN_ELECTION_LEASE_DURATION", value_name = "DURATION", default_value = "2s",
@@ -96,6 +108,8 @@ pub(crate) struct Election {
 pub(crate) enum Ballot {
     /// In a row of the group's own engine.
     Engine,
+    /// In a Lease of a Kubernetes cluster, another one than that whose state is stored here.
+    Kubernetes,
     /// Nowhere: this brain is the only one of its group. Of two the newer one takes over, the older one ends.
     None,
 }
@@ -158,7 +172,8 @@ pub(crate) struct Store {
     )]
     pub quota_backend_bytes: i64,
     /// How a read is known to be fresh where other brains can write the same engine. engine: by a look into it, which all
-    /// reads that wait share. trust: not at all; whoever starts brains sees to it that one runs at a time, or stale reads
+    /// reads that wait share. lease: by the master lease of the election, on this machine's clock, while it is held, else as
+    /// engine; a machine that is paused together with its clock may answer old reads. trust: not at all; whoever starts brains sees to it that one runs at a time, or stale reads
     /// are harmless.
     #[arg(long, env = "KUBEBRAIN_READ_FENCE", value_enum, default_value_t = ReadFence::Engine)]
     pub read_fence: ReadFence,
@@ -210,6 +225,8 @@ pub(crate) enum Engine {
 pub(crate) enum ReadFence {
     /// By the engine.
     Engine,
+    /// By the master lease.
+    Lease,
     /// By whoever starts brains.
     Trust,
 }

@@ -18,7 +18,7 @@ use kubebrain_shared::revision::Revision;
 use kubebrain_shared::serve::{ServeConfig, memory, serve_memory};
 use kubebrain_shared::stop::Stopper;
 
-use crate::cli::Standalone;
+use crate::cli::{ReadFence, Standalone};
 use crate::listen::Front;
 use crate::numbers::Numbers;
 use crate::shutdown::{self, Heard, Signals};
@@ -138,6 +138,9 @@ impl Groups {
 pub(crate) async fn run(flags: Standalone) -> Result<()> {
     let mut signals = Signals::new()?;
     let compaction = flags.compaction.policy()?;
+    if flags.store.read_fence == ReadFence::Lease {
+        bail!("--read-fence=lease: there is no master lease without an election, and standalone has none");
+    }
     let clients = Front::bind(&flags.clients).await?;
     let mut table = match &flags.placement {
         Some(path) => placement::read(path)?,

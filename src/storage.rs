@@ -133,6 +133,7 @@ impl Storage {
             requests: self.requests.clone(),
             read_fence: match store.read_fence {
                 cli::ReadFence::Engine => mvcc::ReadFence::Engine,
+                cli::ReadFence::Lease => mvcc::ReadFence::Lease,
                 cli::ReadFence::Trust => mvcc::ReadFence::Trust,
             },
             lease_checkpoint_interval: store.lease_checkpoint_interval,

@@ -2,6 +2,7 @@
 
 pub mod engine;
 pub mod request;
+pub mod tenure;
 pub mod mvcc;
 pub mod election;
 pub mod watch;

@@ -1,14 +1,22 @@
 //! Standing for election, from flags.
 
-use anyhow::{Result, bail};
-use kubebrain_brain::election::{Candidacy, Candidate, Driver, EngineBallot, Timing};
-use kubebrain_brain::mvcc::codec::Layout;
-use kubebrain_shared::stop::Stopper;
+use std::time::Duration;
 
-use crate::cli::{Ballot, Brain};
+use anyhow::{Context as _, Result, bail};
+use kubebrain_brain::election::{Ballot, Candidacy, Candidate, Driver, EngineBallot, Timing};
+use kubebrain_brain::engine::{Engine, ReadError};
+use kubebrain_brain::mvcc::codec::Layout;
+use kubebrain_brain_kubernetes::{LeaseBallot, lease};
+use kubebrain_shared::stop::Stopper;
+use tokio::time::timeout;
+
+use crate::cli::{self, Brain, Election, ReadFence};
 use crate::storage::Storage;
 
 use super::doors::Doors;
+
+/// A storage that is silent may come back.
+const LOOK_WITHIN: Duration = Duration::from_millis(500);
 
 /// A candidacy and the task behind it.
 pub(super) struct Standing {
@@ -17,15 +25,29 @@ pub(super) struct Standing {
 }
 
 /// Stands for election; `None` where this brain is the only one of its group.
-pub(super) fn stand(flags: &Brain, storage: &Storage, doors: &Doors) -> Result<Option<Standing>> {
+pub(super) async fn stand(flags: &Brain, storage: &Storage, doors: &Doors) -> Result<Option<Standing>> {
     let shared = storage.engine.is_shared();
-    match flags.election.election {
-        Ballot::None => return Ok(None),
-        Ballot::Engine if !shared => bail!(
-            "--election=engine: no other process can share this engine, so there is nobody to elect; use --engine=tikv, \
-             or leave the flag out"
-        ),
-        Ballot::Engine => {}
+    let given = flags.election.election;
+    let ballot = given.unwrap_or(if shared { cli::Ballot::Engine } else { cli::Ballot::None });
+    if ballot != cli::Ballot::None && !shared {
+        bail!(
+            "--election={}: no other process can share this engine, so there is nobody to elect; use --engine=tikv, or \
+             leave the flag out",
+            if ballot == cli::Ballot::Engine { "engine" } else { "kubernetes" }
+        );
+    }
+    if ballot != cli::Ballot::Kubernetes
+        && let Some(flag) = flags.election.of_kubernetes()
+    {
+        bail!("{flag} goes with --election=kubernetes");
+    }
+    if flags.store.read_fence == ReadFence::Lease && ballot == cli::Ballot::None {
+        bail!(
+            "--read-fence=lease: there is no master lease without an election; use --election=engine or kubernetes"
+        );
+    }
+    if ballot == cli::Ballot::None {
+        return Ok(None);
     }
     let timing = Timing {
         lease: flags.election.election_lease_duration,
@@ -39,14 +61,63 @@ pub(super) fn stand(flags: &Brain, storage: &Storage, doors: &Doors) -> Result<O
     let (name, client_urls) = (flags.clients.name.clone(), doors.client_urls.clone());
     let me = Candidate::of_process(name, doors.peer_urls.clone(), client_urls);
     let layout = Layout::new(flags.store.store_prefix.as_bytes(), &flags.group);
-    let ballot = EngineBallot::new(storage.engine.clone(), layout.election());
-    let (driver, candidacy) = Driver::new(ballot, me, timing);
-    let stopper = Stopper::default();
-    tokio::spawn(driver.run(stopper.handle()));
-    Ok(Some(Standing { candidacy, stopper }))
+    Ok(Some(if ballot == cli::Ballot::Kubernetes {
+        Standing::new(of_kubernetes(flags, timing).await?, me, timing)
+    } else {
+        Standing::new(EngineBallot::new(storage.engine.clone(), layout.election()), me, timing)
+    }))
+}
+
+/// What a standby finds of its storage that waiting does not mend: whoever only asks who is master would wait for ever.
+pub(super) async fn beyond_help(engine: &dyn Engine) -> Option<anyhow::Error> {
+    match timeout(LOOK_WITHIN, engine.snapshot()).await {
+        Ok(Err(error @ ReadError::Failed(_))) => Some(error.into()),
+        _ => None,
+    }
+}
+
+async fn of_kubernetes(flags: &Brain, timing: Timing) -> Result<LeaseBallot> {
+    let Election { election_kubeconfig, election_namespace, election_lease_name, .. } = &flags.election;
+    let namespace = election_namespace.as_deref().unwrap_or("default");
+    if !lease::is_namespace(namespace) {
+        bail!("--election-namespace {namespace:?}: a namespace has 1 to 63 of a-z, 0-9 and -");
+    }
+    let name = match election_lease_name {
+        Some(name) if lease::is_name(name) => name.clone(),
+        Some(name) => {
+            bail!("--election-lease-name {name:?}: a lease's name has 1 to 253 of a-z, 0-9, - and .")
+        }
+        None => lease::name(flags.group.as_str(), &flags.store.store_prefix),
+    };
+    // One that hangs leaves time for another one.
+    let patience = timing.renew_deadline / 2;
+    let config = kubebrain_brain_kubernetes::Config { kubeconfig: election_kubeconfig.clone(), patience };
+    let client = kubebrain_brain_kubernetes::connect(&config).await;
+    let client = client.context("--election=kubernetes, --election-kubeconfig")?;
+    tracing::info!("standing for election on lease {namespace}/{name}");
+    Ok(LeaseBallot::new(client, namespace, name, patience))
+}
+
+impl Election {
+    /// A flag that was given and goes with Kubernetes alone, if any was.
+    fn of_kubernetes(&self) -> Option<&'static str> {
+        let given = [
+            (self.election_kubeconfig.is_some(), "--election-kubeconfig"),
+            (self.election_namespace.is_some(), "--election-namespace"),
+            (self.election_lease_name.is_some(), "--election-lease-name"),
+        ];
+        given.into_iter().find_map(|(given, flag)| given.then_some(flag))
+    }
 }
 
 impl Standing {
+    fn new(ballot: impl Ballot, me: Candidate, timing: Timing) -> Self {
+        let (driver, candidacy) = Driver::new(ballot, me, timing);
+        let stopper = Stopper::default();
+        tokio::spawn(driver.run(stopper.handle()));
+        Self { candidacy, stopper }
+    }
+
     /// Releases what is held, and ends.
     pub(super) async fn stop(self) {
         self.stopper.stop().await;

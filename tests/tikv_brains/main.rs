@@ -5,6 +5,8 @@
 //! seed, which is printed; `KUBEBRAIN_SEED` sets it: the same faults in the same order, though not the same traffic to
 //! the letter. What the store does otherwise than TiKV stands in `tests/tikv/README.md`.
 
+#[path = "../support/apiserver.rs"]
+mod apiserver;
 #[path = "../support/cluster.rs"]
 #[allow(dead_code, reason = "shared with the engine's own tests")]
 mod cluster;
@@ -20,6 +22,7 @@ mod support;
 mod absence;
 mod elections;
 mod faults;
+mod leases;
 mod locks;
 mod planted;
 mod readback;

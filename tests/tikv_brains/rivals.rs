@@ -77,7 +77,8 @@ async fn of_two_brains_of_one_group_the_older_one_stops() {
     let prefix = prefix("rivals");
     let (one, two) = (Place::new(), Place::new());
     let start = |place: &Place, name: &str| {
-        Start::brain(place, "default").flag("name", name).on_tikv(cluster.pd(), &prefix)
+        let start = Start::brain(place, "default").flag("name", name).flag("election", "none");
+        start.on_tikv(cluster.pd(), &prefix)
     };
     let mut older = start(&one, "one").run().await;
     let older_epoch = epoch(&older).await;
@@ -123,7 +124,7 @@ async fn brains_that_take_over_at_once_leave_exactly_one() {
         .enumerate()
         .map(|(number, place)| {
             let start = Start::brain(place, "default").flag("name", &format!("brain-{number}"));
-            start.on_tikv(cluster.pd(), &prefix).begins()
+            start.flag("election", "none").on_tikv(cluster.pd(), &prefix).begins()
         })
         .collect();
     let mut brains = Vec::new();

@@ -7,6 +7,11 @@ use tokio::time::Instant;
 
 use super::record::{Candidate, MasterRecord};
 
+/// In a hurry the record is looked at so often: what a hand-over costs at most beside the storage's own time.
+const HURRIED: Duration = Duration::from_millis(20);
+/// Then nobody is coming; as long as the default lease, after which a record can be taken anyway.
+const HURRY_MAX: Duration = Duration::from_secs(2);
+
 /// The three times of an election, in Kubernetes' words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timing {
@@ -70,8 +75,20 @@ pub struct Campaign {
     held: Option<Instant>,
     /// Nothing is asked before then.
     pause: Option<Instant>,
+    /// Another holder is expected soon, or is to be this one.
+    hurry: Option<Hurry>,
     /// It wants to be master; otherwise it only looks who is.
     stands: bool,
+    /// It has resigned while a replacement was on its way: that may be there.
+    open: bool,
+}
+
+/// How long there is a hurry.
+#[derive(Debug)]
+struct Hurry {
+    until: Instant,
+    /// Who is expected to go; empty where nobody is known.
+    holder: String,
 }
 
 /// What stands on the ballot, and since when it was seen to.
@@ -112,7 +129,18 @@ impl Default for Timing {
 impl Campaign {
     /// Knows nothing yet.
     pub const fn new(me: Candidate, timing: Timing) -> Self {
-        Self { me, timing, seen: None, doubt: false, sent: None, held: None, pause: None, stands: true }
+        Self {
+            me,
+            timing,
+            seen: None,
+            doubt: false,
+            sent: None,
+            held: None,
+            pause: None,
+            hurry: None,
+            stands: true,
+            open: false,
+        }
     }
 
     /// What to do at `now`.
@@ -121,11 +149,18 @@ impl Campaign {
             return Step::Wait(pause);
         }
         let Some(seen) = self.seen.as_ref().filter(|_| !self.doubt) else { return Step::Look };
-        if !self.stands {
-            let next = seen.looked + self.timing.retry;
-            return if now < next { Step::Wait(next) } else { Step::Look };
-        }
+        let next = seen.looked + self.pace(now);
         match &seen.record {
+            Some(record) if !self.stands && record.holder == self.me.identity => {
+                Step::Replace(Self::released(record))
+            }
+            _ if !self.stands => {
+                if now < next {
+                    Step::Wait(next)
+                } else {
+                    Step::Look
+                }
+            }
             Some(record) if record.holder == self.me.identity => match self.held {
                 Some(sent) if now < sent + self.timing.retry => Step::Wait(sent + self.timing.retry),
                 Some(sent) if now < sent + self.timing.renew_deadline => Step::Replace(self.renewed(record)),
@@ -133,7 +168,7 @@ impl Campaign {
                 _ => Step::Replace(self.claimed(Some(record))),
             },
             Some(record) if !record.is_released() => {
-                let (next, over) = (seen.looked + self.timing.retry, seen.since + record.lease());
+                let over = seen.since + record.lease();
                 match (now < next, now < over) {
                     (true, true) => Step::Wait(next.min(over)),
                     // What is taken over was looked at just now.
@@ -155,9 +190,17 @@ impl Campaign {
         }
     }
 
+    /// Between two looks, at `now`.
+    pub fn pace(&self, now: Instant) -> Duration {
+        let hurries = self.hurry.as_ref().is_some_and(|hurry| now < hurry.until);
+        if hurries { self.timing.retry.min(HURRIED) } else { self.timing.retry }
+    }
+
     /// What was on the ballot, by an answer that came at `now`.
     pub fn saw(&mut self, record: Option<MasterRecord>, now: Instant) {
-        self.doubt = false;
+        (self.doubt, self.open) = (false, false);
+        let holder = record.as_ref().map_or("", |record| record.holder.as_str());
+        self.hurry.take_if(|hurry| !holder.is_empty() && hurry.holder != holder);
         // A replacement whose outcome was open is there.
         let landed = self.sent.as_ref().filter(|(sent, _)| Some(sent) == record.as_ref());
         if let Some((sent, at)) = landed {
@@ -173,7 +216,7 @@ impl Campaign {
 
     /// The ballot could not be read.
     pub fn blind(&mut self, now: Instant) {
-        self.pause = Some(now + self.timing.retry);
+        self.pause = Some(now + self.pace(now));
     }
 
     /// `record` is about to be sent in place of what was seen last.
@@ -199,18 +242,48 @@ impl Campaign {
         self.pause = Some(now + self.timing.retry / 4);
     }
 
-    /// It does not want to be master any more: from here on it only looks. Gives what to put on the ballot so that
-    /// another candidate need not wait; `None` where there is nothing to release.
-    pub fn resign(&mut self) -> Option<MasterRecord> {
+    /// The master is leaving, or not heard of: the record is looked at at once, and often, until there is another holder
+    /// or a while has passed. It is taken no sooner than ever: when it is released, or its lease has run out. Nothing to
+    /// whoever is master.
+    pub fn hurry(&mut self, now: Instant) {
+        if matches!(self.standing(now), Standing::Master { .. }) {
+            return;
+        }
+        let holder = self.holder().to_owned();
+        self.hurry = Some(Hurry { until: now + HURRY_MAX, holder });
+        (self.doubt, self.pause) = (true, None);
+    }
+
+    /// It does not want to be master any more: from here on it releases what is its own, and looks who is. In a hurry:
+    /// there is an heir to be shown to clients.
+    pub fn resign(&mut self, now: Instant) {
         self.stands = false;
         self.held = None;
-        let record = self.seen.as_ref()?.record.as_ref()?;
-        (record.holder == self.me.identity).then(|| MasterRecord {
-            holder: String::new(),
-            lease_ms: 0,
-            renewals: record.renewals + 1,
-            ..record.clone()
-        })
+        // What was sent may land yet, and makes nobody master.
+        let sent = self.sent.take().is_some();
+        self.open = self.open || (sent && self.doubt);
+        self.pause = None;
+        self.hurry = Some(Hurry { until: now + HURRY_MAX, holder: self.me.identity.clone() });
+    }
+
+    /// It has resigned, and its own record is there, or may be.
+    pub fn has_to_release(&self) -> bool {
+        !self.stands && (self.open || self.holder() == self.me.identity)
+    }
+
+    /// Grows from one holder to the next, and is the same as long as nobody else was elected between.
+    pub fn term(&self) -> u64 {
+        self.seen.as_ref().and_then(|seen| seen.record.as_ref()).map_or(0, |record| record.transitions)
+    }
+
+    /// Of the record that was seen last; empty for nobody.
+    fn holder(&self) -> &str {
+        let record = self.seen.as_ref().and_then(|seen| seen.record.as_ref());
+        record.map_or("", |record| record.holder.as_str())
+    }
+
+    fn released(record: &MasterRecord) -> MasterRecord {
+        MasterRecord { holder: String::new(), lease_ms: 0, renewals: record.renewals + 1, ..record.clone() }
     }
 
     fn renewed(&self, record: &MasterRecord) -> MasterRecord {

@@ -12,10 +12,14 @@
 //! * **Clocks.** Times of different machines are never compared. A lease is judged by when a change was *seen*, on the own
 //!   monotonic clock; the holder counts from before it *sent* the renewal. So the holder's time is over before anybody
 //!   else's patience is, as long as clocks run at nearly one speed.
+//! * **Hand-overs.** A master that leaves releases the record. Candidates that are told so ([`Candidacy::hurry`]) look often
+//!   enough to take it within a few milliseconds; others find it at their next look.
 //! * **Names.** An identity is of one process, not of one configuration: a restarted brain waits for its own old lease.
 
 pub mod ballot;
 pub mod campaign;
+#[cfg(any(test, feature = "contract"))]
+pub mod contract;
 pub mod driver;
 pub mod record;
 

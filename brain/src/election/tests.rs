@@ -1,6 +1,7 @@
 //! Decisions by table with a clock set by hand; drivers against each other on a paused clock, over an engine that fails.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -43,12 +44,15 @@ enum Then {
     Beaten,
     Unsure,
     Blind,
+    Resigns,
+    Hurries,
 }
 
 #[test]
 fn decisions_by_table() {
     use Then::*;
     let (a, b) = (|t, r| record("a", t, r), |t, r| record("b", t, r));
+    let gone = |t, r| MasterRecord { holder: String::new(), lease_ms: 0, ..record("a", t, r) };
     let wait = |ms: u32| Err(ms);
     type Row = (&'static str, Vec<(u32, Then)>, u32, Result<Step, u32>, bool);
     let rows: Vec<Row> = vec![
@@ -174,6 +178,126 @@ fn decisions_by_table() {
             Ok(Step::Replace(a(6, 8))),
             false,
         ),
+        (
+            "resigned: releases",
+            vec![(0, Sees(None)), (10, Sends(a(0, 0))), (90, Replaced), (100, Resigns)],
+            100,
+            Ok(Step::Replace(gone(0, 1))),
+            false,
+        ),
+        (
+            "resigned while a renewal was open: looks first",
+            vec![
+                (0, Sees(None)),
+                (10, Sends(a(0, 0))),
+                (90, Replaced),
+                (300, Sends(a(0, 1))),
+                (400, Unsure),
+                (410, Resigns),
+            ],
+            410,
+            Ok(Step::Look),
+            false,
+        ),
+        (
+            "resigned, and a renewal landed late: that elects nobody",
+            vec![
+                (0, Sees(None)),
+                (10, Sends(a(0, 0))),
+                (90, Replaced),
+                (300, Sends(a(0, 1))),
+                (400, Unsure),
+                (410, Resigns),
+                (420, Sees(Some(a(0, 1)))),
+            ],
+            420,
+            Ok(Step::Replace(gone(0, 2))),
+            false,
+        ),
+        (
+            "resigned and released: looks who comes, often",
+            vec![
+                (0, Sees(None)),
+                (10, Sends(a(0, 0))),
+                (90, Replaced),
+                (100, Resigns),
+                (101, Sends(gone(0, 1))),
+                (105, Replaced),
+            ],
+            110,
+            wait(125),
+            false,
+        ),
+        (
+            "resigned, and there is an heir: looks as ever",
+            vec![
+                (0, Sees(None)),
+                (10, Sends(a(0, 0))),
+                (90, Replaced),
+                (100, Resigns),
+                (130, Sees(Some(b(1, 2)))),
+            ],
+            140,
+            wait(380),
+            false,
+        ),
+        (
+            "hurried: looks at once",
+            vec![(0, Sees(Some(b(1, 1)))), (100, Hurries)],
+            100,
+            Ok(Step::Look),
+            false,
+        ),
+        (
+            "hurried: and soon again",
+            vec![(0, Sees(Some(b(1, 1)))), (100, Hurries), (102, Sees(Some(b(1, 1))))],
+            105,
+            wait(122),
+            false,
+        ),
+        (
+            "hurried: a lease that runs is respected",
+            vec![(0, Sees(Some(b(1, 1)))), (1900, Hurries), (1985, Sees(Some(b(1, 1))))],
+            1990,
+            wait(2000),
+            false,
+        ),
+        (
+            "hurried: one that has run out is taken",
+            vec![(0, Sees(Some(b(1, 1)))), (1900, Hurries), (1985, Sees(Some(b(1, 1))))],
+            2000,
+            Ok(Step::Replace(a(2, 2))),
+            false,
+        ),
+        (
+            "hurried: a release is taken",
+            vec![(0, Sees(Some(b(1, 1)))), (100, Hurries), (102, Sees(Some(released(1, 2))))],
+            102,
+            Ok(Step::Replace(a(2, 3))),
+            false,
+        ),
+        (
+            "hurried: another was faster",
+            vec![(0, Sees(Some(b(1, 1)))), (100, Hurries), (102, Sees(Some(record("c", 2, 3))))],
+            110,
+            wait(352),
+            false,
+        ),
+        (
+            "hurried for nothing: looks as ever after a while",
+            vec![(0, Sees(Some(b(1, 1)))), (100, Hurries), (2101, Sees(Some(b(1, 9))))],
+            2110,
+            wait(2351),
+            false,
+        ),
+        ("hurried and blind: asked again soon", vec![(0, Hurries), (1, Blind)], 5, wait(21), false),
+        (
+            "a master is not hurried",
+            vec![(0, Sees(None)), (10, Sends(a(0, 0))), (90, Replaced), (95, Hurries)],
+            100,
+            wait(260),
+            true,
+        ),
     ];
     let start = Instant::now();
     let at = |ms: u32| start + MS * ms;
@@ -187,6 +311,8 @@ fn decisions_by_table() {
                 Beaten => campaign.beaten(),
                 Unsure => campaign.unsure(at(when)),
                 Blind => campaign.blind(at(when)),
+                Resigns => campaign.resign(at(when)),
+                Hurries => campaign.hurry(at(when)),
             }
         }
         let expected = expected.unwrap_or_else(|ms| Step::Wait(at(ms)));
@@ -316,6 +442,13 @@ async fn there_is_never_more_than_one_master_and_soon_one_again() {
             terms += u32::from(master.is_some() && master != before);
             troubled += u32::from(master.is_none());
             before = master.or(before);
+            for running in &running {
+                let held = running.candidacy.tenure().term().is_some_and(|term| term.is_held(Instant::now()));
+                assert_eq!(held && !running.task.is_finished(), running.is_master(), "seed {seed}: a tenure");
+            }
+            if rng.random_bool(0.02) {
+                running[rng.random_range(0..3)].candidacy.hurry();
+            }
             if rng.random_bool(0.002) {
                 let place = rng.random_range(0..3);
                 match running[place].stopper.take() {
@@ -383,4 +516,178 @@ async fn mastership_is_lost_when_its_time_is_over_though_nobody_says_so() {
     first.kill();
     first.candidacy.lost().await;
     assert!(began.elapsed() <= Timing::default().renew_deadline);
+}
+
+/// A ballot whose answers can be held back: of replacements, which are carried out all the same, or of everything.
+struct Held {
+    ballot: EngineBallot,
+    hold: Arc<std::sync::atomic::AtomicBool>,
+    mute: Arc<std::sync::atomic::AtomicBool>,
+    looks: Arc<std::sync::atomic::AtomicU64>,
+}
+
+#[async_trait]
+impl Ballot for Held {
+    async fn look(&self) -> Result<Option<Found>, crate::engine::error::Cause> {
+        self.looks.fetch_add(1, Relaxed);
+        sleep(MS).await;
+        if self.mute.load(Relaxed) {
+            std::future::pending::<()>().await;
+        }
+        self.ballot.look().await
+    }
+
+    async fn replace(&self, before: Option<&Found>, record: &MasterRecord) -> Replaced {
+        sleep(MS).await;
+        if self.mute.load(Relaxed) {
+            std::future::pending::<()>().await;
+        }
+        let replaced = self.ballot.replace(before, record).await;
+        if self.hold.load(Relaxed) {
+            std::future::pending::<()>().await;
+        }
+        replaced
+    }
+}
+
+/// A candidate on one record, whose answers to replacements can be held back.
+struct Holding {
+    candidacy: Candidacy,
+    stopper: Stopper,
+    hold: Arc<std::sync::atomic::AtomicBool>,
+    mute: Arc<std::sync::atomic::AtomicBool>,
+    looks: Arc<std::sync::atomic::AtomicU64>,
+}
+
+impl Holding {
+    fn start(name: &str, engine: &Arc<Memory>) -> Self {
+        let (hold, mute, looks) = (Arc::default(), Arc::default(), Arc::default());
+        let ballot = EngineBallot::new(engine.clone(), Bytes::from_static(b"master"));
+        let ballot =
+            Held { ballot, hold: Arc::clone(&hold), mute: Arc::clone(&mute), looks: Arc::clone(&looks) };
+        let (driver, candidacy) = Driver::new(ballot, candidate(name), Timing::default());
+        let stopper = Stopper::default();
+        tokio::spawn(driver.run(stopper.handle()));
+        Self { candidacy, stopper, hold, mute, looks }
+    }
+
+    fn is_master(&self) -> bool {
+        matches!(self.candidacy.standing(), Standing::Master { until } if Instant::now() < until)
+    }
+
+    /// How long until it is.
+    async fn elected(&mut self) -> Duration {
+        let began = Instant::now();
+        let elected = async { while !matches!(self.candidacy.changed().await, Standing::Master { .. }) {} };
+        tokio::time::timeout(Duration::from_secs(60), elected).await.expect("elected at last");
+        began.elapsed()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_hurries_takes_a_release_over_in_milliseconds() {
+    for moment in 0..25 {
+        let engine = Arc::new(Memory::new());
+        let first = Holding::start("a", &engine);
+        sleep(MS * 100).await;
+        let mut second = Holding::start("b", &engine);
+        sleep(MS * (500 + moment * 10)).await;
+        let looked = second.looks.load(Relaxed);
+        second.candidacy.hurry();
+        sleep(MS * 300).await;
+        assert!(first.is_master() && !second.is_master(), "hurry alone takes nothing");
+        let looks = second.looks.load(Relaxed) - looked;
+        assert!((10..=20).contains(&looks), "{looks} looks in 300 ms");
+        first.candidacy.resign();
+        let took = second.elected().await;
+        assert!(took <= MS * 40, "handed over after {took:?}");
+        first.candidacy.lost().await;
+        sleep(MS * 30).await;
+        assert!(matches!(first.candidacy.standing(), Standing::Slave(Some(master)) if master.name == "b"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn hurry_shortens_no_lease_and_ends_by_itself() {
+    let engine = Arc::new(Memory::new());
+    let first = Holding::start("a", &engine);
+    sleep(MS * 100).await;
+    let mut second = Holding::start("b", &engine);
+    sleep(MS * 1000).await;
+    let began = Instant::now();
+    first.mute.store(true, Relaxed); // its last renewal was at most a quarter of a second ago
+    second.candidacy.hurry();
+    second.elected().await;
+    let took = began.elapsed();
+    assert!(took >= MS * 1750 && took <= MS * 2100, "the lease counts from its last change: {took:?}");
+    assert!(!first.is_master());
+
+    let before = second.looks.load(Relaxed);
+    second.candidacy.hurry();
+    sleep(Duration::from_secs(10)).await;
+    assert!(second.is_master());
+    assert_eq!(second.looks.load(Relaxed), before, "a master only renews");
+    let mut third = Holding::start("c", &engine);
+    third.candidacy.changed().await;
+    third.candidacy.hurry();
+    sleep(Duration::from_secs(3)).await;
+    let before = third.looks.load(Relaxed);
+    sleep(Duration::from_secs(10)).await;
+    assert!(third.looks.load(Relaxed) - before <= 40, "four a second, as ever");
+}
+
+/// A renewal whose answer does not come holds the release up for a fifth of a second, not for its own timeout; and it has
+/// landed, so that the release must find out first.
+#[tokio::test(start_paused = true)]
+async fn a_release_does_not_wait_for_a_renewal_that_hangs() {
+    for stopped in [false, true] {
+        let engine = Arc::new(Memory::new());
+        let first = Holding::start("a", &engine);
+        sleep(MS * 100).await;
+        let mut second = Holding::start("b", &engine);
+        sleep(MS * 1000).await;
+        first.hold.store(true, Relaxed);
+        sleep(MS * 260).await;
+        assert!(first.is_master());
+        second.candidacy.hurry();
+        let began = Instant::now();
+        if stopped {
+            tokio::spawn(first.stopper.stop());
+        } else {
+            first.candidacy.resign();
+        }
+        second.elected().await;
+        let took = began.elapsed();
+        assert!(took <= MS * 250, "handed over after {took:?}");
+    }
+}
+
+/// Nothing is renewed by whoever has already been told to go.
+#[tokio::test(start_paused = true)]
+async fn a_term_of_the_lease_ends_with_a_resignation_and_grows_with_each_holder() {
+    let engine = Arc::new(Memory::new());
+    let first = Holding::start("a", &engine);
+    sleep(MS * 100).await;
+    let term = first.candidacy.tenure().term().expect("elected");
+    assert!(term.is_held(Instant::now()));
+    sleep(Duration::from_secs(10)).await;
+    assert!(term.is_held(Instant::now()), "renewed");
+    first.candidacy.resign();
+    first.candidacy.lost().await;
+    assert!(!term.is_held(Instant::now()));
+    sleep(MS * 10).await;
+    let found = EngineBallot::new(engine, Bytes::from_static(b"master")).look().await.expect("memory");
+    assert!(found.expect("stands").record.is_released());
+}
+
+mod engine {
+    use super::*;
+
+    async fn ballots(_name: &str) -> Option<(Arc<EngineBallot>, Arc<EngineBallot>)> {
+        let engine = Arc::new(Memory::new());
+        let ballot = || Arc::new(EngineBallot::new(engine.clone(), Bytes::from_static(b"master")));
+        Some((ballot(), ballot()))
+    }
+
+    contract::suite!(ballots);
 }

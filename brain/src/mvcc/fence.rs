@@ -25,14 +25,16 @@
 //! One read is in flight at most, whatever waits. An engine that does not answer makes those who wait time out; it is
 //! asked again until nobody waits.
 //!
-//! Where no other process can write the engine, nothing is asked.
+//! Where no other process can write the engine, nothing is asked. With [`ReadFence::Lease`] nothing is asked either while
+//! the master lease is held: it was held when the answer was read, and nobody else takes over before it has run out. That
+//! holds as far as clocks run while machines do, and as everybody who takes over was elected.
 //!
 //! **On a slave** the question goes to the master, which passes a fence of its own for it: how far must I be? The same
 //! numbers order question and request. What is answered is read after the slave has applied that far, so tickets of slaves
 //! pass before anything is read. Questions do not wait for each other's revisions to come: while one is waited for, the
 //! next one may be asked.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -46,6 +48,7 @@ use super::codec::Record;
 use super::follow::Need;
 use super::log::{self, LogError};
 use super::shared::{Ended, Shared};
+use crate::tenure::Term;
 
 /// An unanswered read is given up and asked anew after this.
 const READ_MAX: Duration = Duration::from_secs(3);
@@ -63,6 +66,10 @@ pub enum ReadFence {
     /// By a read of the engine, shared by all that wait. No effect where no other process can write the engine.
     #[default]
     Engine,
+    /// By the master lease, on the monotonic clock, while it is held; else as `Engine`. A machine whose clock stood still
+    /// while another brain took over, as a paused virtual machine's does, answers from its past for what its clock says is
+    /// left of the lease. Needs [`Config::tenure`](super::Config::tenure).
+    Lease,
     /// It trusts that whoever starts brains lets one run at a time. A brain that was asleep while another took over
     /// answers from its past until it writes.
     Trust,
@@ -91,6 +98,8 @@ impl Ticket {
 pub(crate) struct Fence {
     /// Of a master: it has to ask the engine.
     asks: AtomicBool,
+    /// The time as holder of the master lease in which the group was taken over here.
+    term: OnceLock<Term>,
     /// The group has ended here.
     over: AtomicBool,
     begun: AtomicU64,
@@ -128,6 +137,7 @@ impl Fence {
     pub(super) fn new(asks: bool, settled: u64) -> Self {
         Self {
             asks: AtomicBool::new(asks),
+            term: OnceLock::new(),
             over: AtomicBool::new(false),
             begun: AtomicU64::new(0),
             proven: AtomicU64::new(0),
@@ -139,14 +149,26 @@ impl Fence {
         }
     }
 
+    /// Nothing is asked while `term` is held. It has to have begun before the takeover did: whoever took over before it
+    /// is then refused, and whoever comes after ends it.
+    pub(super) fn within(self, term: Option<Term>) -> Self {
+        if let Some(term) = term {
+            let _set_once = self.term.set(term);
+        }
+        self
+    }
+
     #[cfg(any(test, feature = "faults"))]
     pub(super) fn planted(mut self, planted: super::Planted) -> Self {
         self.planted = planted;
         self
     }
 
-    /// Of a master from now on, after batch `settled`.
-    pub(super) fn lead(&self, asks: bool, settled: u64) {
+    /// Of a master from now on, after batch `settled`; `term` as in [`Self::within`].
+    pub(super) fn lead(&self, asks: bool, settled: u64, term: Option<Term>) {
+        if let Some(term) = term {
+            let _set_once = self.term.set(term);
+        }
         self.settled.store(settled, Ordering::SeqCst);
         self.asks.store(asks, Ordering::SeqCst);
     }
@@ -204,7 +226,16 @@ impl Fence {
     }
 
     fn is_passed(&self, ticket: Ticket) -> bool {
-        self.proven.load(Ordering::SeqCst) > ticket.begun
+        self.proven.load(Ordering::SeqCst) > ticket.begun || (!self.is_over() && self.is_leased())
+    }
+
+    /// Nobody else was master when this was called, so neither when anything was read before.
+    fn is_leased(&self) -> bool {
+        let Some(term) = self.term.get() else { return false };
+        let now = Instant::now();
+        #[cfg(any(test, feature = "faults"))]
+        let now = now.checked_sub(self.planted.clock_stood_still).unwrap_or(now);
+        term.is_held(now)
     }
 
     fn is_over(&self) -> bool {

@@ -53,6 +53,7 @@ use tokio::time::Instant;
 
 use crate::engine::Engine;
 use crate::request::{Delete, Limits, Op, Put, Range, ReadAt, Txn};
+use crate::tenure::{Tenure, Term};
 use crate::watch::feed::Feed;
 use alarm::Alarm;
 use answer::{Answer, Entry, Identity};
@@ -114,6 +115,8 @@ pub struct Config {
     pub lease_checkpoint_interval: Duration,
     /// How answers are known to be fresh. Default: by the engine.
     pub read_fence: ReadFence,
+    /// Until when this process holds the master lease, for [`ReadFence::Lease`]. Default: there is no election.
+    pub tenure: Option<Tenure>,
     /// Where it counts. Default: nowhere to be seen.
     pub metrics: Metrics,
     /// What is wrong on purpose.
@@ -129,6 +132,8 @@ pub struct Planted {
     pub early_fence: bool,
     /// A fence is content where the next record is its own.
     pub mine_is_fresh: bool,
+    /// Not a fault of ours: the machine slept so long, and its clock did not count it.
+    pub clock_stood_still: Duration,
     /// A trim takes takeover records too.
     pub trims_takeovers: bool,
     /// A trim takes the record before a takeover.
@@ -150,21 +155,21 @@ pub struct Planted {
 impl Config {
     /// True where a master has to ask the engine whether it still is one.
     fn asks(&self, engine: &dyn Engine) -> bool {
-        self.read_fence == ReadFence::Engine && engine.is_shared()
+        self.read_fence != ReadFence::Trust && engine.is_shared()
+    }
+
+    /// The time as holder of the master lease that answers are given by, where they are.
+    fn term(&self) -> Option<Term> {
+        self.tenure.as_ref().filter(|_| self.read_fence == ReadFence::Lease)?.term()
     }
 
     /// Defaults for a group.
     pub fn new(group: GroupName, name: impl Into<String>) -> Self {
         let name = name.into();
-        let id = |text: &str| {
-            text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
-                (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-            })
-        };
         Self {
             group,
-            cluster_id: id("kubebrain") >> 1,
-            member_id: id(&name) >> 1,
+            cluster_id: id_of("kubebrain"),
+            member_id: id_of(&name),
             name,
             store_prefix: Bytes::new(),
             limits: Limits::default(),
@@ -175,11 +180,20 @@ impl Config {
             requests: Budget::new(intake::DEFAULT_BYTES),
             lease_checkpoint_interval: lease::CHECKPOINT_INTERVAL,
             read_fence: ReadFence::default(),
+            tenure: None,
             metrics: Metrics::default(),
             #[cfg(any(test, feature = "faults"))]
             planted: Planted::default(),
         }
     }
+}
+
+/// The id of a member, or a cluster, of this name.
+pub fn id_of(name: &str) -> u64 {
+    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    hash >> 1
 }
 
 /// An encoded answer and the revision in its header.
@@ -219,9 +233,10 @@ impl Store {
     ) -> Result<Self, OpenError> {
         let layout = Layout::new(&config.store_prefix, &config.group);
         let values = Values::new(engine.clone(), layout.clone(), config.value_cache.clone());
+        let term = config.term(); // of before the takeover
         let (epoch, keys, office) = open::open(&config, &engine, &layout, &placement, &values).await?;
         let open::Office { leases, alarms, start } = office;
-        let fence = Fence::new(config.asks(&*engine), start.number - 1);
+        let fence = Fence::new(config.asks(&*engine), start.number - 1).within(term);
         let contents = Contents {
             index: keys.index,
             bytes: keys.bytes,

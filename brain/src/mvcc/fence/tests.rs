@@ -15,8 +15,11 @@ use crate::engine::faulty::{Faulty, Mood};
 use crate::engine::memory::Memory;
 use crate::mvcc::shared::Ended;
 use crate::mvcc::values::ValueCache;
-use crate::mvcc::{ANSWER_TIMEOUT, Config, ReadFence, Store, WriteError, read_all};
+use crate::mvcc::{ANSWER_TIMEOUT, Config, Planted, ReadFence, Store, WriteError, read_all};
 use crate::request::{Given, Put, Range, ReadAt};
+use crate::tenure::Tenure;
+
+const LEASE: Duration = Duration::from_millis(1500);
 
 async fn open(engine: &Arc<Faulty>, name: &str, read_fence: ReadFence) -> Store {
     let group = GroupName::parse("core").expect("a name");
@@ -255,4 +258,77 @@ async fn a_physical_compaction_ends_with_its_master() {
     assert!(read(&older, false).await.is_err());
     let compacted = tokio::time::timeout(Duration::from_secs(5), compacted).await;
     assert_eq!(compacted.expect("ends").expect("no panic"), Err(Fault::LeaderChanged));
+}
+
+/// As [`open`], answering by the master lease.
+async fn open_leased(engine: &Arc<Faulty>, name: &str, tenure: &Tenure, stood_still: Duration) -> Store {
+    let group = GroupName::parse("core").expect("a name");
+    let config = Config {
+        read_fence: ReadFence::Lease,
+        tenure: Some(tenure.clone()),
+        planted: Planted { clock_stood_still: stood_still, ..Planted::default() },
+        ..Config::new(group.clone(), name)
+    };
+    Store::open(config, engine.clone(), Arc::new(Placement::single(group))).await.expect("opens")
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_asked_while_the_master_lease_is_held_and_the_engine_when_it_is_not() {
+    let ((engine, _), tenure) = (shared(), Tenure::default());
+    let hold = |time| tenure.hold(1, Instant::now() + time);
+    hold(LEASE);
+    let store = open_leased(&engine, "a", &tenure, Duration::ZERO).await;
+    let asked = async || {
+        let before = engine.snapshots();
+        read(&store, false).await.expect("reads");
+        assert!(store.advance(Revision::ZERO).await.is_ok());
+        engine.snapshots() - before
+    };
+    assert_eq!(asked().await, 0);
+    sleep(LEASE - Duration::from_millis(1)).await;
+    assert_eq!(asked().await, 0, "up to the last moment");
+    sleep(Duration::from_millis(1)).await;
+    assert_eq!(asked().await, 2, "it has run out");
+    hold(LEASE);
+    assert_eq!(asked().await, 0, "renewed");
+    tenure.lose();
+    assert_eq!(asked().await, 2);
+    // One that never was elected asks.
+    let ((engine, _), tenure) = (shared(), Tenure::default());
+    let store = open_leased(&engine, "a", &tenure, Duration::ZERO).await;
+    tenure.hold(1, Instant::now() + LEASE);
+    let before = engine.snapshots();
+    read(&store, false).await.expect("reads");
+    assert_eq!(engine.snapshots() - before, 1, "the takeover was not made in this term");
+}
+
+/// What the lease gives away: an answer from the past needs a clock that stood still. A process that slept, with a clock
+/// that went on, asks the engine. By the engine neither is fooled.
+#[tokio::test(start_paused = true)]
+async fn one_whose_clock_stood_still_answers_from_its_past() {
+    let sleeps = Duration::from_secs(60);
+    for (stood_still, expected) in [(Duration::ZERO, Err(Fault::LeaderChanged)), (sleeps, Ok(1))] {
+        let ((one, other), tenure) = (shared(), Tenure::default());
+        tenure.hold(1, Instant::now() + LEASE);
+        let older = open_leased(&one, "a", &tenure, stood_still).await;
+        sleep(sleeps).await;
+        let newer = open(&other, "b", ReadFence::Engine).await;
+        assert_eq!(put(&newer, "k").await, Ok(2));
+        assert_eq!(read(&older, false).await, expected, "{stood_still:?}");
+        assert!(put(&older, "k").await.is_err(), "a write finds out, whatever clocks say");
+        assert_eq!(read(&older, false).await, Err(Fault::LeaderChanged));
+    }
+}
+
+/// A master that lost the lease and has it again: its older store slept through another's term.
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_was_won_again_proves_nothing_of_the_time_before() {
+    let ((one, other), tenure) = (shared(), Tenure::default());
+    tenure.hold(1, Instant::now() + LEASE);
+    let older = open_leased(&one, "a", &tenure, Duration::ZERO).await;
+    sleep(LEASE).await;
+    let between = open(&other, "b", ReadFence::Engine).await;
+    assert_eq!(put(&between, "k").await, Ok(2));
+    tenure.hold(3, Instant::now() + LEASE);
+    assert_eq!(read(&older, false).await, Err(Fault::LeaderChanged));
 }

@@ -38,6 +38,7 @@ pub(super) async fn take_over(
     let warm = shared.course.is_loaded() && same;
     open::check_format(engine, layout).await?;
     let near = Some(known).filter(|known| *known > 0);
+    let term = config.term(); // of before the takeover
     let (epoch, number) = open::take_over(config, engine, layout, near).await?;
     let tail = if warm { tail(shared, config, near, number).await? } else { None };
     let office = match tail {
@@ -68,7 +69,7 @@ pub(super) async fn take_over(
     *shared.leases.lock() = leases;
     shared.set_alarms(&alarms);
     shared.set_term(epoch);
-    shared.fence.lead(config.asks(&**engine), number);
+    shared.fence.lead(config.asks(&**engine), number, term);
     Ok(start)
 }
 
