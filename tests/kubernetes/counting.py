@@ -44,12 +44,16 @@ class Count:
         made = self.object | {"metadata": {"name": "counted", "labels": {"n": "0"}}}
         answer = self.server.ask(connection, "POST", self.path, made)
         text = answer.read()
-        if answer.status != 201:
-            sys.exit(f"{self.name}: {answer.status} {text[:300]!r}")
-        begin = json.loads(text)["metadata"]["resourceVersion"]
-        watch = threading.Thread(target=self.watch, args=(begin,), daemon=True)
+        if answer.status == 409: # from an earlier call
+            answer = self.server.ask(connection, "GET", f"{self.path}/counted")
+            text = answer.read()
+        if answer.status not in (200, 201):
+            self.ended = f"it never began: {answer.status} {text[:300]!r}"
+            return
+        metadata = json.loads(text)["metadata"]
+        watch = threading.Thread(target=self.watch, args=(metadata["resourceVersion"],), daemon=True)
         watch.start()
-        n, last = 0, time.monotonic()
+        n, last = int(metadata["labels"]["n"]), time.monotonic()
         while not stop.is_set():
             n += 1
             began = time.monotonic()
@@ -63,10 +67,11 @@ class Count:
                 self.refused += 1
             if answer.status != 200 or now - began > SLOW:
                 said = "" if answer.status == 200 else json.loads(text).get("message")
-                print(f"{time.strftime('%T')} {self.name} {n}: {answer.status} after {now - began:.3f} s {said}", file=self.out, flush=True)
+                print(f"{time.strftime('%T')} {self.name} {n}: {answer.status} after {now - began:.3f} s {said}",
+                      file=self.out, flush=True)
             stop.wait(0.05)
         end = time.monotonic() + 20
-        while watch.is_alive() and (not self.seen or self.seen[-1] < self.acknowledged[-1]) and time.monotonic() < end:
+        while watch.is_alive() and self.acknowledged and (not self.seen or self.seen[-1] < self.acknowledged[-1]) and time.monotonic() < end:
             time.sleep(0.05)
 
     def watch(self, begin):

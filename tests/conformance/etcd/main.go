@@ -140,6 +140,9 @@ func runAll(t target, bin binaries, dir string, wanted []row) (record, error) {
 	var failed error
 	var work sync.WaitGroup
 	places := make(chan struct{}, abreast)
+	if t == elected {
+		places = make(chan struct{}, abreast/2) // each of its stores is eight processes
+	}
 	for _, on := range order {
 		places <- struct{}{}
 		work.Go(func() {

@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -245,10 +246,17 @@ func (s *server) stop() {
 	}
 }
 
+// given are the addresses that freePort has given: a server may take its own only later.
+var given sync.Map
+
 // freePort gives an address below the ports that the system hands out itself, which could take it before the server.
+// None is given twice.
 func freePort() (string, error) {
 	for {
 		address := fmt.Sprintf("127.0.0.1:%d", 12000+rand.IntN(20000))
+		if _, twice := given.LoadOrStore(address, true); twice {
+			continue
+		}
 		listener, err := net.Listen("tcp", address)
 		if errors.Is(err, syscall.EADDRINUSE) {
 			continue
