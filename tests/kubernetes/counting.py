@@ -1,7 +1,7 @@
-"""counting.py DIR OUT: on the control plane that `up` started in DIR, counts up a label of a configmap and one of a service
-every 50 ms, and watches both, until it is told to end (SIGTERM). OUT gets a line for each refused or slow write. At the
-end a line for each object: writes, refused ones, the longest time without one, events. Fails when a watch ends early, or
-leaves out or repeats an acknowledged value."""
+"""counting.py DIR OUT: on the control plane that `up` started in DIR, counts up a label of a configmap and one of a
+service every 50 ms, and watches both, until it is told to end (SIGTERM). OUT gets a line for each refused or slow
+write. At the end a line for each object: writes, refused ones, the longest time without one, events. Fails when a
+watch ends early, or leaves out or repeats an acknowledged value."""
 import http.client, json, re, signal, ssl, sys, threading, time
 
 OBJECTS = {
@@ -71,7 +71,8 @@ class Count:
                       file=self.out, flush=True)
             stop.wait(0.05)
         end = time.monotonic() + 20
-        while watch.is_alive() and self.acknowledged and (not self.seen or self.seen[-1] < self.acknowledged[-1]) and time.monotonic() < end:
+        newest = self.acknowledged[-1:]
+        while watch.is_alive() and self.seen[-1:] < newest and time.monotonic() < end:
             time.sleep(0.05)
 
     def watch(self, begin):
@@ -90,8 +91,8 @@ class Count:
         """A line, and whether it is good."""
         lost = sorted(set(self.acknowledged) - set(self.seen))
         order = all(a < b for a, b in zip(self.seen, self.seen[1:]))
-        line = (f"{self.name}: {len(self.acknowledged)} writes, {self.refused} refused, longest time without one {self.gap:.3f} s, "
-                f"{len(self.seen)} events")
+        line = (f"{self.name}: {len(self.acknowledged)} writes, {self.refused} refused, "
+                f"longest time without one {self.gap:.3f} s, {len(self.seen)} events")
         wrong = [f"the watch ended: {self.ended}"] * bool(self.ended)
         wrong += [f"{len(lost)} acknowledged values not seen, first {lost[0]}"] if lost else []
         wrong += [] if order else ["events out of order or repeated"]
