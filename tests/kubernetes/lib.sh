@@ -5,7 +5,7 @@ kit=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$kit/../.." && pwd)
 KUBEBRAIN=${KUBEBRAIN:-$root/target/release/kubebrain}
 scratch=$(mktemp -d /tmp/kubebrain-kit.XXXXXX)
-servers=() planes=() clusters=()
+servers=() planes=() clusters=() sets=()
 export CHECK_PERIOD=${CHECK_PERIOD:-10s}
 
 say() { printf '%s  %s\n' "$(date +%T)" "$*"; }
@@ -32,6 +32,7 @@ finish() {
 		for _ in $(seq 50); do kill -0 "$pid" 2> /dev/null || break; sleep 0.1; done
 		kill -KILL -- "-$pid" 2> /dev/null || true
 	done
+	for plane in "${sets[@]}"; do "$root/tests/elected/down" "$plane" > /dev/null 2>&1 || true; done
 	for plane in "${clusters[@]}"; do "$root/tests/tikv/down" "$plane" > /dev/null 2>&1 || true; done
 	if [ $rc != 0 ] && [ -n "${KEEP:-}" ]; then say "kept $scratch"; else rm -rf "$scratch"; fi
 	exit $rc
@@ -99,6 +100,9 @@ serve() {
 			tikv
 			brains --engine=tikv --pd="$pd"
 			proxy tikv ;;
+		elected) # two groups on TiKV, of three brains that elect a master each, and a proxy before them
+			elected
+			return ;;
 		*) fail "unknown server $server" ;;
 	esac
 	await 60 "answer of $server" serving "$server"
@@ -110,6 +114,16 @@ tikv() { # PD and a store; sets pd
 	clusters+=("$scratch/tikv")
 	"$root/tests/tikv/up" "$scratch/tikv" > "$scratch/tikv.up" || { cat "$scratch/tikv.up"; fail "no PD and store"; }
 	pd=127.0.0.1:$(awk '$1 == "pd" { print $3 }' "$scratch/tikv.up")
+}
+
+elected() { # sets endpoint, pids, and elected: the directory for the programs of tests/elected
+	elected=$scratch/elected
+	mkdir "$elected"
+	sets+=("$elected")
+	KUBEBRAIN=$KUBEBRAIN BRAIN_FLAGS=${SERVER_FLAGS:-} "$root/tests/elected/up" "$elected" ${PLACEMENT:+"$PLACEMENT"} > "$scratch/elected.up" 2>&1 ||
+		{ cat "$scratch/elected.up"; fail "no groups"; }
+	endpoint=$(cat "$elected/proxy.url")
+	mapfile -t pids < <(cat "$elected"/*.pid "$elected"/tikv/*.pid)
 }
 
 brains() { # [FLAG...]: a brain for each of three groups, found through scratch/placement.yaml

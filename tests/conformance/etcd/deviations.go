@@ -14,8 +14,8 @@ type deviation struct {
 type difference struct{ row, step, got string }
 
 var (
-	all      = []target{brain, groups, proxy}
-	onGroups = []target{groups, proxy}
+	all      = []target{brain, groups, proxy, elected}
+	onGroups = []target{groups, proxy, elected}
 )
 
 var deviations = []deviation{
@@ -150,7 +150,7 @@ var deviations = []deviation{
 	{
 		name:   "a proxy's quota is that of its groups together",
 		reason: "each group's brain has a store and a quota of its own",
-		on:     []target{proxy},
+		on:     []target{proxy, elected},
 		seen:   []difference{{"quota", "size of the quota", "12582912"}},
 	},
 	{

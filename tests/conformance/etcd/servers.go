@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -24,11 +25,13 @@ const (
 	brain  target = "brain"
 	groups target = "groups" // one process with three groups
 	proxy  target = "proxy"  // three brains and a proxy
+	// The same groups on TiKV, two of them of three brains that elect a master: runs only when it is named.
+	elected target = "elected"
 )
 
-var targets = []target{etcd, brain, groups, proxy}
+var targets = []target{etcd, brain, groups, proxy, elected}
 
-// The three groups of `groups` and `proxy`: rows work below /registry/pods/ unless they mean to cross groups.
+// The three groups of all but `etcd` and `brain`: rows work below /registry/pods/ unless they mean to cross groups.
 const placement = `prefix: /registry
 home: core
 default: core
@@ -38,8 +41,8 @@ kinds:
   - { kind: events, group: events }
 `
 
-// binaries that the rows need.
-type binaries struct{ kubebrain, kit string }
+// binaries that the rows need; pd is the address of the cluster that the brains of `elected` are on.
+type binaries struct{ kubebrain, kit, pd string }
 
 func (b binaries) tool(name string) string { return filepath.Join(b.kit, name) }
 
@@ -101,7 +104,14 @@ func start(t target, bin binaries, dir string, flags []string) (*server, error) 
 			return nil, err
 		}
 	case proxy:
-		if err := s.startProxy(bin, listen, flags); err != nil {
+		if err := s.startProxy(bin, listen, flags, 1); err != nil {
+			s.stop()
+			return nil, err
+		}
+	case elected:
+		// The directory is new in every run, and so is the part of the cluster that has this prefix.
+		more := []string{"--engine", "tikv", "--pd", bin.pd, "--store-prefix", dir + "/", "--election", "engine"}
+		if err := s.startProxy(bin, listen, append(more, flags...), 3); err != nil {
 			s.stop()
 			return nil, err
 		}
@@ -113,31 +123,38 @@ func start(t target, bin binaries, dir string, flags []string) (*server, error) 
 	return s, nil
 }
 
-func (s *server) startProxy(bin binaries, listen, flags []string) error {
+// startProxy starts a proxy and its brains. The group events has one, the others have the number of them that is said.
+func (s *server) startProxy(bin binaries, listen, flags []string, brains int) error {
 	names := []string{"core", "pods", "events"}
-	peers := make([]string, len(names))
-	for i := range names {
-		port, err := freePort()
-		if err != nil {
-			return err
+	peers := make([][]string, len(names))
+	lists := make([]string, len(names))
+	for i, name := range names {
+		for len(peers[i]) < brains && (name != "events" || len(peers[i]) < 1) {
+			port, err := freePort()
+			if err != nil {
+				return err
+			}
+			peers[i] = append(peers[i], "http://"+port)
 		}
-		peers[i] = port
+		lists[i] = " brains: [" + strings.Join(peers[i], ", ") + "] "
 	}
-	at := func(i int) string { return " brains: [http://" + peers[i] + "] " }
-	file, err := s.place(at(0), at(1), at(2))
+	file, err := s.place(lists[0], lists[1], lists[2])
 	if err != nil {
 		return err
 	}
-	for i, name := range names {
-		port, err := freePort()
-		if err != nil {
-			return err
-		}
-		err = s.run(name, bin.kubebrain, append([]string{"brain", "--group", name,
-			"--data-dir", filepath.Join(s.dir, "data-"+name), "--placement", file,
-			"--listen-client-urls", "http://" + port, "--listen-peer-urls", "http://" + peers[i]}, flags...))
-		if err != nil {
-			return err
+	for i, group := range names {
+		for n, peer := range peers[i] {
+			name := fmt.Sprintf("%s-%d", group, n)
+			port, err := freePort()
+			if err != nil {
+				return err
+			}
+			err = s.run(name, bin.kubebrain, append([]string{"brain", "--group", group, "--name", name,
+				"--data-dir", filepath.Join(s.dir, "data-"+name), "--placement", file,
+				"--listen-client-urls", "http://" + port, "--listen-peer-urls", peer}, flags...))
+			if err != nil {
+				return err
+			}
 		}
 	}
 	own := append([]string{"proxy", "--placement", file}, listen...)
@@ -229,10 +246,17 @@ func (s *server) stop() {
 	}
 }
 
+// given are the addresses that freePort has given: a server may take its own only later.
+var given sync.Map
+
 // freePort gives an address below the ports that the system hands out itself, which could take it before the server.
+// None is given twice.
 func freePort() (string, error) {
 	for {
 		address := fmt.Sprintf("127.0.0.1:%d", 12000+rand.IntN(20000))
+		if _, twice := given.LoadOrStore(address, true); twice {
+			continue
+		}
 		listener, err := net.Listen("tcp", address)
 		if errors.Is(err, syscall.EADDRINUSE) {
 			continue
