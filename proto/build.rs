@@ -6,8 +6,14 @@
 use prost::Message as _;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files =
-        ["etcd/rpc.proto", "etcd/kv.proto", "etcd/auth.proto", "health/health.proto", "brain/peer.proto"];
+    let files = [
+        "etcd/rpc.proto",
+        "etcd/kv.proto",
+        "etcd/auth.proto",
+        "health/health.proto",
+        "brain/peer.proto",
+        "brain/admin.proto",
+    ];
     const PD: &str = "tikv/pdpb.proto";
     for file in files.into_iter().chain([PD]) {
         println!("cargo:rerun-if-changed={file}");

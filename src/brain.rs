@@ -1,13 +1,14 @@
 //! `kubebrain brain`: one brain of one group, for clients and for proxies.
 //!
 //! ```text
-//!             elected            opened
-//!  standby ────────────▶ opening ──────▶ master
-//!     ▲                     │               │
-//!     └─────────────────────┴───────────────┘  the election is lost, or another one took over
+//!           elected, taken over
+//!  slave ────────────────────────▶ master
+//!    ▲                               │
+//!    └───────────────────────────────┘  the election is lost, or another one took over
 //! ```
 //!
-//! Where no other process can share the storage there is no election: it opens, and is master until it ends.
+//! A slave's store becomes the master's as it is, with its watchers; a master that is none any more begins anew with an
+//! empty one. Where no other process can share the storage there is no election: it opens, and is master until it ends.
 
 mod candidate;
 mod doors;
@@ -17,9 +18,11 @@ use std::time::Duration;
 
 use anyhow::{Result, anyhow, bail};
 use kubebrain_brain::compaction::Alone;
-use kubebrain_brain::election::Standing as Election;
+use kubebrain_brain::election::{MasterRecord, Standing as Election};
+use kubebrain_brain::mvcc::follow::Slave;
 use kubebrain_brain::mvcc::shared::Ended;
 use kubebrain_brain::mvcc::{self, OpenError, PlaceError, Store};
+use kubebrain_brain::service::{Announced, Audience, Standing as Announcement};
 use kubebrain_shared::compaction::Policy;
 use kubebrain_shared::placement::Placement;
 use kubebrain_shared::stop::Stopper;
@@ -97,7 +100,8 @@ pub(crate) async fn run(flags: cli::Brain) -> Result<()> {
         metrics: mvcc::metrics::Metrics::new(&numbers.metrics),
         ..storage.config(flags.group.clone(), &flags.store, &flags.clients)
     };
-    let mut doors = Doors::new(&flags, &clients.urls, peers.urls());
+    let accepting = Stopper::default();
+    let mut doors = Doors::new(&flags, &clients.urls, peers.urls(), config.member_id, &accepting);
     let standing = candidate::stand(&flags, &storage, &doors).await?;
     let tenure = standing.as_ref().map(|standing| standing.candidacy.tenure().clone());
     let config = mvcc::Config { tenure, ..config };
@@ -108,12 +112,13 @@ pub(crate) async fn run(flags: cli::Brain) -> Result<()> {
         ("data", flags.store.place()),
         ("try", banner::try_it(&clients.urls)),
     ];
-    let accepting = Stopper::default();
     if standing.is_some() {
         doors.reach(flags.peers.brains()?, &accepting);
     }
-    clients.serve(&numbers.observe(doors.clients.clone()), &accepting);
-    let for_peers = numbers.observe_peers(doors.peers.clone(), &flags.clients);
+    let for_clients = Announced::new(doors.announcer.clone(), Audience::Clients, doors.clients.clone());
+    clients.serve(&numbers.observe(for_clients), &accepting);
+    let for_peers = Announced::new(doors.announcer.clone(), Audience::Peers, doors.peers.clone());
+    let for_peers = numbers.observe_peers(for_peers, &flags.clients);
     peers.serve(&for_peers, &accepting);
     drop(for_peers);
     let watched = placement::Watched::new(flags.placement.clone());
@@ -149,16 +154,17 @@ impl Brain {
     /// Until it is told to end, or cannot go on.
     async fn live(&mut self) -> Result<()> {
         loop {
-            let end = match self.stand_by().await {
-                Some(end) => end,
-                None => match self.open().await {
-                    Ok(term) => {
-                        let end = self.master(&term).await;
-                        self.leave(term, &end).await;
-                        end
-                    }
-                    Err(end) => end,
-                },
+            let begun = match self.standing {
+                Some(_) => self.follow().await,
+                None => self.open().await,
+            };
+            let end = match begun {
+                Ok(term) => {
+                    let end = self.master(&term).await;
+                    self.leave(term, &end).await;
+                    end
+                }
+                Err(end) => end,
             };
             match end {
                 End::Stop => return Ok(()),
@@ -168,45 +174,121 @@ impl Brain {
         }
     }
 
-    /// Until it is elected, which is at once where nobody else stands.
-    async fn stand_by(&mut self) -> Option<End> {
+    /// Serves as a slave until it is elected and has taken over.
+    async fn follow(&mut self) -> Result<Term, End> {
+        let (config, engine) = (self.config.clone(), self.storage.engine.clone());
+        let (store, mut slave) = Store::follow(config, engine, self.table.clone());
+        let streams = Stopper::default();
+        self.doors.follow(&store, &slave.state(), &streams);
+        let followed = self.follow_until_elected(&store, &mut slave).await;
+        let ended = match followed {
+            Ok(()) => {
+                let promoted = self.promote(&mut slave).await;
+                drop(slave);
+                promoted
+            }
+            Err(end) => Err(end),
+        };
+        let term = Term { store, streams };
+        match ended {
+            Ok(()) => {
+                self.begin(&term);
+                Ok(term)
+            }
+            Err(End::Stop) if !self.leads() => {
+                // Calls that still come are passed on.
+                self.doors.announcer.tell(Announcement { trouble: "stopping".to_owned(), ..Announcement::default() });
+                term.streams.ask();
+                self.last = Some(term.store);
+                Err(End::Stop)
+            }
+            Err(end) => {
+                self.leave(term, &end).await;
+                Err(end)
+            }
+        }
+    }
+
+    async fn follow_until_elected(&mut self, store: &Store, slave: &mut Slave) -> Result<(), End> {
+        let mut following = slave.state();
+        let mut master: Option<MasterRecord> = None;
+        let (mut before, mut told) = (following.borrow().clone(), None);
         loop {
-            let candidacy = &mut self.standing.as_mut()?.candidacy;
-            match candidacy.standing() {
-                Election::Master { .. } => return None,
-                Election::Slave(master) => {
-                    self.doors.stand_by(master.as_ref());
-                    if let Some(master) = master {
-                        greet(
-                            &mut self.greeting,
-                            &format!("of group {} standing by for {}", self.flags.group, master.name),
-                        );
-                    } else if let Some(what) = self.storage.engine.waits_for() {
-                        self.doors.say(&what);
+            let Some(standing) = &mut self.standing else { return Ok(()) };
+            match standing.candidacy.standing() {
+                Election::Master { .. } => return Ok(()),
+                Election::Slave(record) => {
+                    let record = record.filter(|record| !record.is_released());
+                    let holder = |record: &Option<MasterRecord>| record.as_ref().map(|r| r.holder.clone());
+                    if holder(&record) != holder(&master) {
+                        match self.doors.show_master(record.as_ref()) {
+                            Some(upstream) => slave.attach(upstream),
+                            None => slave.detach("no master is elected"),
+                        }
+                        master = record;
                     }
                 }
             }
+            let state = following.borrow_and_update().clone();
+            // A master that leaves, or is gone, has perhaps released its lease.
+            if (state.leaving && !before.leaving) || (!state.level && before.level) {
+                standing.candidacy.hurry();
+            }
+            let said = (state.level, state.trouble.clone(), state.epoch, master.clone().map(|master| master.holder));
+            if told.as_ref() != Some(&said) {
+                self.doors.tell(store, &following, master.as_ref());
+                told = Some(said);
+            }
+            if let (true, Some(master)) = (state.level, &master) {
+                let what = format!("of group {} following {}", self.flags.group, master.name);
+                greet(&mut self.greeting, &what);
+            }
+            before = state;
             tokio::select! { biased;
                 heard = self.signals.next() => match heard {
-                    Heard::Stop => return Some(End::Stop),
-                    Heard::Reload => self.reload(),
+                    Heard::Stop => return Err(End::Stop),
+                    Heard::Reload => self.reload(slave),
                 },
-                () = self.watched.changed() => self.reload(),
-                _standing = candidacy.changed() => {}
-                () = tokio::time::sleep(Duration::from_secs(1)) => { // what is waited for may be another
+                () = self.watched.changed() => self.reload(slave),
+                _standing = standing.candidacy.changed() => {}
+                _changed = following.changed() => {}
+                () = tokio::time::sleep(Duration::from_secs(1)), if master.is_none() => {
                     if let Some(error) = candidate::beyond_help(&*self.storage.engine).await {
-                        return Some(End::Failed(error));
+                        return Err(End::Failed(error));
                     }
                 }
             }
         }
     }
 
-    /// A standby has no keys: the table that holds when it is elected counts.
-    fn reload(&mut self) {
+    fn leads(&self) -> bool {
+        let standing = self.standing.as_ref().map(|standing| standing.candidacy.standing());
+        matches!(standing, Some(Election::Master { .. }))
+    }
+
+    fn reload(&mut self, slave: &Slave) {
         if let Some(next) = self.watched.reload(&self.table) {
-            self.table = next;
+            self.table = next.clone();
+            slave.offer(next);
         }
+    }
+
+    /// Takes the group over.
+    async fn promote(&mut self, slave: &mut Slave) -> Result<(), End> {
+        self.doors.close("the group is being taken over");
+        let doors = &self.doors;
+        let say = |what: String| doors.say(&what);
+        let promoted = tokio::select! { biased;
+            () = self.signals.stop() => return Err(End::Stop),
+            () = lost(self.standing.as_ref()) => {
+                return Err(End::Lost("the election was lost while the group was taken over".to_owned()));
+            }
+            promoted = opening::promote(slave, &self.config.group, &self.storage.engine, &say) => promoted,
+        };
+        promoted.map_err(|error| match error {
+            OpenError::Deposed { .. } => End::Lost(error.to_string()),
+            error => self.failed(error),
+        })
     }
 
     async fn open(&mut self) -> Result<Term, End> {
@@ -215,18 +297,20 @@ impl Brain {
         let say = |what: String| doors.say(&what);
         let opened = tokio::select! { biased;
             () = self.signals.stop() => return Err(End::Stop),
-            () = lost(self.standing.as_ref()) => {
-                return Err(End::Lost("the election was lost while the store was opened".to_owned()));
-            }
             opened = opening::store(self.config.clone(), &self.storage.engine, &self.table, &say) => opened,
         };
-        let store = opened.map_err(|error| match error {
-            OpenError::Deposed { .. } if self.standing.is_some() => End::Lost(error.to_string()),
-            error => End::Failed(
-                anyhow::Error::from(error).context(storage::unopened(&self.flags.group, &self.flags.store)),
-            ),
-        })?;
-        let term = Term { store, streams: Stopper::default() };
+        let term = Term { store: opened.map_err(|error| self.failed(error))?, streams: Stopper::default() };
+        self.begin(&term);
+        Ok(term)
+    }
+
+    fn failed(&self, error: OpenError) -> End {
+        let why = storage::unopened(&self.flags.group, &self.flags.store);
+        End::Failed(anyhow::Error::from(error).context(why))
+    }
+
+    /// A term as master begins.
+    fn begin(&mut self, term: &Term) {
         self.doors.serve(&term.store, &term.streams);
         if let Some(policy) = &self.compaction {
             tokio::spawn(policy.run(Alone(term.store.clone()), term.streams.handle()));
@@ -234,7 +318,6 @@ impl Brain {
         let at = term.store.shared().committed();
         tracing::info!(group = %self.flags.group, epoch = term.store.shared().identity().term, "master at {at}");
         greet(&mut self.greeting, &format!("of group {} at {at}", self.flags.group));
-        Ok(term)
     }
 
     /// Until the term ends.
@@ -280,9 +363,9 @@ impl Brain {
             return;
         }
         self.doors.close("the group's master changes");
+        store.leave(); // slaves stand for election from here on
         let _late = timeout(LEAVE_WITHIN, streams.stop()).await;
         let _stuck = timeout(LEAVE_WITHIN, store.close()).await;
-        drop(store);
         let (Some(standing), End::Stop) = (&mut self.standing, end) else { return };
         standing.candidacy.resign();
         let successor = async {
@@ -294,7 +377,8 @@ impl Brain {
             }
         };
         if let Ok(master) = timeout(SUCCESSOR_WITHIN, successor).await {
-            self.doors.stand_by(Some(&master));
+            let _upstream = self.doors.show_master(Some(&master));
+            self.doors.pass_on(&store);
         }
     }
 }

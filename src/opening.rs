@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use kubebrain_brain::engine::Engine;
 use kubebrain_brain::engine::error::chain;
+use kubebrain_brain::mvcc::follow::Slave;
 use kubebrain_brain::mvcc::{self, OpenError, Store};
+use kubebrain_shared::group::GroupName;
 use kubebrain_shared::placement::Placement;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
@@ -33,14 +35,50 @@ pub(crate) async fn store(
     let tries = async {
         loop {
             match Store::open(config.clone(), engine.clone(), placement.clone()).await {
-                Err(error) if error.may_pass() => {
-                    say(format!("group {group}: {}", chain(&error)));
-                    sleep(PAUSE).await;
-                }
+                Err(error) if error.may_pass() => pause(&group, &error, say).await,
                 outcome => return outcome,
             }
         }
     };
+    waiting(&group, engine, say, tries).await
+}
+
+/// Makes a slave its group's master, as [`store`] opens one.
+///
+/// # Errors
+/// As there.
+///
+/// # Cancel safety
+/// As there.
+pub(crate) async fn promote(
+    slave: &mut Slave,
+    group: &GroupName,
+    engine: &Arc<dyn Engine>,
+    say: &(dyn Fn(String) + Sync),
+) -> Result<(), OpenError> {
+    let tries = async {
+        loop {
+            match slave.promote().await {
+                Err(error) if error.may_pass() => pause(group, &error, say).await,
+                outcome => return outcome,
+            }
+        }
+    };
+    waiting(group, engine, say, tries).await
+}
+
+async fn pause(group: &GroupName, error: &OpenError, say: &(dyn Fn(String) + Sync)) {
+    say(format!("group {group}: {}", chain(error)));
+    sleep(PAUSE).await;
+}
+
+/// Says what the engine waits for, for as long as `work` goes on.
+async fn waiting<T>(
+    group: &GroupName,
+    engine: &Arc<dyn Engine>,
+    say: &(dyn Fn(String) + Sync),
+    work: impl Future<Output = T>,
+) -> T {
     let waits = async {
         let mut looks = interval(LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -49,14 +87,14 @@ pub(crate) async fn store(
             looks.tick().await;
             let Some(what) = engine.waits_for() else { continue };
             if said.is_none_or(|said| said.elapsed() >= REPEAT) {
-                tracing::warn!(group = %config.group, "waiting for the storage: {what}");
+                tracing::warn!(%group, "waiting for the storage: {what}");
                 said = Some(Instant::now());
             }
             say(what);
         }
     };
     tokio::select! { biased;
-        outcome = tries => outcome,
+        outcome = work => outcome,
         never = waits => never,
     }
 }

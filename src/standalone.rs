@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use kubebrain_brain::mvcc::{self, Store};
-use kubebrain_brain::service::{Audience, Endpoint, EndpointConfig};
+use kubebrain_brain::service::{Audience, Endpoint, EndpointConfig, Members};
 use kubebrain_proxy::Proxy;
 use kubebrain_shared::dial::Connector;
 use kubebrain_shared::direct::Direct;
@@ -66,6 +66,7 @@ impl Groups {
             name: self.flags.clients.name.clone(),
             client_urls: Vec::new(),
             peer_urls: Vec::new(),
+            members: Members::led_by(store.shared().identity().member),
         };
         let endpoint = Endpoint::new(store.clone(), config, self.streams.handle());
         let (connector, listener) = memory();

@@ -44,12 +44,18 @@ enum Command {
 
 #[derive(Debug, clap::Args)]
 struct Load {
-    /// HOST:PORT of the server.
-    #[arg(long, default_value = "127.0.0.1:2379")]
+    /// HOST:PORT of the server; of several each gets its share of the connections.
+    #[arg(long, value_name = "HOST:PORT,...", default_value = "127.0.0.1:2379")]
     endpoint: String,
     /// Its process: CPU time and memory are shown too.
     #[arg(long)]
     server_pid: Option<u32>,
+    /// Other processes that take part: the CPU time of each is shown.
+    #[arg(long, value_name = "NAME=PID,...", value_delimiter = ',', value_parser = usage::named)]
+    also: Vec<(String, u32)>,
+    /// Writes no keys before: those of an earlier run are there.
+    #[arg(long)]
+    keep: bool,
     /// Requests in flight. Without it: what the work is made for.
     #[arg(long)]
     clients: Option<usize>,
@@ -75,10 +81,26 @@ fn main() -> Result<()> {
 async fn load(flags: Load) -> Result<()> {
     let mut plan = Plan::of(flags.work);
     plan.clients = flags.clients.unwrap_or(plan.clients);
-    let data = work::prepare(&plan, &flags.endpoint).await.context("the data could not be written")?;
+    let data = match flags.keep {
+        true => work::kept(&plan),
+        false => work::prepare(&plan, &flags.endpoint).await.context("the data could not be written")?,
+    };
     let usage = flags.server_pid.map_or_else(Usage::of_nobody, Usage::of);
     let measured = Duration::from_secs_f64(flags.seconds);
-    let run = work::run(&plan, &data, &flags.endpoint, measured, &usage).await?;
-    println!("{}", report::line(&run));
+    let others = async {
+        let used = || flags.also.iter().map(|(_, pid)| Usage::of(*pid).cpu()).collect::<Vec<_>>();
+        tokio::time::sleep(measured / 4).await;
+        let before = used();
+        tokio::time::sleep(measured).await;
+        used().into_iter().zip(before).map(|(after, before)| after.saturating_sub(before)).collect::<Vec<_>>()
+    };
+    let (run, others) =
+        futures_util::join!(work::run(&plan, &data, &flags.endpoint, measured, &usage), others);
+    let run = run?;
+    let done = run.per_second * flags.seconds;
+    let others = flags.also.iter().zip(others).map(|((name, _), cpu)| {
+        format!("  {name} {:.1} us", cpu.as_secs_f64() * 1e6 / done)
+    });
+    println!("{}{}", report::line(&run), others.collect::<String>());
     Ok(())
 }

@@ -42,6 +42,13 @@ impl Usage {
     }
 }
 
+/// A process with a name, as `NAME=PID`.
+pub(crate) fn named(text: &str) -> Result<(String, u32), String> {
+    let (name, pid) = text.split_once('=').ok_or("NAME=PID is wanted")?;
+    let pid = pid.parse().map_err(|error| format!("{pid}: {error}"))?;
+    Ok((name.to_owned(), pid))
+}
+
 /// Bytes that a directory takes on its disk.
 pub(crate) fn disk(directory: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;

@@ -14,9 +14,20 @@ pub mod etcdserverpb {
 pub mod health {
     tonic::include_proto!("grpc.health.v1");
 }
-pub mod peer {
-    tonic::include_proto!("kubebrain.peer.v1");
+pub mod kubebrain {
+    pub mod peer {
+        pub mod v1 {
+            tonic::include_proto!("kubebrain.peer.v1");
+        }
+    }
+    pub mod admin {
+        pub mod v1 {
+            tonic::include_proto!("kubebrain.admin.v1");
+        }
+    }
 }
+pub use kubebrain::admin::v1 as admin;
+pub use kubebrain::peer::v1 as peer;
 pub mod pdpb {
     tonic::include_proto!("pdpb");
 }

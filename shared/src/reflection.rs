@@ -21,6 +21,7 @@ pub const CLIENT_SERVICES: &[&str] = &[
     "etcdserverpb.Cluster",
     "etcdserverpb.Maintenance",
     "grpc.health.v1.Health",
+    "kubebrain.admin.v1.Admin",
 ];
 
 type Answering = Pin<Box<dyn Future<Output = Response<Body>> + Send>>;

@@ -1,15 +1,21 @@
 //! What clients and peers find behind this brain's sockets, by its role.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
 use kubebrain_brain::election::MasterRecord;
-use kubebrain_brain::mvcc::Store;
-use kubebrain_brain::service::{Audience, Endpoint, EndpointConfig, Role, Standby};
+use kubebrain_brain::mvcc::{self, Store};
+use kubebrain_brain::mvcc::follow::{Following, Upstream};
+use kubebrain_brain::service::{
+    Announcer, Audience, Between, Endpoint, EndpointConfig, Master, Members, Remote, Role, SlaveService, Standing,
+};
+use kubebrain_proto::peer::{FollowRequest, StandingResponse};
 use kubebrain_shared::dial::{Channel, DialConfig};
 use kubebrain_shared::opening::Opening;
 use kubebrain_shared::probe::ETCD_VERSION;
 use kubebrain_shared::stop::Stopper;
+use tokio::sync::watch;
 
 use crate::cli::Brain;
 use crate::listen::Brains;
@@ -25,26 +31,50 @@ pub(super) struct Doors {
     pub client_urls: Vec<String>,
     /// Where proxies and brains are.
     pub peer_urls: Vec<String>,
+    pub announcer: Announcer,
     name: String,
+    member_id: u64,
     progress_interval: Duration,
+    members: Members,
     /// The way to other brains.
     brains: Option<Brains>,
-    /// Whose standby this is, while it is one.
-    master: Option<String>,
+    /// Who orders writes, as slaves' callers are told.
+    master: watch::Sender<Option<Master>>,
 }
 
 impl Doors {
-    pub(super) fn new(flags: &Brain, client_urls: &[String], peer_urls: &[String]) -> Self {
+    /// Where nobody is behind them yet. Streams about what this brain is end with `accepting`.
+    pub(super) fn new(
+        flags: &Brain,
+        client_urls: &[String],
+        peer_urls: &[String],
+        member_id: u64,
+        accepting: &Stopper,
+    ) -> Self {
         let told = |told: &[String], bound: &[String]| if told.is_empty() { bound } else { told }.to_vec();
+        let client_urls = told(&flags.clients.advertise_client_urls, client_urls);
+        let peer_urls = told(&flags.peers.initial_advertise_peer_urls, peer_urls);
+        let brain = StandingResponse {
+            group: flags.group.to_string(),
+            name: flags.clients.name.clone(),
+            member_id,
+            client_urls: client_urls.clone(),
+            peer_urls: peer_urls.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            ..StandingResponse::default()
+        };
         Self {
             clients: Opening::new(ETCD_VERSION),
             peers: Opening::new(ETCD_VERSION),
-            client_urls: told(&flags.clients.advertise_client_urls, client_urls),
-            peer_urls: told(&flags.peers.initial_advertise_peer_urls, peer_urls),
+            client_urls,
+            peer_urls,
+            announcer: Announcer::new(brain, accepting.handle()),
             name: flags.clients.name.clone(),
+            member_id,
             progress_interval: flags.clients.watch_progress_notify_interval,
+            members: Members::default(),
             brains: None,
-            master: None,
+            master: watch::Sender::new(None),
         }
     }
 
@@ -61,59 +91,116 @@ impl Doors {
     }
 
     /// A master's: calls hold a handle of `streams` while they run.
-    pub(super) fn serve(&mut self, store: &Store, streams: &Stopper) {
-        self.master = None;
-        let endpoint = |audience, progress_interval| {
-            let config = EndpointConfig {
-                audience,
-                progress_interval,
-                name: self.name.clone(),
-                client_urls: self.client_urls.clone(),
-                peer_urls: self.peer_urls.clone(),
-            };
-            Role::Master(Endpoint::new(store.clone(), config, streams.handle()))
+    pub(super) fn serve(&self, store: &Store, streams: &Stopper) {
+        self.clients.open(Role::Master(self.endpoint(Audience::Clients, store, streams)));
+        self.peers.open(Role::Master(self.endpoint(Audience::Peers, store, streams)));
+        self.members.set_master(self.member_id);
+        // Who has waited for a master is served here.
+        self.master.send_replace(Some(Master::Here));
+        self.announcer.tell(Standing {
+            master: true,
+            reads: true,
+            epoch: store.shared().identity().term,
+            master_name: self.name.clone(),
+            master_peer_urls: self.peer_urls.clone(),
+            store: Some(store.clone()),
+            ..Standing::default()
+        });
+    }
+
+    /// A slave's, over a store that follows.
+    pub(super) fn follow(&self, store: &Store, following: &watch::Receiver<Following>, streams: &Stopper) {
+        let service = |audience| {
+            let endpoint = self.endpoint(audience, store, streams);
+            let (following, master) = (following.clone(), self.master.subscribe());
+            Role::Slave(SlaveService::new(audience, endpoint, store.clone(), following, master))
         };
-        self.clients.open(endpoint(Audience::Clients, self.progress_interval));
-        self.peers.open(endpoint(Audience::Peers, self.progress_interval.min(PEER_PROGRESS_MAX)));
+        self.clients.open(service(Audience::Clients));
+        self.peers.open(service(Audience::Peers));
+    }
+
+    /// Of one that has left: all calls are passed on to its successor. Its store answers nothing any more.
+    pub(super) fn pass_on(&self, store: &Store) {
+        let (_over, following) = watch::channel(Following::default());
+        self.follow(store, &following, &Stopper::default());
     }
 
     /// Nobody's yet: clients wait, proxies go elsewhere.
-    pub(super) fn close(&mut self, why: &str) {
-        self.master = None;
+    pub(super) fn close(&self, why: &str) {
         self.clients.close(why);
-        self.peers.open(Role::Standby(Standby::new(Audience::Peers, Vec::new(), None)));
+        self.peers.open(Role::Between(Between::new(why)));
+        self.master.send_replace(None);
+        self.announcer.tell(Standing { trouble: why.to_owned(), ..Standing::default() });
     }
 
-    /// A standby's: of `master`, if there is one.
-    pub(super) fn stand_by(&mut self, master: Option<&MasterRecord>) {
-        let Some(master) = master.filter(|master| !master.is_released()) else {
-            if self.master.is_some() || !self.peers.is_open() {
-                self.close("no master is elected");
-            }
-            return;
+    /// Calls for the master go there, or wait while it is not known. Gives the way to its changes.
+    pub(super) fn show_master(&self, record: Option<&MasterRecord>) -> Option<Arc<dyn Upstream>> {
+        self.members.set_master(record.map_or(0, |record| mvcc::id_of(&record.name)));
+        let Some(record) = record else {
+            self.master.send_replace(None);
+            return None;
         };
-        if self.master.as_ref() == Some(&master.holder) {
-            return;
-        }
-        match self.channel(&master.peer_urls) {
-            Ok(channel) => {
-                tracing::info!(master = master.name, "standing by");
-                let standby = |audience| {
-                    Role::Standby(Standby::new(audience, master.peer_urls.clone(), Some(channel.clone())))
+        match self.channels(&record.peer_urls) {
+            Ok([calls, changes, questions]) => {
+                let peer_urls = record.peer_urls.clone();
+                self.master.send_replace(Some(Master::At { peer_urls, channel: calls }));
+                let me = FollowRequest {
+                    from: 0,
+                    name: self.name.clone(),
+                    member_id: self.member_id,
+                    client_urls: self.client_urls.clone(),
+                    peer_urls: self.peer_urls.clone(),
                 };
-                self.clients.open(standby(Audience::Clients));
-                self.peers.open(standby(Audience::Peers));
+                Some(Arc::new(Remote::new(changes, questions, me)))
             }
             Err(error) => {
-                tracing::error!(master = master.name, "the master cannot be reached: {error:#}");
-                self.close("the master's peer URL cannot be used");
+                tracing::error!(master = record.name, "the master cannot be reached: {error:#}");
+                self.master.send_replace(None);
+                None
             }
         }
-        self.master = Some(master.holder.clone());
     }
 
-    fn channel(&self, urls: &[String]) -> Result<Channel> {
+    /// A slave's standing.
+    pub(super) fn tell(
+        &self,
+        store: &Store,
+        following: &watch::Receiver<Following>,
+        master: Option<&MasterRecord>,
+    ) {
+        let state = following.borrow().clone();
+        self.announcer.tell(Standing {
+            master: false,
+            reads: state.level,
+            trouble: state.trouble,
+            epoch: state.epoch,
+            master_name: master.map(|master| master.name.clone()).unwrap_or_default(),
+            master_peer_urls: master.map(|master| master.peer_urls.clone()).unwrap_or_default(),
+            store: Some(store.clone()),
+            following: Some(following.clone()),
+        });
+    }
+
+    fn endpoint(&self, audience: Audience, store: &Store, streams: &Stopper) -> Endpoint {
+        let progress_interval = match audience {
+            Audience::Clients => self.progress_interval,
+            Audience::Peers => self.progress_interval.min(PEER_PROGRESS_MAX),
+        };
+        let config = EndpointConfig {
+            audience,
+            progress_interval,
+            name: self.name.clone(),
+            client_urls: self.client_urls.clone(),
+            peer_urls: self.peer_urls.clone(),
+            members: self.members.clone(),
+        };
+        Endpoint::new(store.clone(), config, streams.handle())
+    }
+
+    /// For calls that are passed on, for changes, and for questions.
+    fn channels(&self, urls: &[String]) -> Result<[Channel; 3]> {
         let (Some(brains), Some(url)) = (&self.brains, urls.first()) else { bail!("it has no peer URL") };
-        Ok(Channel::new(brains.connector(url)?, DialConfig::default()))
+        let connector = brains.connector(url)?;
+        Ok([(); 3].map(|()| Channel::new(connector.clone(), DialConfig::default())))
     }
 }

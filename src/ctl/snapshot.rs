@@ -7,17 +7,16 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use kubebrain_proto::etcdserverpb::SnapshotRequest;
 use kubebrain_proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use kubebrain_proto::mvccpb::KeyValue;
-use kubebrain_shared::dial::{Channel, Connector, DialConfig};
 use kubebrain_shared::snapshot::{Header, Reader, Record};
 use prost::Message as _;
 use tokio::time::Instant;
 
+use super::servers::{Certificates, Output};
 use super::size;
-use crate::listen;
 
 /// Between two lines of progress.
 const PROGRESS_EVERY: Duration = Duration::from_millis(500);
@@ -43,6 +42,8 @@ struct Save {
     /// A proxy or standalone for all groups, or a brain for its own.
     #[arg(long, env = "ETCDCTL_ENDPOINTS", value_name = "URL", default_value = "http://127.0.0.1:2379")]
     endpoint: String,
+    #[command(flatten)]
+    certificates: Certificates,
 }
 
 #[derive(Debug, Args)]
@@ -52,12 +53,6 @@ struct Status {
     /// For people or for machines.
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     output: Output,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Output {
-    Table,
-    Json,
 }
 
 pub(super) async fn run(snapshot: Snapshot) -> Result<()> {
@@ -76,19 +71,11 @@ impl Drop for Partial {
     }
 }
 
-/// `HOST:PORT` of the one server that is asked. etcdctl's variable may leave the scheme out.
-fn authority(endpoint: &str) -> Result<String> {
-    if endpoint.contains(',') {
-        bail!("{endpoint}: a snapshot is taken from one server, name only one");
-    }
-    match endpoint.contains("://") {
-        true => listen::authority(endpoint),
-        false => Ok(endpoint.to_owned()),
-    }
-}
-
 async fn save(flags: Save) -> Result<()> {
-    let authority = authority(&flags.endpoint).context("--endpoint")?;
+    if flags.endpoint.contains(',') {
+        bail!("--endpoint {}: a snapshot is taken from one server, name only one", flags.endpoint);
+    }
+    let channel = flags.certificates.channel(&flags.endpoint).context("--endpoint")?;
     let mut name = flags.file.clone().into_os_string();
     name.push(".part");
     let partial = Partial(PathBuf::from(name));
@@ -97,7 +84,6 @@ async fn save(flags: Save) -> Result<()> {
     let options = File::options().write(true).create(true).truncate(true).mode(0o600).clone();
     let file = options.open(&partial.0).with_context(|| cannot(&partial.0))?;
     let mut writer = BufWriter::with_capacity(1 << 20, file);
-    let channel = Channel::new(Connector::Tcp(authority), DialConfig::default());
     let mut client = MaintenanceClient::new(channel).max_decoding_message_size(usize::MAX);
     let asked = client.snapshot(SnapshotRequest {}).await;
     let failed = |status: tonic::Status| {

@@ -172,11 +172,3 @@ async fn resolve(authority: &str) -> Result<SocketAddr> {
     let ipv4 = addresses.iter().find(|address| address.is_ipv4());
     ipv4.or(addresses.first()).copied().context("the name has no address")
 }
-
-/// `HOST:PORT` of a server's URL.
-pub(crate) fn authority(url: &str) -> Result<String> {
-    match url.strip_prefix("http://") {
-        Some(authority) => Ok(authority.trim_end_matches('/').to_owned()),
-        None => bail!("{url}: only http:// is dialled yet"),
-    }
-}

@@ -8,7 +8,7 @@ use std::time::Duration;
 use kubebrain_brain::engine::faulty::{Faulty, Mood};
 use kubebrain_brain::mvcc::values::ValueCache;
 use kubebrain_brain::mvcc::{self, Store};
-use kubebrain_brain::service::{Audience, Endpoint, EndpointConfig};
+use kubebrain_brain::service::{Audience, Endpoint, EndpointConfig, Members};
 use kubebrain_proxy::Proxy;
 use kubebrain_proxy::config::Seams;
 use kubebrain_shared::dial::{Channel, Connector, DialConfig};
@@ -390,6 +390,7 @@ fn endpoint(store: &Store, streams: &Stopper) -> Endpoint {
         name: "simulated".into(),
         client_urls: Vec::new(),
         peer_urls: Vec::new(),
+        members: Members::led_by(store.shared().identity().member),
     };
     Endpoint::new(store.clone(), config, streams.handle())
 }

@@ -102,6 +102,11 @@ pub(crate) async fn prepare(plan: &Plan, endpoint: &str) -> Result<Data> {
     Data::write(plan, 0, keys, endpoint).await
 }
 
+/// What an earlier run has written; for reads.
+pub(crate) fn kept(plan: &Plan) -> Data {
+    Data { keys: (0..plan.keys).map(|number| (number, Cell::new(0))).collect(), value: Bytes::new() }
+}
+
 impl Data {
     /// Writes `count` keys from number `begin` on.
     async fn write(plan: &Plan, begin: u64, count: u64, endpoint: &str) -> Result<Self> {
@@ -110,7 +115,7 @@ impl Data {
         let value = Bytes::from(value);
         let keys: Vec<(u64, Cell<i64>)> =
             (begin..begin + count).map(|number| (number, Cell::new(0))).collect();
-        let connection = Connection::open(endpoint).await?;
+        let connection = Connection::open(first(endpoint)).await?;
         let txn = connection.call(request::TXN)?;
         let share = keys.len().div_ceil(WRITERS).max(1);
         try_join_all(keys.chunks(share).map(|part| {
@@ -141,9 +146,16 @@ struct Link {
     watch: Call,
 }
 
-async fn links(plan: &Plan, endpoint: &str) -> Result<Vec<Link>> {
+fn first(endpoints: &str) -> &str {
+    endpoints.split(',').next().unwrap_or(endpoints)
+}
+
+/// Connections go to the endpoints in turn.
+async fn links(plan: &Plan, endpoints: &str) -> Result<Vec<Link>> {
     ensure!(plan.clients > 0, "no clients, nothing to measure");
-    try_join_all((0..plan.connections.clamp(1, plan.clients)).map(|_| async {
+    let endpoints: Vec<&str> = endpoints.split(',').collect();
+    let connections = plan.connections.clamp(1, plan.clients);
+    try_join_all(endpoints.iter().cycle().take(connections).map(|endpoint| async {
         let connection = Connection::open(endpoint).await?;
         Ok(Link {
             txn: connection.call(request::TXN)?,

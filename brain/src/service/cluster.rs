@@ -1,4 +1,4 @@
-//! `etcdserverpb.Cluster`: one member, this brain.
+//! `etcdserverpb.Cluster`: the brains of this group, of which this one is the master.
 
 use std::sync::Arc;
 
@@ -21,9 +21,12 @@ pub(super) async fn member_list(
         client_ur_ls: inner.client_urls.clone(),
         is_learner: false,
     };
+    let mut members = inner.members.slaves();
+    members.retain(|slave| slave.id != member.id);
+    members.insert(0, member);
     // The cluster service answers at revision 0, as in etcd.
     let header = inner.header(Revision::ZERO);
-    Ok(tonic::Response::new(wire::MemberListResponse { header, members: vec![member] }))
+    Ok(tonic::Response::new(wire::MemberListResponse { header, members }))
 }
 
 pub(super) async fn member_remove(
@@ -52,7 +55,7 @@ pub(super) async fn member_promote(
 
 impl Inner {
     fn is_member(&self, id: u64) -> Result<(), Fault> {
-        match id == self.store.shared().identity().member {
+        match id == self.store.shared().identity().member || self.members.has(id) {
             true => Ok(()),
             false => Err(Fault::MemberNotFound),
         }

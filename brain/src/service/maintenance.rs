@@ -29,7 +29,7 @@ pub(super) async fn status(
         },
         db_size_in_use: in_use,
         db_size_quota: quota.bytes_max().unwrap_or(0).cast_signed(),
-        leader: shared.identity().member,
+        leader: inner.members.master(),
         raft_term: shared.identity().term,
         raft_index: revision.get(),
         raft_applied_index: revision.get(),
@@ -108,7 +108,7 @@ pub(super) async fn defragment(
     Ok(tonic::Response::new(wire::DefragmentResponse::default()))
 }
 
-/// The one member leads: moving the lead to it is done already.
+/// Moving the lead to who has it is done already.
 pub(super) async fn move_leader(
     inner: Arc<Inner>,
     request: Request<wire::MoveLeaderRequest>,

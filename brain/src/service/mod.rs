@@ -7,14 +7,17 @@ mod auth;
 mod cluster;
 mod codec;
 mod fault;
+mod follow;
 mod health;
 mod http1;
 mod kv;
 mod lease;
 mod maintenance;
+mod members;
 mod peer;
+mod slave;
 mod snapshot;
-mod standby;
+mod standing;
 mod watch;
 
 use std::convert::Infallible;
@@ -42,7 +45,10 @@ use tower::{Service, service_fn};
 
 use crate::mvcc::{Reply, Store};
 use codec::{RawCodec, TypedCodec};
-pub use standby::{Role, Standby};
+pub use follow::Remote;
+pub use members::Members;
+pub use slave::{Between, Master, Role, SlaveService};
+pub use standing::{Announced, Announcer, Standing};
 
 /// Who may ask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +72,7 @@ struct Inner {
     name: String,
     client_urls: Vec<String>,
     peer_urls: Vec<String>,
+    members: Members,
     /// `None` where nobody but proxies ask.
     reflection: Option<Reflection>,
     stop: Stop,
@@ -83,6 +90,8 @@ pub struct EndpointConfig {
     pub client_urls: Vec<String>,
     /// Where peers reach it.
     pub peer_urls: Vec<String>,
+    /// The slaves of this group, while this brain is its master.
+    pub members: Members,
 }
 
 type Answered = Result<tonic::Response<Bytes>, Status>;
@@ -97,6 +106,7 @@ impl Endpoint {
             name: config.name,
             client_urls: config.client_urls,
             peer_urls: config.peer_urls,
+            members: config.members,
             reflection: match config.audience {
                 Audience::Clients => Reflection::new(CLIENT_SERVICES.iter().copied()).ok(),
                 Audience::Peers => None,
@@ -188,6 +198,10 @@ impl Endpoint {
                     "RenewLease" => unary!(peer::renew_lease),
                     "LeaseHolders" => unary!(peer::lease_holders),
                     "Content" => unary!(snapshot::content),
+                    "Follow" => {
+                        let call = service_fn(move |request| follow::follow(inner.clone(), request));
+                        codec::server(TypedCodec::default(), &limits).server_streaming(call, request).await
+                    }
                     "Export" => {
                         let call = service_fn(move |request| snapshot::export(inner.clone(), request));
                         codec::server(TypedCodec::default(), &limits).server_streaming(call, request).await

@@ -40,7 +40,7 @@ macro_rules! methods {
     };
 }
 
-/// etcd's and gRPC's own, as clients ask for them.
+/// etcd's, gRPC's own and ours, as clients ask for them.
 const CLIENTS: &[Method] = methods! {
     "etcdserverpb.KV": "Range" Unary, "RangeStream" ServerStream, "Put" Unary, "DeleteRange" Unary, "Txn" Unary,
         "Compact" Unary;
@@ -53,14 +53,16 @@ const CLIENTS: &[Method] = methods! {
         "Snapshot" ServerStream, "MoveLeader" Unary, "Downgrade" Unary;
     "etcdserverpb.Auth": "AuthStatus" Unary, "Authenticate" Unary;
     "grpc.health.v1.Health": "Check" Unary, "Watch" ServerStream;
+    "kubebrain.admin.v1.Admin": "Groups" Unary;
     "grpc.reflection.v1.ServerReflection": "ServerReflectionInfo" BidiStream;
     "grpc.reflection.v1alpha.ServerReflection": "ServerReflectionInfo" BidiStream;
 };
 
-/// What proxies ask besides.
+/// What proxies and brains ask besides.
 const PEERS: &[Method] = methods! {
     "kubebrain.peer.v1.Peer": "Advance" Unary, "ShareLease" Unary, "AdoptLease" Unary, "RenewLease" Unary,
-        "LeaseHolders" Unary, "Content" Unary, "Export" ServerStream;
+        "LeaseHolders" Unary, "Content" Unary, "Export" ServerStream, "Standing" ServerStream,
+        "Follow" ServerStream;
 };
 
 /// Every path that is not in a list.

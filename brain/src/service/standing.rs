@@ -1,0 +1,220 @@
+//! `Peer/Standing` and `Admin/Groups`: what this brain is in its group, told to proxies and to people whatever its role.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::{Stream, stream};
+use http::{Request, Response};
+use kubebrain_proto::admin;
+use kubebrain_proto::peer::{StandingRequest, StandingResponse, standing_response};
+use kubebrain_shared::stop::Stop;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+use tonic::Status;
+use tonic::body::Body;
+use tower::{Service, service_fn};
+
+use super::Audience;
+use super::codec::{self, TypedCodec};
+use crate::mvcc::Store;
+use crate::mvcc::follow::Following;
+use crate::request::Limits;
+
+const STANDING: &str = "/kubebrain.peer.v1.Peer/Standing";
+const GROUPS: &str = "/kubebrain.admin.v1.Admin/Groups";
+/// Proxies take a brain that says nothing for a few times as long for dead.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// What a brain is at a moment.
+#[derive(Clone, Default)]
+pub struct Standing {
+    /// It orders the group's writes.
+    pub master: bool,
+    /// It answers reads and serves watches.
+    pub reads: bool,
+    /// Why it does not, for people.
+    pub trouble: String,
+    /// The term of the master that it is or follows; 0 where it knows none.
+    pub epoch: u64,
+    /// The group's master and its peer URLs; empty while there is none.
+    pub master_name: String,
+    /// See `master_name`.
+    pub master_peer_urls: Vec<String>,
+    /// Whose revisions are told.
+    pub store: Option<Store>,
+    /// How a slave follows.
+    pub following: Option<watch::Receiver<Following>>,
+}
+
+/// Tells what this brain is. Clones tell the same.
+#[derive(Clone)]
+pub struct Announcer {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    /// What never changes.
+    brain: StandingResponse,
+    standing: watch::Sender<Standing>,
+    stop: Stop,
+}
+
+impl Announcer {
+    /// Of a brain that is nothing yet. `brain` says what stays: its group, name, id, URLs and version. Streams end with
+    /// `stop`.
+    pub fn new(brain: StandingResponse, stop: Stop) -> Self {
+        let standing = watch::Sender::new(Standing::default());
+        Self { inner: Arc::new(Inner { brain, standing, stop }) }
+    }
+
+    /// From now on it is this.
+    pub fn tell(&self, standing: Standing) {
+        self.inner.standing.send_replace(standing);
+    }
+
+    /// What it is now.
+    pub fn now(&self) -> StandingResponse {
+        let standing = self.inner.standing.borrow();
+        let role = match standing.master {
+            true => standing_response::Role::Master,
+            false => standing_response::Role::Slave,
+        };
+        let behind = standing.following.as_ref().filter(|_| !standing.master);
+        let behind = behind.and_then(|following| following.borrow().level_at);
+        let behind = behind.map_or(Duration::ZERO, |level_at| level_at.elapsed());
+        let shared = standing.store.as_ref().map(Store::shared);
+        StandingResponse {
+            role: role.into(),
+            reads: standing.reads,
+            trouble: standing.trouble.clone(),
+            epoch: standing.epoch,
+            master: standing.master_name.clone(),
+            master_peer_urls: standing.master_peer_urls.clone(),
+            revision: shared.map_or(0, |shared| shared.committed().to_wire()),
+            compacted: shared.map_or(-1, |shared| shared.compacted()),
+            behind_ms: u64::try_from(behind.as_millis()).unwrap_or(u64::MAX),
+            placement: shared.map_or(0, |shared| shared.placement.load().version()),
+            ..self.inner.brain.clone()
+        }
+    }
+
+    /// At once, at every change, and with each heartbeat.
+    fn stream(self) -> impl Stream<Item = Result<StandingResponse, Status>> + Send {
+        let changes = self.inner.standing.subscribe();
+        stream::unfold((self, changes, Instant::now()), |(announcer, mut changes, due)| async move {
+            tokio::select! { biased;
+                () = announcer.inner.stop.asked() => return None,
+                _changed = changes.changed() => {}
+                () = sleep_until(due) => {}
+            }
+            changes.mark_unchanged();
+            Some((Ok(announcer.now()), (announcer, changes, Instant::now() + HEARTBEAT)))
+        })
+    }
+
+    fn groups(&self) -> admin::GroupsResponse {
+        let standing = self.now();
+        admin::GroupsResponse {
+            server: "brain".to_owned(),
+            name: standing.name.clone(),
+            version: standing.version.clone(),
+            groups: vec![admin::Group {
+                name: standing.group.clone(),
+                brains: vec![admin::Brain { standing: Some(standing), ..admin::Brain::default() }],
+            }],
+        }
+    }
+
+    async fn answer(self, audience: Audience, request: Request<Body>) -> Response<Body> {
+        let limits = Limits::default();
+        if audience == Audience::Clients {
+            let call = service_fn(move |_request: tonic::Request<admin::GroupsRequest>| {
+                let groups = self.groups();
+                async move { Ok::<_, Status>(tonic::Response::new(groups)) }
+            });
+            return codec::server(TypedCodec::default(), &limits).unary(call, request).await;
+        }
+        let call = service_fn(move |_request: tonic::Request<StandingRequest>| {
+            let stream = self.clone().stream();
+            async move { Ok::<_, Status>(tonic::Response::new(stream)) }
+        });
+        codec::server(TypedCodec::default(), &limits).server_streaming(call, request).await
+    }
+}
+
+/// A listener's service that also says what the brain is, also while there is nothing else that it can answer.
+#[derive(Clone)]
+pub struct Announced<S> {
+    announcer: Announcer,
+    audience: Audience,
+    inner: S,
+}
+
+impl<S> Announced<S> {
+    /// Before `inner`.
+    pub const fn new(announcer: Announcer, audience: Audience, inner: S) -> Self {
+        Self { announcer, audience, inner }
+    }
+}
+
+type Answering = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+impl<S, B> Service<Request<B>> for Announced<S>
+where
+    S: Service<Request<B>, Response = Response<Body>, Error = Infallible, Future: Send + 'static>,
+    B: http_body::Body<Data = bytes::Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
+        + Send
+        + 'static,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Answering;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let own = match self.audience {
+            Audience::Clients => GROUPS,
+            Audience::Peers => STANDING,
+        };
+        if request.uri().path() == own {
+            let (announcer, audience) = (self.announcer.clone(), self.audience);
+            return Box::pin(async move { Ok(announcer.answer(audience, request.map(Body::new)).await) });
+        }
+        Box::pin(self.inner.call(request))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use futures_util::StreamExt as _;
+    use kubebrain_shared::stop::Stopper;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_standing_is_told_at_once_when_it_changes_and_each_second() {
+        let stopper = Stopper::default();
+        let brain = StandingResponse { name: "a".to_owned(), ..StandingResponse::default() };
+        let announcer = Announcer::new(brain, stopper.handle());
+        let mut told = pin!(announcer.clone().stream());
+        let began = Instant::now();
+        let first = told.next().await.expect("open").expect("told");
+        assert_eq!((first.role(), first.reads, first.name.as_str()), (standing_response::Role::Slave, false, "a"));
+        announcer.tell(Standing { master: true, reads: true, epoch: 3, ..Standing::default() });
+        let second = told.next().await.expect("open").expect("told");
+        assert_eq!((second.role(), second.reads, second.epoch), (standing_response::Role::Master, true, 3));
+        assert_eq!(began.elapsed(), Duration::ZERO);
+        let third = told.next().await.expect("open").expect("told");
+        assert_eq!((third, began.elapsed()), (second, HEARTBEAT));
+        stopper.ask();
+        assert!(told.next().await.is_none());
+    }
+}

@@ -1,0 +1,134 @@
+//! `kubebrain ctl status`: servers, one line each.
+
+use anyhow::{Result, bail};
+use futures_util::future::join_all;
+use kubebrain_proto::etcdserverpb::kv_client::KvClient;
+use kubebrain_proto::etcdserverpb::maintenance_client::MaintenanceClient;
+use kubebrain_proto::etcdserverpb::{RangeRequest, StatusRequest, StatusResponse};
+use kubebrain_shared::metadata;
+use tokio::time::{Instant, timeout};
+
+use super::servers::{Output, Servers, sentence};
+use super::{groups, size, table};
+
+/// One server, as far as it answered.
+struct Seen {
+    endpoint: String,
+    /// "proxy", "brain" or "standalone".
+    server: String,
+    name: String,
+    version: String,
+    groups: Vec<String>,
+    status: StatusResponse,
+    /// Of a linearizable read; none of a brain whose group does not own the key that is read.
+    read_ms: Option<f64>,
+    trouble: String,
+}
+
+/// Fails where a server does not answer, or not well.
+pub(super) async fn run(servers: Servers) -> Result<()> {
+    let seen = join_all(servers.endpoints.iter().map(|endpoint| look(&servers, endpoint))).await;
+    match servers.output {
+        Output::Table => table::print(&HEAD, &seen.iter().map(row).collect::<Vec<_>>()),
+        Output::Json => println!("{:#}", serde_json::Value::Array(seen.iter().map(json).collect())),
+    }
+    let failed: Vec<_> = seen.iter().filter(|seen| !seen.trouble.is_empty()).collect();
+    match failed.as_slice() {
+        [] => Ok(()),
+        failed => bail!("{} of {} servers are not well", failed.len(), seen.len()),
+    }
+}
+
+async fn look(servers: &Servers, endpoint: &str) -> Seen {
+    let mut seen = Seen {
+        endpoint: endpoint.to_owned(),
+        server: String::new(),
+        name: String::new(),
+        version: String::new(),
+        groups: Vec::new(),
+        status: StatusResponse::default(),
+        read_ms: None,
+        trouble: String::new(),
+    };
+    match groups::ask(servers, endpoint).await {
+        Ok(answer) => {
+            seen.server = answer.server;
+            seen.name = answer.name;
+            seen.version = answer.version;
+            seen.groups = answer.groups.into_iter().map(|group| group.name).collect();
+        }
+        Err(why) => {
+            seen.trouble = why;
+            return seen;
+        }
+    }
+    let channel = match servers.certificates.channel(endpoint) {
+        Ok(channel) => channel,
+        Err(error) => {
+            seen.trouble = format!("{error:#}");
+            return seen;
+        }
+    };
+    let asked = timeout(servers.command_timeout, async {
+        let status = MaintenanceClient::new(channel.clone()).status(StatusRequest {}).await?.into_inner();
+        let began = Instant::now();
+        let read = RangeRequest { key: "health".into(), ..RangeRequest::default() };
+        let took = match KvClient::new(channel).range(read).await {
+            Ok(_) => Some(began.elapsed().as_secs_f64() * 1000.0),
+            Err(refused) if metadata::is_not_owner(&refused) => None,
+            Err(status) => return Err(status),
+        };
+        Ok::<_, tonic::Status>((status, took))
+    });
+    match asked.await {
+        Ok(Ok((status, read_ms))) => {
+            seen.trouble = status.errors.join("; ");
+            (seen.status, seen.read_ms) = (status, read_ms);
+        }
+        Ok(Err(status)) => seen.trouble = sentence(&status),
+        Err(_late) => seen.trouble = "no answer in time".to_owned(),
+    }
+    seen
+}
+
+const HEAD: [&str; 11] = [
+    "ENDPOINT", "SERVER", "NAME", "VERSION", "GROUPS", "REVISION", "EPOCH", "SIZE", "IN USE", "READ", "NOTE",
+];
+
+fn row(seen: &Seen) -> Vec<String> {
+    let or_dash = |text: String| if text.is_empty() { "-".to_owned() } else { text };
+    let status = &seen.status;
+    let known = status.header.is_some();
+    let number = |number: String| if known { number } else { "-".to_owned() };
+    let bytes = |bytes: i64| number(size::of(u64::try_from(bytes).unwrap_or(0)));
+    vec![
+        seen.endpoint.clone(),
+        or_dash(seen.server.clone()),
+        or_dash(seen.name.clone()),
+        or_dash(seen.version.clone()),
+        or_dash(seen.groups.join(",")),
+        number(status.header.as_ref().map_or(0, |header| header.revision).to_string()),
+        number(status.raft_term.to_string()),
+        bytes(status.db_size),
+        bytes(status.db_size_in_use),
+        seen.read_ms.map_or("-".to_owned(), |ms| format!("{ms:.1} ms")),
+        seen.trouble.clone(),
+    ]
+}
+
+fn json(seen: &Seen) -> serde_json::Value {
+    let status = &seen.status;
+    serde_json::json!({
+        "endpoint": seen.endpoint,
+        "server": seen.server,
+        "name": seen.name,
+        "version": seen.version,
+        "groups": seen.groups,
+        "revision": status.header.as_ref().map_or(0, |header| header.revision),
+        "epoch": status.raft_term,
+        "dbSize": status.db_size,
+        "dbSizeInUse": status.db_size_in_use,
+        "readMs": seen.read_ms,
+        "trouble": seen.trouble,
+    })
+}
