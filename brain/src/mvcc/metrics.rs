@@ -444,7 +444,7 @@ impl Gauges {
                 followers: by_group("kubebrain_watch_followers", "Slaves that follow this master."),
                 level: by_group(
                     "kubebrain_follow_level",
-                    "1 on a slave that is level with its master, 0 on one that is not; not there on a master.",
+                    "1 where reads and watches are served: on a master, and on a slave that is level with it.",
                 ),
             },
         }
@@ -535,9 +535,7 @@ impl GroupGauges {
         set(&self.watchers_behind, shared.metrics.watch.behind.get());
         set(&self.streams, shared.metrics.watch.streams.get());
         set(&self.followers, shared.metrics.watch.followers.get());
-        if shared.is_slave() {
-            set(&self.level, shared.course.is_level().into());
-        }
+        set(&self.level, (!shared.is_slave() || shared.course.is_level()).into());
     }
 }
 

@@ -192,6 +192,10 @@ impl World {
         self.master.lock().clone()
     }
 
+    fn shown(&self) -> u64 {
+        *self.shown.lock()
+    }
+
     fn fresh(&self, by: &str, what: &str, need: u64, revision: u64) {
         if revision < need {
             self.wrong(format!("{by} answered {what} at r{revision}, r{need} had been shown before"));
@@ -204,7 +208,8 @@ impl World {
     fn start(&self, place: usize) {
         let life = self.lives.fetch_add(1, Ordering::Relaxed);
         let name = format!("brain{place}.{life}");
-        let (seed, small) = (self.rng.lock().random(), self.chance(0.5));
+        let seed = self.rng.lock().random();
+        let small = self.chance(0.5);
         let engine = Arc::new(Faulty::new(self.ledger.clone() as _, self.mood, seed).shared());
         let config = Config {
             window_bytes: if small { 1 } else { 1 << 20 },
@@ -276,7 +281,7 @@ async fn ask(world: Shared) {
 async fn write(world: &World, asked: &Brain) {
     let brain = world.master().unwrap_or_else(|| asked.clone());
     let key = KEYS[world.below(KEYS.len() as u64) as usize];
-    let (need, value) = (*world.shown.lock(), format!("v{}", world.rng.lock().random::<u32>()));
+    let (need, value) = (world.shown(), format!("v{}", world.rng.lock().random::<u32>()));
     if world.chance(0.3) {
         let delete = Delete { keys: KeyRange::one(Bytes::from_static(key.as_bytes())), prev_kv: false };
         if let Ok(reply) = brain.store.delete(delete, Revision::ZERO, None).await {
@@ -293,7 +298,7 @@ async fn write(world: &World, asked: &Brain) {
 }
 
 async fn advance(world: &World, brain: &Brain) {
-    let need = *world.shown.lock();
+    let need = world.shown();
     let floor = need + if world.chance(0.1) { world.below(3) } else { 0 };
     if let Ok(revision) = brain.store.advance(Revision::new(floor)).await {
         world.fresh(&brain.name, "an advance", need.max(floor), revision.get());
@@ -312,7 +317,7 @@ fn role(brain: &Brain) -> &'static str {
 }
 
 async fn read_now(world: &World, brain: &Brain) {
-    let (need, serializable) = (*world.shown.lock(), world.chance(0.2));
+    let (need, serializable) = (world.shown(), world.chance(0.2));
     let range = Range { serializable, ..read_all(ReadAt::Latest) };
     match read(&brain.store, &range).await {
         Ok((revision, kvs)) => {
@@ -328,7 +333,7 @@ async fn read_now(world: &World, brain: &Brain) {
 }
 
 async fn read_old(world: &World, brain: &Brain) {
-    let need = *world.shown.lock();
+    let need = world.shown();
     let revision = need.saturating_sub(world.below(15)).max(1);
     match at(&brain.store, revision).await {
         Ok(kvs) => judge_read(world, brain, revision, &kvs),
@@ -344,7 +349,7 @@ async fn read_old(world: &World, brain: &Brain) {
 async fn watch(world: Shared) {
     while !world.is_over() {
         sleep(Duration::from_millis(world.below(300))).await;
-        let (brain, need) = (world.brain(), *world.shown.lock());
+        let (brain, need) = (world.brain(), world.shown());
         let start = match world.chance(0.4) {
             true => 0,
             false => need.saturating_sub(world.below(12)).max(1),
@@ -406,7 +411,7 @@ async fn hand_over(world: &Shared, candidate: Brain) {
             let (term, at) = (candidate.store.shared().identity().term, candidate.store.shared().committed());
             world.says(&format!("{} is the master, epoch {term}, at {at}", candidate.name));
             world.count(if loaded { "warm promotions" } else { "cold promotions" });
-            let need = *world.shown.lock();
+            let need = world.shown();
             if at.get() < need {
                 world.wrong(format!("{} begins at {at}, r{need} was shown", candidate.name));
             }
@@ -472,7 +477,7 @@ async fn trouble(world: Shared) {
             }
             _ => {
                 let Some(master) = world.master() else { continue };
-                let at = world.shown.lock().saturating_sub(world.below(6)).cast_signed();
+                let at = world.shown().saturating_sub(world.below(6)).cast_signed();
                 let compacting = master.store.compact(at.max(1), world.chance(0.5), Revision::ZERO);
                 if let Ok(Ok(_)) = timeout(PATIENCE, compacting).await {
                     world.says(&format!("{} compacted r{at}", master.name));
@@ -569,7 +574,8 @@ async fn quiet(world: &Shared) {
     }
     for key in KEYS {
         let revision = put(&candidate.store, key, "last").await;
-        world.fresh(&candidate.name, "a put", *world.shown.lock(), revision);
+        let shown = world.shown();
+        world.fresh(&candidate.name, "a put", shown, revision);
     }
     let (last, compacted) = (candidate.store.shared().committed().get(), candidate.store.shared().compacted());
     for brain in &brains {
