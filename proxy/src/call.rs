@@ -70,20 +70,21 @@ impl Core {
     /// A dropped call resets the request; a write may have been applied.
     pub(crate) async fn send(&self, group: &Group, ask: &Ask<'_>) -> Result<Answer, Failure> {
         let began = Instant::now();
-        let outcome = self.send_around(group, ask).await;
+        let outcome = self.send_around(group, ask, began).await;
         group.metrics.sent(began, &outcome);
         outcome
     }
 
     /// From node to node, at once, as long as that can do no harm: what surely was not carried out, and reads always.
-    async fn send_around(&self, group: &Group, ask: &Ask<'_>) -> Result<Answer, Failure> {
+    async fn send_around(&self, group: &Group, ask: &Ask<'_>, began: Instant) -> Result<Answer, Failure> {
         let errand = Errand::of(ask.path);
         let mut tour = Tour::default();
         let mut last = Err(Failure::NotSent);
         loop {
-            let begun = tour.has_begun();
-            let Some(turn) = group.turn(errand, &mut tour) else { return last };
-            if begun {
+            let again = tour.has_begun();
+            let now = if again { Instant::now() } else { began };
+            let Some(turn) = group.turn(errand, &mut tour, now) else { return last };
+            if again {
                 self.config.metrics.all.retries.inc();
             }
             let place = turn.place();

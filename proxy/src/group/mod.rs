@@ -30,14 +30,15 @@ use kubebrain_shared::dial::{Channel, Connector, State};
 use kubebrain_shared::group::GroupName;
 use kubebrain_shared::revision::Revision;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 pub(crate) use errand::Errand;
 use monitor::Monitor;
 pub(crate) use monitor::SILENCE;
 use news::News;
 use node::Node;
-pub(crate) use roster::Tour;
 use roster::Roster;
+pub(crate) use roster::Tour;
 pub(crate) use standing::Place;
 pub use standing::Role;
 pub(crate) use turn::{Miss, Seat, Turn};
@@ -137,24 +138,24 @@ impl Group {
     }
 
     /// The next node for a request. `None` where nobody else is worth a try now, and where the placement names no node.
-    pub(crate) fn turn(&self, errand: Errand, tour: &mut Tour) -> Option<Turn<'_>> {
+    pub(crate) fn turn(&self, errand: Errand, tour: &mut Tour, now: Instant) -> Option<Turn<'_>> {
         let seen = self.roster.news.count();
-        let node = self.roster.pick(errand, tour)?;
+        let node = self.roster.pick(errand, tour, now)?;
         if errand == Errand::Read {
             self.metrics.read_at(node.place());
         }
-        Some(Turn::new(&self.roster, node, errand, seen))
+        Some(Turn::new(&self.roster, node, errand, seen, now))
     }
 
     /// The next node for a watch stream. `None` as of [`Group::turn`].
     pub(crate) fn seat(&self, tour: &mut Tour) -> Option<Seat> {
-        let node = self.roster.pick(Errand::Watch, tour)?;
+        let node = self.roster.pick(Errand::Watch, tour, Instant::now())?;
         Some(Seat::new(&self.roster, node))
     }
 
     /// True if a watch stream on its tour would find a node that is well.
     pub(crate) fn has_seat(&self, tour: &Tour) -> bool {
-        !self.roster.is_single() && self.roster.has_place_for_watch(tour)
+        !self.roster.is_single() && self.roster.has_place_for_watch(tour, Instant::now())
     }
 }
 

@@ -107,7 +107,9 @@ impl Monitor {
                 Ok(data) => buffer.extend_from_slice(&data),
                 Err(frame) => {
                     let status = frame.trailers_ref().and_then(Status::from_header_map);
-                    return status.filter(|status| status.code() != Code::Ok).map_or(Ok(()), |s| Err(s.into()));
+                    return status
+                        .filter(|status| status.code() != Code::Ok)
+                        .map_or(Ok(()), |s| Err(s.into()));
                 }
             }
         }

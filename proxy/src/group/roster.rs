@@ -33,7 +33,7 @@ pub(crate) struct Roster {
 }
 
 struct Ledger {
-    /// The highest epoch that was heard of. It never falls.
+    /// The highest epoch that was heard of. It does not fall as long as one of the nodes is heard.
     epoch: u64,
     known: Vec<Known>,
 }
@@ -48,7 +48,7 @@ pub(crate) enum Report {
     Silent,
 }
 
-/// Where a request has been, so that it is not sent there twice. Of nodes above the sixty-fourth nothing is kept.
+/// Where a request has been, so that it is not sent there twice. The sixty-fourth and all above count as one.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Tour {
     tried: u64,
@@ -80,8 +80,8 @@ impl Tour {
     }
 }
 
-fn bit(index: usize) -> u64 {
-    u32::try_from(index).ok().and_then(|index| 1_u64.checked_shl(index)).unwrap_or(0)
+const fn bit(index: usize) -> u64 {
+    if index < 63 { 1 << index } else { 1 << 63 }
 }
 
 /// By how much one of two must be the cheaper: what is nearly equal is spread by chance, or the least difference would
@@ -163,11 +163,14 @@ impl Roster {
             }
         };
         let health = entry.health;
+        if known.iter().all(|known| known.health.is_suspect()) {
+            // Perhaps all were stopped, and the store was restored: terms may begin anew.
+            *epoch = 0;
+        }
         let places = places(*epoch, known);
         // `|` and not `||`: all of them
-        let changed = self.nodes.iter().zip(&places).fold(false, |changed, (node, place)| {
-            changed | node.put(*place)
-        });
+        let changed =
+            self.nodes.iter().zip(&places).fold(false, |changed, (node, place)| changed | node.put(*place));
         if let Some(standing) = standing
             && standing.epoch == *epoch
             && !places.contains(&Place::Master)
@@ -204,8 +207,7 @@ impl Roster {
 
     /// The node for an errand that has been where its tour says, and adds it there. `None` where nobody else is worth a
     /// try now.
-    pub(crate) fn pick(&self, errand: Errand, tour: &mut Tour) -> Option<&Node> {
-        let now = Instant::now();
+    pub(crate) fn pick(&self, errand: Errand, tour: &mut Tour, now: Instant) -> Option<&Node> {
         let picked = match errand {
             _ if self.is_single() => self.first(tour, |_| true),
             Errand::Read => self.lightest(tour, now).or_else(|| self.named(tour)),
@@ -220,14 +222,14 @@ impl Roster {
         Some(picked)
     }
 
-    /// True if there is one, whom a watch stream on its tour would find well.
-    pub(crate) fn has_place_for_watch(&self, tour: &Tour) -> bool {
-        let now = Instant::now();
+    /// True if a watch stream on its tour would find one that is well.
+    pub(crate) fn has_place_for_watch(&self, tour: &Tour, now: Instant) -> bool {
         let named = self.named(tour).is_some();
         named
-            || self.nodes.iter().any(|node| {
-                !tour.has(node.index) && node.place().serves() && node.breaker.allows(now)
-            })
+            || self
+                .nodes
+                .iter()
+                .any(|node| !tour.has(node.index) && node.place().serves() && node.breaker.allows(now))
     }
 
     /// Two by chance, of those the one that would be sooner done.
@@ -261,9 +263,8 @@ impl Roster {
         let mut tour = *tour;
         loop {
             let first = self.chance.next() as usize % self.nodes.len().max(1);
-            let key = |node: &Node| {
-                (node.streams.load(Ordering::Relaxed), (node.index + first) % self.nodes.len())
-            };
+            let key =
+                |node: &Node| (node.streams.load(Ordering::Relaxed), (node.index + first) % self.nodes.len());
             let node = self.readers(tour, now).min_by_key(|node| key(node))?;
             if node.breaker.admit(now) {
                 return Some(node);
@@ -305,7 +306,8 @@ impl Roster {
         let stays = |place: Place| place.serves() || place == Place::Untold;
         let mut tour = Tour::default();
         tour.add(index);
-        self.nodes.get(index).is_some_and(|node| !stays(node.place())) && self.has_place_for_watch(&tour)
+        self.nodes.get(index).is_some_and(|node| !stays(node.place()))
+            && self.has_place_for_watch(&tour, Instant::now())
     }
 }
 

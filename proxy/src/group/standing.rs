@@ -94,8 +94,7 @@ pub(crate) enum Place {
 }
 
 impl Place {
-    const ALL: [Self; 6] =
-        [Self::Untold, Self::Reader, Self::Master, Self::Idle, Self::Broken, Self::Silent];
+    const ALL: [Self; 6] = [Self::Untold, Self::Reader, Self::Master, Self::Idle, Self::Broken, Self::Silent];
 
     pub(crate) fn from_u8(number: u8) -> Self {
         Self::ALL.get(usize::from(number)).copied().unwrap_or(Self::Untold)
@@ -178,7 +177,11 @@ mod tests {
             (
                 "the master is suspect",
                 7,
-                vec![node(Silent, Master, true, 7), node(Broken, Master, true, 7), node(Fine, Slave, true, 7)],
+                vec![
+                    node(Silent, Master, true, 7),
+                    node(Broken, Master, true, 7),
+                    node(Fine, Slave, true, 7),
+                ],
                 vec![P::Silent, P::Broken, P::Reader],
             ),
             ("no terms", 0, vec![node(Fine, Master, false, 0)], vec![P::Master]),

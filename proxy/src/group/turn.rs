@@ -41,9 +41,9 @@ pub(crate) struct Turn<'a> {
 }
 
 impl<'a> Turn<'a> {
-    pub(super) fn new(roster: &'a Roster, node: &'a Node, errand: Errand, seen: u64) -> Self {
+    pub(super) fn new(roster: &'a Roster, node: &'a Node, errand: Errand, seen: u64, began: Instant) -> Self {
         node.load.enter();
-        Self { roster, node, errand, place: node.place(), began: Instant::now(), seen, answered: false }
+        Self { roster, node, errand, place: node.place(), began, seen, answered: false }
     }
 
     /// Where it is.
@@ -100,8 +100,9 @@ impl<'a> Turn<'a> {
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
         self.node.load.leave();
-        if self.errand != Errand::Read {
-            return; // what a write takes says nothing of reads
+        // What a write takes says nothing of reads, and where there is no choice nobody asks.
+        if self.errand != Errand::Read || self.roster.is_single() {
+            return;
         }
         let now = Instant::now();
         let took = now - self.began;

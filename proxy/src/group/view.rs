@@ -46,7 +46,7 @@ pub struct NodeView {
     pub standing: Option<Arc<StandingResponse>>,
     /// Requests of this proxy there that wait for an answer to begin.
     pub in_flight: u32,
-    /// Until answers to reads begin, decayed mean; none before the first.
+    /// Until answers to reads begin, decayed mean; none before the first, and in a group of one.
     pub latency: Option<Duration>,
     /// Watch streams of this proxy there.
     pub watch_streams: usize,

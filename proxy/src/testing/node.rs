@@ -28,8 +28,8 @@ use super::brain::Brain;
 use super::service::BrainService;
 use super::{Client, name, placement, serve};
 use crate::config::Config;
-use crate::grpc::{self, Framed};
 use crate::group::Errand;
+use crate::grpc::{self, Framed};
 use crate::proxy::Proxy;
 
 /// A proxy over one group, `core`, of several nodes. The first is master in term 1, the others are slaves that read.

@@ -163,12 +163,13 @@ async fn a_write_into_silence_is_answered_as_unknown_and_never_sent_again() {
             how.hangs = true;
             how.delay = Duration::ZERO;
         });
+        sleep(Duration::from_secs(1)).await;
+        nodes.elect(1, 2);
     };
     let began = Instant::now();
     let (answer, ()) = tokio::join!(write(&nodes.client, "v"), hang);
     assert_eq!(Fault::of(&answer.expect_err("unknown")), Some(Fault::Timeout));
     assert!(began.elapsed() <= SILENCE + MILLI * 20, "{:?}", began.elapsed());
-    nodes.elect(1, 2);
     sleep(Duration::from_secs(10)).await;
     assert_eq!((nodes.counts(PUT), nodes.brain.revision()), (vec![1, 0, 0], 2), "carried out once");
 }
@@ -179,8 +180,9 @@ async fn a_write_on_a_connection_that_breaks_is_never_sent_again() {
     nodes.all[0].behave(|how| how.delay = MILLI * 100);
     let kill = async {
         sleep(MILLI * 50).await;
-        nodes.all[0].kill();
         nodes.elect(1, 2);
+        sleep(MILLI * 5).await;
+        nodes.all[0].kill();
     };
     let (answer, ()) = tokio::join!(write(&nodes.client, "v"), kill);
     assert_eq!(Fault::of(&answer.expect_err("unknown")), Some(Fault::Timeout));
@@ -348,7 +350,8 @@ async fn a_watch_moves_without_gap_or_repeat_under_writes_that_go_on() {
             longest = longest.max(last.elapsed());
             last = Instant::now();
             let watcher = usize::try_from(response.watch_id).expect("an id");
-            seen[watcher].extend(response.events.iter().map(|event| event.kv.clone().expect("one").mod_revision));
+            seen[watcher]
+                .extend(response.events.iter().map(|event| event.kv.clone().expect("one").mod_revision));
             if moves < 2 && seen[0].len() > 200 * (moves + 1) {
                 moves += 1;
                 let at = nodes.streams().iter().position(|count| *count == 1).expect("one stream");
@@ -418,4 +421,21 @@ async fn what_is_known_of_brains_is_on_the_page_and_in_the_list() {
     assert_eq!(seen, expected);
     assert_eq!(group.nodes[1].standing.as_ref().map(|standing| &standing.name[..]), Some("n1"));
     assert!(group.nodes[1].latency.is_some() && group.nodes[0].latency.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_is_waited_for_where_only_the_stream_has_ended() {
+    let nodes = Nodes::new(3).await;
+    nodes.all[0].behave(|how| how.delay = MILLI * 400);
+    let cut = async {
+        sleep(MILLI * 50).await;
+        // a brain that drains, which ends its streams first
+        nodes.all[0].behave(|how| {
+            how.cut = 1;
+            how.is_old = true;
+        });
+        nodes.all[0].say(|standing| standing.reads = false);
+    };
+    let (answer, ()) = tokio::join!(write(&nodes.client, "v"), cut);
+    answer.expect("it had begun");
 }

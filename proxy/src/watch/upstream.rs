@@ -22,8 +22,9 @@ use crate::core::Core;
 use crate::group::Group;
 use crate::group::news::Rest;
 
-/// How soon an unanswered question for progress is asked again; doubled up to a second.
-const ASK_AGAIN: Duration = Duration::from_millis(50);
+/// How soon a question for progress is asked again, of a brain that does not answer or a slave that has not come so far;
+/// doubled up to a second.
+const ASK_AGAIN: Duration = Duration::from_millis(10);
 const ASK_AGAIN_MAX: Duration = Duration::from_secs(1);
 const ADVANCE_PAUSE: Duration = Duration::from_millis(100);
 

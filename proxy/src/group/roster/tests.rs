@@ -29,13 +29,13 @@ fn usual(count: usize) -> Roster {
 }
 
 fn pick(roster: &Roster, errand: Errand) -> Option<usize> {
-    roster.pick(errand, &mut Tour::default()).map(|node| node.index)
+    roster.pick(errand, &mut Tour::default(), Instant::now()).map(|node| node.index)
 }
 
 /// Every node that a request would be sent to, one after the other.
 fn round(roster: &Roster, errand: Errand) -> Vec<usize> {
     let mut tour = Tour::default();
-    std::iter::from_fn(|| roster.pick(errand, &mut tour).map(|node| node.index)).collect()
+    std::iter::from_fn(|| roster.pick(errand, &mut tour, Instant::now()).map(|node| node.index)).collect()
 }
 
 #[tokio::test(start_paused = true)]
@@ -51,8 +51,12 @@ async fn reads_go_to_slaves_first_and_at_last_to_the_master_and_all_else_to_the_
     roster.hear(0, standing(Role::Slave, false, 1));
     assert_eq!(round(&roster, Errand::Master), [0; 0], "nobody is worth a try");
     let mut tour = Tour { named: Some(2), ..Tour::default() };
-    assert_eq!(roster.pick(Errand::Master, &mut tour).map(|node| node.index), Some(2), "but who was named");
-    assert!(roster.pick(Errand::Master, &mut tour).is_none(), "once");
+    assert_eq!(
+        roster.pick(Errand::Master, &mut tour, Instant::now()).map(|node| node.index),
+        Some(2),
+        "but who was named"
+    );
+    assert!(roster.pick(Errand::Master, &mut tour, Instant::now()).is_none(), "once");
 }
 
 #[tokio::test(start_paused = true)]
@@ -71,6 +75,26 @@ async fn an_earlier_term_says_nothing_of_who_is_master() {
     assert_eq!(pick(&roster, Errand::Master), None, "a slave knows of a later one");
     roster.hear(0, standing(Role::Master, true, 3));
     assert_eq!(pick(&roster, Errand::Master), Some(0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn terms_may_begin_anew_after_none_was_heard() {
+    let roster = usual(2);
+    roster.hear(0, standing(Role::Master, true, 50));
+    roster.hear(0, Report::Broken);
+    roster.hear(0, standing(Role::Master, true, 1));
+    assert_eq!((pick(&roster, Errand::Master), roster.epoch()), (None, 50), "the other one was there");
+    roster.hear(0, Report::Broken);
+    roster.hear(1, Report::Broken);
+    roster.hear(0, standing(Role::Master, true, 1));
+    assert_eq!((pick(&roster, Errand::Master), roster.epoch()), (Some(0), 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tour_ends_in_a_large_group_too() {
+    let roster = roster(70);
+    let round = round(&roster, Errand::Read);
+    assert_eq!(round, (0..64).collect::<Vec<_>>());
 }
 
 #[tokio::test(start_paused = true)]
@@ -179,7 +203,7 @@ async fn watches_are_spread_by_streams() {
     let roster = Arc::new(usual(4));
     let seats: Vec<_> = (0..12)
         .map(|_| {
-            let node = roster.pick(Errand::Watch, &mut Tour::default()).expect("one");
+            let node = roster.pick(Errand::Watch, &mut Tour::default(), Instant::now()).expect("one");
             super::super::turn::Seat::new(&roster, node)
         })
         .collect();
