@@ -59,6 +59,8 @@ pub(crate) struct How {
     pub(crate) hangs: bool,
     /// It does not know the stream on which others say what they are.
     pub(crate) is_old: bool,
+    /// It says nothing of itself, and does the rest.
+    pub(crate) is_mute: bool,
     /// Before each answer.
     pub(crate) delay: Duration,
     /// Streams on which it says what it is, opened before this number, end.
@@ -206,6 +208,7 @@ impl TestNode {
                     _said = timeout(Duration::from_secs(1), standing.changed()) => {}
                 }
                 node.wakes().await;
+                let _gone = how.wait_for(|how| !how.is_mute).await;
                 let said = Framed::of(&*standing.borrow_and_update()).frame();
                 Some((Ok(Frame::data(said)), Some(standing)))
             }
