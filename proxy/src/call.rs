@@ -18,7 +18,7 @@ use tonic::Status;
 use tonic::body::Body;
 
 use crate::core::Core;
-use crate::group::{Group, Lane};
+use crate::group::{Errand, Group, Miss, Place, Tour, Turn};
 use crate::grpc::{self, Framed};
 
 /// What is asked.
@@ -70,23 +70,64 @@ impl Core {
     /// A dropped call resets the request; a write may have been applied.
     pub(crate) async fn send(&self, group: &Group, ask: &Ask<'_>) -> Result<Answer, Failure> {
         let began = Instant::now();
-        let outcome = self.send_once(group, ask).await;
+        let outcome = self.send_around(group, ask, began).await;
         group.metrics.sent(began, &outcome);
         outcome
     }
 
-    async fn send_once(&self, group: &Group, ask: &Ask<'_>) -> Result<Answer, Failure> {
+    /// From node to node, at once, as long as that can do no harm: what surely was not carried out, and reads always.
+    async fn send_around(&self, group: &Group, ask: &Ask<'_>, began: Instant) -> Result<Answer, Failure> {
+        let errand = Errand::of(ask.path);
+        let mut tour = Tour::default();
+        let mut last = Err(Failure::NotSent);
+        loop {
+            let again = tour.has_begun();
+            let now = if again { Instant::now() } else { began };
+            let Some(turn) = group.turn(errand, &mut tour, now) else { return last };
+            if again {
+                self.config.metrics.all.retries.inc();
+            }
+            let place = turn.place();
+            let outcome = self.send_once(group, turn, ask, &mut tour).await;
+            let goes_on = match &outcome {
+                Ok(answer) => errand == Errand::Read && answer.another_may_know_better(place),
+                Err(Failure::NotSent) => true,
+                Err(Failure::NotOwner) => errand == Errand::Read && place == Place::Reader,
+                Err(Failure::Unknown) => errand == Errand::Read,
+            };
+            if !goes_on {
+                return outcome;
+            }
+            // an answer is better than none
+            if last.is_err() {
+                last = outcome;
+            }
+        }
+    }
+
+    async fn send_once(
+        &self,
+        group: &Group,
+        turn: Turn<'_>,
+        ask: &Ask<'_>,
+        tour: &mut Tour,
+    ) -> Result<Answer, Failure> {
         let frame = http_body_util::Full::new(ask.message.frame());
         let mut request = self.request(ask.path, ask.headers, ask.part, Body::new(frame));
         if !ask.floor {
             request.headers_mut().remove(metadata::FLOOR);
         }
-        let sent = group.send(Lane::Bulk, request).await;
-        let response = sent.map_err(|error| match error {
-            Some(error) if !error.surely_not_sent() => Failure::Unknown,
-            _ => Failure::NotSent,
+        let answer = turn.take(request, Answer::open).await.map_err(|miss| {
+            tracing::debug!(group = %group.name(), path = ask.path, %miss, "a brain has not answered");
+            match miss {
+                Miss::NotMaster { named } => {
+                    tour.named = named;
+                    Failure::NotSent
+                }
+                Miss::Unsent(_) => Failure::NotSent,
+                Miss::Unknown => Failure::Unknown,
+            }
         })?;
-        let answer = Answer::open(response).await?;
         if let Some(revision) = answer.revision {
             group.reached(revision);
             self.floor.raise(revision);
@@ -141,25 +182,32 @@ impl Core {
 }
 
 impl Answer {
-    async fn open(response: Response<Body>) -> Result<Self, Failure> {
+    async fn open(response: Response<Body>) -> Result<Self, Miss> {
         let (head, mut rest) = response.into_parts();
         let revision = metadata::revision(&head.headers, &metadata::REVISION);
         if let Some(status) = Status::from_header_map(&head.headers) {
             return match status.code() {
-                tonic::Code::Ok => Err(Failure::Unknown),
+                tonic::Code::Ok => Err(Miss::Unknown),
                 _ => Ok(Self { head, first: None, rest: Body::empty(), error: Some(status), revision }),
             };
         }
         if head.status != http::StatusCode::OK {
-            return Err(Failure::Unknown);
+            return Err(Miss::Unknown);
         }
         let first = match rest.frame().await {
             Some(Ok(frame)) => frame,
-            Some(Err(_)) | None => return Err(Failure::Unknown),
+            Some(Err(_)) | None => return Err(Miss::Unknown),
         };
         let ended = first.trailers_ref().and_then(Status::from_header_map);
         let error = ended.filter(|status| status.code() != tonic::Code::Ok);
         Ok(Self { head, first: Some(first), rest, error, revision })
+    }
+
+    /// True of a slave's error that need not be the group's: it has lost its master or ends, or has not come as far as
+    /// the revision that was named.
+    fn another_may_know_better(&self, place: Place) -> bool {
+        let Some(error) = self.error.as_ref().filter(|_| place == Place::Reader) else { return false };
+        error.code() == tonic::Code::Unavailable || Fault::of(error) == Some(Fault::FutureRevision)
     }
 
     /// Of its header block.

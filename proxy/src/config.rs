@@ -5,6 +5,7 @@ use std::time::Duration;
 use kubebrain_shared::dial::DialConfig;
 use kubebrain_shared::probe::ETCD_VERSION;
 
+use crate::group::SILENCE;
 use crate::metrics::Metrics;
 
 /// What gRPC may add to a request of `request_bytes_max`, as in etcd.
@@ -12,6 +13,9 @@ pub(crate) const GRPC_OVERHEAD_BYTES: usize = 512 * 1024;
 
 /// HTTP/2's largest window: streams that nobody reads must not use up what all of them share.
 const WINDOW_BYTES_MAX: u32 = (1 << 31) - 1;
+
+/// More than a heartbeat ever needs.
+const STANDING_WINDOW_BYTES: u32 = 64 * 1024;
 
 /// Settings of one proxy.
 #[derive(Clone, Debug)]
@@ -143,6 +147,17 @@ impl Config {
         DialConfig {
             stream_window_bytes: self.watch_window_bytes,
             connection_window_bytes: WINDOW_BYTES_MAX,
+            ..self.dial.clone()
+        }
+    }
+
+    /// Connections on which brains say what they are, every second.
+    pub(crate) fn standing_dial(&self) -> DialConfig {
+        DialConfig {
+            stream_window_bytes: STANDING_WINDOW_BYTES,
+            connection_window_bytes: STANDING_WINDOW_BYTES,
+            keepalive_interval: Some(SILENCE),
+            keepalive_timeout: SILENCE,
             ..self.dial.clone()
         }
     }

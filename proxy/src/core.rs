@@ -21,6 +21,7 @@ use crate::call::Ask;
 use crate::config::{Config, Seam};
 use crate::floor::Floor;
 use crate::group::Group;
+use crate::group::news::News;
 use crate::grpc::Framed;
 use crate::identity::Identity;
 use crate::retry::Retry;
@@ -48,11 +49,12 @@ pub(crate) struct Core {
     /// The placement's version; changes after the table did.
     version: watch::Sender<u64>,
     ready: watch::Sender<bool>,
+    news: Arc<News>,
     stopper: Mutex<Option<Stopper>>,
 }
 
 impl Core {
-    pub(crate) fn new(config: Config, table: Table) -> Self {
+    pub(crate) fn new(config: Config, table: Table, news: Arc<News>) -> Self {
         let version = watch::Sender::new(table.version());
         Self {
             in_flight: Arc::new(Semaphore::new(config.in_flight_max)),
@@ -64,6 +66,7 @@ impl Core {
             identity: ArcSwap::default(),
             version,
             ready: watch::Sender::new(false),
+            news,
             stopper: Mutex::new(Some(Stopper::default())),
         }
     }
@@ -77,6 +80,17 @@ impl Core {
         let version = table.version();
         self.table.store(Arc::new(table));
         self.version.send_replace(version);
+        self.news.tell();
+    }
+
+    /// Of who serves what, in all groups, and of tables.
+    pub(crate) fn news(&self) -> &Arc<News> {
+        &self.news
+    }
+
+    /// For what is tried again for as long as a request may take.
+    pub(crate) fn retry(&self) -> Retry {
+        Retry::new(self.config.retry_for, &self.news)
     }
 
     /// Hears of every new table.
@@ -138,7 +152,7 @@ impl Core {
     /// # Errors
     /// As there.
     pub(crate) async fn advance_fully(&self, group: &Group, floor: Revision) -> Result<Fenced, Status> {
-        let mut retry = Retry::new(self.config.retry_for).counted(&self.config.metrics.all.retries);
+        let mut retry = self.retry().counted(&self.config.metrics.all.retries);
         loop {
             match tokio::time::timeout_at(retry.until(), self.advance_once(group, floor)).await {
                 Ok(Ok(fenced)) => return Ok(fenced),

@@ -7,11 +7,12 @@ use kubebrain_shared::dial::State;
 use kubebrain_shared::group::GroupName;
 use kubebrain_shared::metrics::{self as shared, disk_buckets};
 use parking_lot::Mutex;
-use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
+use prometheus::{GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 use tokio::time::Instant;
 
 use crate::call::{Answer, Failure};
 use crate::core::Core;
+use crate::group::{GroupView, Place, Role};
 
 /// Of one proxy. Clones count together.
 #[derive(Clone)]
@@ -30,13 +31,19 @@ pub(crate) struct Counted {
     pub(crate) upstream_watches: IntGauge,
     upstream: IntCounterVec,
     upstream_seconds: HistogramVec,
+    reads: IntCounterVec,
+    breaker_opens: IntCounterVec,
 }
 
 /// Requests to one group.
 pub(crate) struct Upstream {
+    reads: [IntCounter; READ_AT.len()],
     outcomes: [IntCounter; OUTCOMES.len()],
     seconds: Histogram,
 }
+
+/// As what a node is asked for a read.
+const READ_AT: [&str; 3] = ["slave", "master", "unknown"];
 
 const OUTCOMES: [&str; 5] = ["answered", "failed", "not_sent", "not_owner", "unknown"];
 
@@ -71,6 +78,16 @@ impl Metrics {
                 disk_buckets(),
                 &["group"],
             ),
+            reads: metrics.counters(
+                "kubebrain_proxy_reads_total",
+                "Ranges sent to brains, by what the brain is; one that is sent again counts again.",
+                &["group", "role"],
+            ),
+            breaker_opens: metrics.counters(
+                "kubebrain_proxy_breaker_opens_total",
+                "How often a brain was left to rest after failures in a row.",
+                &["group", "node"],
+            ),
         };
         let core = Arc::<Mutex<Weak<Core>>>::default();
         let (gauges, looked) = (Gauges::new(metrics), core.clone());
@@ -90,13 +107,31 @@ impl Metrics {
     pub(crate) fn upstream(&self, group: &GroupName) -> Upstream {
         let name = group.as_str();
         Upstream {
+            reads: READ_AT.map(|role| self.all.reads.with_label_values(&[name, role])),
             outcomes: OUTCOMES.map(|outcome| self.all.upstream.with_label_values(&[name, outcome])),
             seconds: self.all.upstream_seconds.with_label_values(&[name]),
         }
     }
 }
 
+impl Metrics {
+    /// For one of its nodes.
+    pub(crate) fn breaker_opens(&self, group: &GroupName, node: &str) -> IntCounter {
+        self.all.breaker_opens.with_label_values(&[group.as_str(), node])
+    }
+}
+
 impl Upstream {
+    /// A range goes to a node.
+    pub(crate) fn read_at(&self, place: Place) {
+        let [slave, master, unknown] = &self.reads;
+        match place {
+            Place::Reader => slave.inc(),
+            Place::Master => master.inc(),
+            Place::Untold | Place::Idle | Place::Broken | Place::Silent => unknown.inc(),
+        }
+    }
+
     /// What came of a request that was sent at `began`.
     pub(crate) fn sent(&self, began: Instant, outcome: &Result<Answer, Failure>) {
         let place = match outcome {
@@ -118,6 +153,17 @@ struct Gauges {
     in_flight: IntGauge,
     known: IntGaugeVec,
     connections: IntGaugeVec,
+    nodes: NodeGauges,
+}
+
+/// Of each brain of each group.
+struct NodeGauges {
+    role: IntGaugeVec,
+    reads: IntGaugeVec,
+    suspect: IntGaugeVec,
+    in_flight: IntGaugeVec,
+    streams: IntGaugeVec,
+    latency: GaugeVec,
 }
 
 impl Gauges {
@@ -139,6 +185,7 @@ impl Gauges {
                 "Connections to brains: not needed yet (idle), dialing, open, or resting after a failed dial.",
                 &["group", "lane", "state"],
             ),
+            nodes: NodeGauges::new(metrics),
         }
     }
 
@@ -149,6 +196,7 @@ impl Gauges {
         self.in_flight.set(number(core.config.in_flight_max - core.in_flight.available_permits()));
         self.known.reset();
         self.connections.reset();
+        self.nodes.reset();
         for group in core.table().groups() {
             let name = group.name().as_str();
             self.known.with_label_values(&[name]).set(group.known().to_wire());
@@ -161,6 +209,69 @@ impl Gauges {
                 self.connections.with_label_values(&[name, "bulk", label(bulk)]).inc();
                 self.connections.with_label_values(&[name, "watch", label(watch)]).inc();
             }
+            self.nodes.look(&group.view(false));
+        }
+    }
+}
+
+impl NodeGauges {
+    fn new(metrics: &shared::Metrics) -> Self {
+        let labels = ["group", "node"];
+        Self {
+            role: metrics.gauges(
+                "kubebrain_proxy_node_role",
+                "1 for what a brain is taken for: master, slave, or unknown where it does not say.",
+                &["group", "node", "role"],
+            ),
+            reads: metrics.gauges(
+                "kubebrain_proxy_node_reads",
+                "1 where a brain is known to serve reads and watches.",
+                &labels,
+            ),
+            suspect: metrics.gauges(
+                "kubebrain_proxy_node_suspect",
+                "1 where nothing is heard of a brain: others are asked.",
+                &labels,
+            ),
+            in_flight: metrics.gauges(
+                "kubebrain_proxy_node_requests_in_flight",
+                "Requests at a brain that wait for an answer to begin.",
+                &labels,
+            ),
+            streams: metrics.gauges(
+                "kubebrain_proxy_node_watch_streams",
+                "Watch streams at a brain.",
+                &labels,
+            ),
+            latency: metrics.real_gauges(
+                "kubebrain_proxy_node_latency_seconds",
+                "Until a brain's answers to reads begin, decayed mean; by it reads are spread.",
+                &labels,
+            ),
+        }
+    }
+
+    fn reset(&self) {
+        for gauges in [&self.role, &self.reads, &self.suspect, &self.in_flight, &self.streams] {
+            gauges.reset();
+        }
+        self.latency.reset();
+    }
+
+    fn look(&self, group: &GroupView) {
+        for node in &group.nodes {
+            let labels = [group.name.as_str(), &node.address];
+            let set = |gauges: &IntGaugeVec, value: i64| gauges.with_label_values(&labels).set(value);
+            for role in [Role::Master, Role::Slave, Role::Unknown] {
+                let labels = [labels[0], labels[1], role.as_str()];
+                self.role.with_label_values(&labels).set((node.role == role).into());
+            }
+            set(&self.reads, node.reads.into());
+            set(&self.suspect, node.suspect.into());
+            set(&self.in_flight, node.in_flight.into());
+            set(&self.streams, i64::try_from(node.watch_streams).unwrap_or(i64::MAX));
+            let latency = node.latency.unwrap_or_default().as_secs_f64();
+            self.latency.with_label_values(&labels).set(latency);
         }
     }
 }

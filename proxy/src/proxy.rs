@@ -15,7 +15,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
 use crate::config::Config;
 use crate::core::Core;
-use crate::retry::Retry;
+use crate::group::{Group, GroupView};
 use crate::service::compact::Together;
 use crate::table::Table;
 
@@ -36,8 +36,9 @@ impl Proxy {
         placement: Arc<Placement>,
         connectors: HashMap<GroupName, Vec<Connector>>,
     ) -> Self {
-        let table = Table::new(placement, connectors, None, &config);
-        let core = Arc::new(Core::new(config, table));
+        let news = Arc::default();
+        let table = Table::new(placement, connectors, None, &config, &news);
+        let core = Arc::new(Core::new(config, table, news));
         core.config.metrics.look_at(&core);
         Self { core }
     }
@@ -49,6 +50,7 @@ impl Proxy {
     /// A dropped call leaves a proxy that is not ready; it may be called again.
     pub async fn start(&self) {
         let Some(stop) = self.core.stop_handle() else { return };
+        self.core.table().listen(&self.core.config);
         tokio::select! {
             () = stop.asked() => return,
             () = fence_all(&self.core) => {}
@@ -73,6 +75,15 @@ impl Proxy {
         self.core.floor.get()
     }
 
+    /// What it knows of its groups' brains, in the order of the groups' names.
+    pub fn groups(&self) -> Vec<GroupView> {
+        let table = self.core.table();
+        let is_home = |group: &Group| group.name() == table.home().name();
+        let mut groups: Vec<_> = table.groups().map(|group| group.view(is_home(group))).collect();
+        groups.sort_by(|one, next| one.name.cmp(&next.name));
+        groups
+    }
+
     /// Replaces the table. Requests in flight end by the old one; watchers move over without a gap. A group that stays
     /// keeps its connections unless `connectors` names it again.
     pub fn replace_placement(
@@ -80,7 +91,9 @@ impl Proxy {
         placement: Arc<Placement>,
         connectors: HashMap<GroupName, Vec<Connector>>,
     ) {
-        let table = Table::new(placement, connectors, Some(&self.core.table()), &self.core.config);
+        let (config, news) = (&self.core.config, self.core.news());
+        let table = Table::new(placement, connectors, Some(&self.core.table()), config, news);
+        table.listen(config);
         tracing::info!(version = format!("{:x}", table.version()), "the placement was replaced");
         self.core.replace_table(table);
     }
@@ -136,7 +149,7 @@ async fn fence_all(core: &Core) {
             Ok(()) => return,
             Err(status) => tracing::warn!(%status, "not every group answers: not ready"),
         }
-        let _never_over = Retry::new(core.config.retry_for).pause().await;
+        let _never_over = core.retry().pause().await;
     }
 }
 

@@ -1,27 +1,37 @@
 //! [`Retry`]: when a request that was surely not carried out is tried again, and until when.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderMap;
 use kubebrain_shared::fault::Fault;
 use prometheus::IntCounter;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 use tonic::Status;
+
+use crate::group::news::News;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const PAUSE_MAX: Duration = Duration::from_millis(500);
+/// What is left for the last try, so that the client hears how it ended.
+const LAST_TRY: Duration = Duration::from_millis(20);
 
-/// Growing pauses up to a bound, which is the smaller of our own and the client's.
+/// Growing pauses up to a bound, which is the smaller of our own and the client's. News of who serves what end a pause:
+/// those that came since the last try began, so that none falls between the two.
 #[derive(Debug)]
 pub(crate) struct Retry {
     until: Instant,
     pause: Duration,
+    news: Arc<News>,
+    /// How many there were when the try began.
+    seen: u64,
     counter: Option<IntCounter>,
 }
 
 impl Retry {
-    pub(crate) fn new(time: Duration) -> Self {
-        Self { until: Instant::now() + time, pause: FIRST_PAUSE, counter: None }
+    pub(crate) fn new(time: Duration, news: &Arc<News>) -> Self {
+        let (news, seen) = (Arc::clone(news), news.count());
+        Self { until: Instant::now() + time, pause: FIRST_PAUSE, news, seen, counter: None }
     }
 
     /// Each further try is counted.
@@ -31,8 +41,8 @@ impl Retry {
     }
 
     /// Bounded by the client's `grpc-timeout` too.
-    pub(crate) fn of_request(time: Duration, headers: &HeaderMap) -> Self {
-        Self::new(timeout(headers).map_or(time, |asked| asked.min(time)))
+    pub(crate) fn of_request(time: Duration, headers: &HeaderMap, news: &Arc<News>) -> Self {
+        Self::new(timeout(headers).map_or(time, |asked| asked.min(time)), news)
     }
 
     /// Waits before the next try.
@@ -40,12 +50,11 @@ impl Retry {
     /// # Errors
     /// `Unavailable` "request timed out" when the time is over: never a code that makes a client apply it again.
     pub(crate) async fn pause(&mut self) -> Result<(), Status> {
-        let next = Instant::now() + self.pause;
-        if next >= self.until {
-            return Err(Fault::Timeout.into());
-        }
-        self.pause = (self.pause * 2).min(PAUSE_MAX);
-        sleep_until(next).await;
+        let left = self.until.saturating_duration_since(Instant::now());
+        let left = left.checked_sub(LAST_TRY).filter(|left| !left.is_zero()).ok_or(Fault::Timeout)?;
+        let heard = self.news.pause(self.seen, self.pause.min(left)).await;
+        self.pause = if heard { FIRST_PAUSE } else { (self.pause * 2).min(PAUSE_MAX) };
+        self.seen = self.news.count();
         self.counter.iter().for_each(IntCounter::inc);
         Ok(())
     }
@@ -96,7 +105,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn retrying_ends_with_the_time() {
         let began = Instant::now();
-        let mut retry = Retry::new(Duration::from_secs(5));
+        let mut retry = Retry::new(Duration::from_secs(5), &Arc::default());
         let mut tries = 0;
         let end = loop {
             match retry.pause().await {
@@ -106,5 +115,21 @@ mod tests {
         };
         assert_eq!(Fault::of(&end), Some(Fault::Timeout));
         assert!(began.elapsed() <= Duration::from_secs(5) && tries > 10, "{tries}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn news_end_a_pause_and_make_the_next_one_short() {
+        let news = Arc::<News>::default();
+        let mut retry = Retry::new(Duration::from_secs(5), &news);
+        for _ in 0..6 {
+            retry.pause().await.expect("time is left");
+        }
+        let began = Instant::now();
+        news.tell(); // while the try was under way
+        retry.pause().await.expect("time is left");
+        assert!(began.elapsed() < Duration::from_millis(5), "{:?}", began.elapsed());
+        retry.pause().await.expect("time is left");
+        let elapsed = began.elapsed();
+        assert!(elapsed < Duration::from_millis(20) && elapsed > Duration::from_millis(10), "{elapsed:?}");
     }
 }

@@ -10,6 +10,7 @@ use kubebrain_shared::placement::Placement;
 use crate::classify::Span;
 use crate::config::Config;
 use crate::group::Group;
+use crate::group::news::News;
 
 /// Where every key goes, at one moment.
 #[derive(Debug)]
@@ -26,14 +27,15 @@ impl Table {
         mut connectors: HashMap<GroupName, Vec<Connector>>,
         before: Option<&Self>,
         config: &Config,
+        news: &Arc<News>,
     ) -> Self {
         let mut group =
             |name: &GroupName| match (connectors.remove(name), before.and_then(|b| b.groups.get(name))) {
-                (Some(connectors), _) => Arc::new(Group::new(name.clone(), connectors, config)),
+                (Some(connectors), _) => Arc::new(Group::new(name.clone(), connectors, config, news)),
                 (None, Some(group)) => Arc::clone(group),
                 (None, None) => {
                     tracing::error!(group = %name, "the placement names a group without a brain");
-                    Arc::new(Group::new(name.clone(), Vec::new(), config))
+                    Arc::new(Group::new(name.clone(), Vec::new(), config, news))
                 }
             };
         let mut groups: HashMap<_, _> =
@@ -41,6 +43,11 @@ impl Table {
         let home =
             Arc::clone(groups.entry(placement.home().clone()).or_insert_with(|| group(placement.home())));
         Self { placement, groups, home }
+    }
+
+    /// Listens to what the groups' brains say of themselves.
+    pub(crate) fn listen(&self, config: &Config) {
+        self.groups.values().for_each(|group| group.listen(config));
     }
 
     pub(crate) fn version(&self) -> u64 {

@@ -25,8 +25,8 @@ use http_body_util::Full;
 use parking_lot::Mutex;
 use prometheus::core::Collector;
 use prometheus::{
-    Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
 };
 use tonic::body::Body;
 
@@ -120,6 +120,11 @@ impl Metrics {
     /// As [`Self::gauge`], with a fraction.
     pub fn real_gauge(&self, name: &str, help: &str) -> Gauge {
         self.made(Gauge::new(name, help))
+    }
+
+    /// As [`Self::real_gauge`], one for each set of labels.
+    pub fn real_gauges(&self, name: &str, help: &str, labels: &[&str]) -> GaugeVec {
+        self.made(GaugeVec::new(Opts::new(name, help), labels))
     }
 
     /// As [`Self::gauge`], one for each set of labels.

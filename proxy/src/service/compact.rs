@@ -17,7 +17,6 @@ use crate::call::Failure;
 use crate::core::Core;
 use crate::group::Group;
 use crate::grpc::{self, Framed};
-use crate::retry::Retry;
 
 const PATH: &str = "/etcdserverpb.KV/Compact";
 
@@ -49,7 +48,7 @@ impl Call<'_> {
 
     async fn compact_one(&self, group: &Group) -> Result<(), Status> {
         let ask = self.ask(PATH);
-        let mut retry = Retry::new(self.core.config.retry_for).counted(&self.core.config.metrics.all.retries);
+        let mut retry = self.core.retry().counted(&self.core.config.metrics.all.retries);
         loop {
             match self.core.send(group, &ask).await {
                 Ok(answer) => return answer.message(4096).await.map(|_| ()),

@@ -144,7 +144,8 @@ impl Call<'_> {
 
     pub(crate) fn retry(&self) -> Retry {
         let config = &self.core.config;
-        Retry::of_request(config.retry_for, &self.headers).counted(&config.metrics.all.retries)
+        Retry::of_request(config.retry_for, &self.headers, self.core.news())
+            .counted(&config.metrics.all.retries)
     }
 }
 

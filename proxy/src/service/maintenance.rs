@@ -20,7 +20,6 @@ use crate::call::{Ask, Failure};
 use crate::core::Core;
 use crate::group::Group;
 use crate::grpc::{self, Framed};
-use crate::retry::Retry;
 
 const STATUS: &str = "/etcdserverpb.Maintenance/Status";
 const ALARM: &str = "/etcdserverpb.Maintenance/Alarm";
@@ -127,7 +126,7 @@ impl Core {
     }
 
     async fn ask_one<M: prost::Message + Default>(&self, group: &Group, ask: &Ask<'_>) -> Result<M, Status> {
-        let mut retry = Retry::new(self.config.retry_for);
+        let mut retry = self.retry();
         loop {
             match self.send(group, ask).await {
                 Ok(answer) => return answer.decode(self.config.merged_bytes_max).await,

@@ -4,6 +4,7 @@
 
 mod brain;
 mod client;
+mod node;
 mod service;
 mod watch;
 
@@ -19,6 +20,7 @@ use kubebrain_shared::stop::Stopper;
 
 pub(crate) use brain::{Brain, Planned};
 pub(crate) use client::{Client, WatchClient, put, range, revision_of};
+pub(crate) use node::{How, Nodes};
 
 use crate::config::Config;
 use crate::proxy::Proxy;

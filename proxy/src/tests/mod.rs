@@ -6,5 +6,6 @@ mod limit;
 mod maintenance;
 mod metrics;
 mod model;
+mod nodes;
 mod watch;
 mod web;

@@ -1,4 +1,8 @@
 //! [`Link`]: one upstream watch stream, opened when wanted and opened again after a loss.
+//!
+//! A loss is followed by another node at once, as long as there is one that is well and was not tried since the last
+//! rest; so a stream that ends with each node costs a try at each and then a rest. It also moves by itself: when its
+//! node is suspect or serves no watches any more, and another one does.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -9,13 +13,14 @@ use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::Body as _;
 use kubebrain_shared::metadata;
-use tokio::time::{Sleep, sleep};
+use tokio::time::Instant;
 use tonic::Status;
 use tonic::body::Body;
 
 use super::requests::Requests;
 use crate::core::Core;
-use crate::group::{Group, Lane};
+use crate::group::news::Rest;
+use crate::group::{Group, Miss, Seat, Tour};
 use crate::grpc;
 
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
@@ -23,18 +28,39 @@ const BACKOFF_MAX: Duration = Duration::from_secs(1);
 /// A brain's responses hold whole revisions; this is gRPC's own bound.
 const MESSAGE_BYTES_MAX: usize = i32::MAX as usize;
 
-type Opening = Pin<Box<dyn Future<Output = Result<Body, Status>> + Send>>;
+/// A stream that lived for so long has not failed at once.
+const LIVED: Duration = Duration::from_secs(1);
+
+type Opening = Pin<Box<dyn Future<Output = Result<Stream, Lost>> + Send>>;
 
 pub(super) struct Link {
     state: State,
     backoff: Duration,
+    /// Nodes that were tried since the last rest.
+    tour: Tour,
+    opened: Instant,
 }
 
 enum State {
     Idle,
-    Resting(Pin<Box<Sleep>>),
+    Resting(Rest),
     Opening(Opening, Requests),
-    Open { body: Body, buffer: BytesMut, requests: Requests },
+    Open { stream: Stream, buffer: BytesMut, requests: Requests },
+}
+
+/// A stream at a node.
+struct Stream {
+    body: Body,
+    /// Resolves when it should go on elsewhere.
+    left: Rest,
+    _seat: Seat,
+}
+
+/// Why there is none.
+struct Lost {
+    status: Status,
+    /// Who would take it.
+    named: Option<usize>,
 }
 
 pub(super) enum Event {
@@ -45,7 +71,7 @@ pub(super) enum Event {
 
 impl Link {
     pub(super) fn new() -> Self {
-        Self { state: State::Idle, backoff: BACKOFF_MIN }
+        Self { state: State::Idle, backoff: BACKOFF_MIN, tour: Tour::default(), opened: Instant::now() }
     }
 
     /// Where to put requests, while there is a stream for them.
@@ -62,14 +88,26 @@ impl Link {
             let requests = Requests::default();
             let body = Body::new(requests.body());
             let request = core.request("/etcdserverpb.Watch/Watch", &HeaderMap::new(), part, body);
-            let opening = open(Arc::clone(core), Arc::clone(group), request);
+            self.opened = Instant::now();
+            // Counted from here, so that streams that are opened together are spread.
+            let seat = group.seat(&mut self.tour);
+            let opening = open(Arc::clone(core), Arc::clone(group), seat, request);
             self.state = State::Opening(Box::pin(opening), requests);
         }
     }
 
-    /// Gives the stream up; the next one follows a pause that grows until somebody answers.
-    pub(super) fn lose(&mut self) {
-        self.state = State::Resting(Box::pin(sleep(self.backoff)));
+    /// Gives the stream up. The next one follows at once, if there is another node for it, or else a pause that grows
+    /// until somebody answers and ends with news.
+    pub(super) fn lose(&mut self, group: &Group) {
+        if self.opened.elapsed() >= LIVED {
+            self.tour = self.tour.of_last();
+        }
+        if group.has_seat(&self.tour) {
+            self.state = State::Idle;
+            return;
+        }
+        self.tour = Tour::default();
+        self.state = State::Resting(group.news().rest(self.backoff));
         self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
     }
 
@@ -88,21 +126,27 @@ impl Link {
                     self.state = State::Idle;
                 }
                 State::Opening(opening, _) => match ready!(opening.as_mut().poll(cx)) {
-                    Ok(body) => self.opened(body),
-                    Err(status) => {
-                        tracing::debug!(%status, "a watch stream could not be opened");
+                    Ok(stream) => self.opened(stream),
+                    Err(lost) => {
+                        tracing::debug!(status = %lost.status, "a watch stream could not be opened");
+                        self.tour.named = lost.named;
                         return Poll::Ready(Event::Lost);
                     }
                 },
-                State::Open { body, buffer, .. } => match grpc::split(buffer, MESSAGE_BYTES_MAX) {
+                State::Open { stream, buffer, .. } => match grpc::split(buffer, MESSAGE_BYTES_MAX) {
                     Ok(Some(message)) => return Poll::Ready(Event::Message(message)),
-                    Ok(None) => match ready!(Pin::new(body).poll_frame(cx)) {
-                        Some(Ok(frame)) => match frame.into_data() {
+                    Ok(None) => match Pin::new(&mut stream.body).poll_frame(cx) {
+                        Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
                             Ok(data) if buffer.is_empty() => *buffer = BytesMut::from(data),
                             Ok(data) => buffer.extend_from_slice(&data),
                             Err(_trailers) => return Poll::Ready(Event::Lost),
                         },
-                        Some(Err(_)) | None => return Poll::Ready(Event::Lost),
+                        Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(Event::Lost),
+                        Poll::Pending => {
+                            ready!(stream.left.as_mut().poll(cx));
+                            tracing::debug!("a watch stream moves to another brain");
+                            return Poll::Ready(Event::Lost);
+                        }
                     },
                     Err(_) => return Poll::Ready(Event::Lost),
                 },
@@ -115,16 +159,29 @@ impl Link {
         matches!(self.state, State::Idle)
     }
 
-    fn opened(&mut self, body: Body) {
+    fn opened(&mut self, stream: Stream) {
         if let State::Opening(_, requests) = std::mem::replace(&mut self.state, State::Idle) {
-            self.state = State::Open { body, buffer: BytesMut::new(), requests };
+            self.state = State::Open { stream, buffer: BytesMut::new(), requests };
         }
     }
 }
 
-async fn open(core: Arc<Core>, group: Arc<Group>, request: http::Request<Body>) -> Result<Body, Status> {
-    let response = group.send(Lane::Watch, request).await.map_err(|error| {
-        Status::unavailable(error.map_or_else(|| "no brain is known".into(), |error| error.to_string()))
+impl From<Status> for Lost {
+    fn from(status: Status) -> Self {
+        Self { status, named: None }
+    }
+}
+
+async fn open(
+    core: Arc<Core>,
+    group: Arc<Group>,
+    seat: Option<Seat>,
+    request: http::Request<Body>,
+) -> Result<Stream, Lost> {
+    let seat = seat.ok_or_else(|| Status::unavailable("nobody serves watches"))?;
+    let response = seat.open(request).await.map_err(|miss| Lost {
+        status: Status::unavailable(miss.to_string()),
+        named: if let Miss::NotMaster { named } = miss { named } else { None },
     })?;
     let (head, body) = response.into_parts();
     if let Some(revision) = metadata::revision(&head.headers, &metadata::REVISION) {
@@ -132,8 +189,10 @@ async fn open(core: Arc<Core>, group: Arc<Group>, request: http::Request<Body>) 
         group.reached(revision);
     }
     match Status::from_header_map(&head.headers) {
-        Some(status) => Err(status),
-        None if head.status != http::StatusCode::OK => Err(Status::unavailable(head.status.to_string())),
-        None => Ok(body),
+        Some(status) => Err(status.into()),
+        None if head.status != http::StatusCode::OK => {
+            Err(Status::unavailable(head.status.to_string()).into())
+        }
+        None => Ok(Stream { body, left: Box::pin(seat.left()), _seat: seat }),
     }
 }

@@ -20,9 +20,11 @@ use super::link::{Event, Link};
 use crate::config::Seam;
 use crate::core::Core;
 use crate::group::Group;
+use crate::group::news::Rest;
 
-/// How soon an unanswered question for progress is asked again; doubled up to a second.
-const ASK_AGAIN: Duration = Duration::from_millis(50);
+/// How soon a question for progress is asked again, of a brain that does not answer or a slave that has not come so far;
+/// doubled up to a second.
+const ASK_AGAIN: Duration = Duration::from_millis(10);
 const ASK_AGAIN_MAX: Duration = Duration::from_secs(1);
 const ADVANCE_PAUSE: Duration = Duration::from_millis(100);
 
@@ -38,7 +40,7 @@ pub(super) struct Upstream {
     unsent: VecDeque<i64>,
     unanswered: VecDeque<i64>,
     advancing: Option<Advancing>,
-    pause: Option<Pin<Box<Sleep>>>,
+    pause: Option<Rest>,
     asking: Option<Asking>,
     _counted: One,
 }
@@ -188,7 +190,7 @@ impl Upstream {
 
     /// The stream is gone or of no use: every part is created again on the next one.
     fn lost(&mut self) {
-        self.link.lose();
+        self.link.lose(&self.group);
         self.unanswered.clear();
         self.unsent = self.parts.keys().copied().collect();
         for part in self.parts.values_mut() {
@@ -239,7 +241,7 @@ impl Upstream {
             self.advancing = None;
             if let Err(status) = advanced {
                 tracing::debug!(group = %self.group.name(), %status, "could not be advanced");
-                self.pause = Some(Box::pin(sleep(ADVANCE_PAUSE)));
+                self.pause = Some(self.group.news().rest(ADVANCE_PAUSE));
             }
         }
     }

@@ -1,0 +1,52 @@
+//! [`Errand`]: which of a group's nodes may answer a request. The one place that says so.
+
+/// What a request is, as far as the choice of a node goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Errand {
+    /// A Range or RangeStream, linearizable or not, at now or at a revision, of a whole range or of a group's part. Any
+    /// node that reads may answer: it fences itself, and the floor comes with the request. Without side effects: where
+    /// one node does not answer another is asked.
+    Read,
+    /// A watch stream: to any node that reads, and moved to another one unseen.
+    Watch,
+    /// Everything else: writes and leases, compaction, fences, and what operators ask of a group. The master's alone,
+    /// and sent again only where it surely was not carried out.
+    Master,
+}
+
+impl Errand {
+    /// By `/service/method`.
+    pub(crate) fn of(path: &str) -> Self {
+        match path {
+            "/etcdserverpb.KV/Range" | "/etcdserverpb.KV/RangeStream" => Self::Read,
+            "/etcdserverpb.Watch/Watch" => Self::Watch,
+            _ => Self::Master,
+        }
+    }
+
+    /// True if asking twice does no harm.
+    pub(crate) const fn is_harmless(self) -> bool {
+        matches!(self, Self::Read | Self::Watch)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_ranges_and_watches_leave_the_master() {
+        for (path, expected) in [
+            ("/etcdserverpb.KV/Range", Errand::Read),
+            ("/etcdserverpb.KV/RangeStream", Errand::Read),
+            ("/etcdserverpb.Watch/Watch", Errand::Watch),
+            ("/etcdserverpb.KV/Txn", Errand::Master),
+            ("/etcdserverpb.KV/Compact", Errand::Master),
+            ("/etcdserverpb.Lease/LeaseTimeToLive", Errand::Master),
+            ("/kubebrain.peer.v1.Peer/Advance", Errand::Master),
+            ("/etcdserverpb.KV/RangeOfNextYear", Errand::Master),
+        ] {
+            assert_eq!(Errand::of(path), expected, "{path}");
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! [`Group`]: one brain group as this proxy reaches it.
+//!
+//! ```text
+//! request ── errand ──┐
+//! tour (been where) ──┼→ roster ──→ turn or seat at a node ──→ load, breaker
+//!                     │    ↑
+//! monitor of each node ────┘ role, reads, epoch; suspect
+//! ```
+//!
+//! Invariants:
+//! * A write goes to one node at a time, and to another only after the first surely did not carry it out.
+//! * Who is master is believed by the highest epoch. A wrong belief costs a refusal and nothing else: brains decide.
+//! * No pick waits for a lock or allocates.
+
+mod breaker;
+mod errand;
+mod load;
+mod monitor;
+pub(crate) mod news;
+mod node;
+mod roster;
+mod standing;
+mod turn;
+mod view;
+
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+
+use kubebrain_shared::dial::{Channel, Connector, State};
+use kubebrain_shared::group::GroupName;
+use kubebrain_shared::revision::Revision;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+pub(crate) use errand::Errand;
+use monitor::Monitor;
+pub(crate) use monitor::SILENCE;
+use news::News;
+use node::Node;
+use roster::Roster;
+pub(crate) use roster::Tour;
+pub(crate) use standing::Place;
+pub use standing::Role;
+pub(crate) use turn::{Miss, Seat, Turn};
+pub use view::{GroupView, NodeView};
+
+use crate::config::Config;
+use crate::floor::Floor;
+use crate::metrics::Upstream;
+
+/// A group: its nodes, and the highest revision that it is known to have committed.
+pub(crate) struct Group {
+    name: GroupName,
+    roster: Arc<Roster>,
+    known: Floor,
+    /// What its monitors need; none for a brain of this process, which is its group's only one.
+    heard_by: Vec<(usize, Channel)>,
+    /// End with the group.
+    monitors: OnceLock<JoinSet<()>>,
+    pub(crate) metrics: Upstream,
+}
+
+impl Group {
+    pub(crate) fn new(
+        name: GroupName,
+        connectors: Vec<Connector>,
+        config: &Config,
+        news: &Arc<News>,
+    ) -> Self {
+        let alone = connectors.len() == 1;
+        let is_here =
+            |connector: &Connector| matches!(connector, Connector::Memory(_) | Connector::Inside(..));
+        let heard_by = connectors.iter().enumerate().filter(|(_, connector)| !(alone && is_here(connector)));
+        let heard_by: Vec<_> = heard_by
+            .map(|(index, connector)| (index, Channel::new(connector.clone(), config.standing_dial())))
+            .collect();
+        let nodes = connectors.into_iter().enumerate();
+        let nodes = nodes.map(|(index, connector)| Node::new(&name, index, connector, config)).collect();
+        let roster = Roster::new(nodes, Arc::clone(news));
+        if alone && heard_by.is_empty() {
+            roster.trust();
+        }
+        let metrics = config.metrics.upstream(&name);
+        Self {
+            roster: Arc::new(roster),
+            known: Floor::default(),
+            heard_by,
+            monitors: OnceLock::new(),
+            metrics,
+            name,
+        }
+    }
+
+    /// Begins to listen to what its nodes say of themselves, if it has not.
+    pub(crate) fn listen(&self, config: &Config) {
+        self.monitors.get_or_init(|| {
+            let mut tasks = JoinSet::new();
+            for (index, channel) in &self.heard_by {
+                let monitor = Monitor {
+                    roster: Arc::clone(&self.roster),
+                    index: *index,
+                    group: self.name.clone(),
+                    channel: channel.clone(),
+                    dial: config.dial.clone(),
+                };
+                tasks.spawn(monitor.run());
+            }
+            tasks
+        });
+    }
+
+    /// How each node's connections stand: for requests, and for watch streams.
+    pub(crate) fn connections(&self) -> impl Iterator<Item = (State, State)> {
+        self.roster.nodes().iter().map(|node| (node.bulk_state(), node.watch_state()))
+    }
+
+    /// Why its nodes cannot be reached, as far as that was tried.
+    pub(crate) fn troubles(&self) -> impl Iterator<Item = Arc<str>> {
+        self.roster.nodes().iter().filter_map(Node::trouble)
+    }
+
+    pub(crate) fn name(&self) -> &GroupName {
+        &self.name
+    }
+
+    /// A revision that this group's committed revision has reached. It never falls, also not over a change of master.
+    pub(crate) fn known(&self) -> Revision {
+        self.known.get()
+    }
+
+    /// An answer of this group showed that it has committed `revision`.
+    pub(crate) fn reached(&self, revision: Revision) {
+        self.known.raise(revision);
+    }
+
+    pub(crate) fn news(&self) -> &Arc<News> {
+        &self.roster.news
+    }
+
+    /// The next node for a request. `None` where nobody else is worth a try now, and where the placement names no node.
+    pub(crate) fn turn(&self, errand: Errand, tour: &mut Tour, now: Instant) -> Option<Turn<'_>> {
+        let seen = self.roster.news.count();
+        let node = self.roster.pick(errand, tour, now)?;
+        if errand == Errand::Read {
+            self.metrics.read_at(node.place());
+        }
+        Some(Turn::new(&self.roster, node, errand, seen, now))
+    }
+
+    /// The next node for a watch stream. `None` as of [`Group::turn`].
+    pub(crate) fn seat(&self, tour: &mut Tour) -> Option<Seat> {
+        let node = self.roster.pick(Errand::Watch, tour, Instant::now())?;
+        Some(Seat::new(&self.roster, node))
+    }
+
+    /// True if a watch stream on its tour would find a node that is well.
+    pub(crate) fn has_seat(&self, tour: &Tour) -> bool {
+        !self.roster.is_single() && self.roster.has_place_for_watch(tour, Instant::now())
+    }
+}
+
+impl fmt::Debug for Group {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Group")
+            .field("name", &self.name)
+            .field("nodes", &self.roster.nodes().len())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,93 @@
+//! [`News`]: that a request which nobody took may find somebody now.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+/// Between two tries of one request, however often there are news.
+const PAUSE_MIN: Duration = Duration::from_millis(3);
+
+/// A wait.
+pub(crate) type Rest = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Counts the changes in who is master, who reads and who is suspect, and new tables; of all groups of a proxy, because
+/// they are rare.
+#[derive(Debug, Default)]
+pub(crate) struct News {
+    count: AtomicU64,
+    told: Notify,
+}
+
+impl News {
+    /// How many there were. Asked before a try, so that none is missed after it.
+    pub(crate) fn count(&self) -> u64 {
+        self.count.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn tell(&self) {
+        self.count.fetch_add(1, Ordering::Release);
+        self.told.notify_waiters();
+    }
+
+    /// Returns once there are more than `seen`.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub(crate) async fn after(&self, seen: u64) {
+        loop {
+            // made before the look, so that it hears of whatever comes after it
+            let told = self.told.notified();
+            if self.count() != seen {
+                return;
+            }
+            told.await;
+        }
+    }
+
+    /// As [`News::pause`], for whatever comes from now on; a future of its own.
+    pub(crate) fn rest(self: &Arc<Self>, pause: Duration) -> Rest {
+        let (news, seen) = (Arc::clone(self), self.count());
+        Box::pin(async move {
+            news.pause(seen, pause).await;
+        })
+    }
+
+    /// Waits for `pause`, or until there are more than `seen`, but for some milliseconds at least. True if there are.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub(crate) async fn pause(&self, seen: u64, pause: Duration) -> bool {
+        let now = Instant::now();
+        sleep_until(now + PAUSE_MIN.min(pause)).await;
+        timeout_at(now + pause, self.after(seen)).await.is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pause_ends_with_news_that_came_after_the_last_look() {
+        let news = Arc::new(News::default());
+        let long = Duration::from_secs(9);
+        let began = Instant::now();
+        let seen = news.count();
+        news.tell(); // between the look and the pause
+        assert!(news.pause(seen, long).await);
+        assert!(began.elapsed() < Duration::from_millis(5), "{:?}", began.elapsed());
+        let (told, teller) = (Arc::clone(&news), tokio::time::sleep(Duration::from_secs(1)));
+        tokio::spawn(async move {
+            teller.await;
+            told.tell();
+        });
+        assert!(news.pause(news.count(), long).await);
+        assert!(began.elapsed() < Duration::from_millis(1010), "{:?}", began.elapsed());
+        assert!(!news.pause(news.count(), long).await, "no news");
+        assert!(began.elapsed() >= Duration::from_secs(10));
+    }
+}

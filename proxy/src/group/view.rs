@@ -1,0 +1,90 @@
+//! What a proxy knows of its groups, as a list for operators.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use kubebrain_proto::peer::StandingResponse;
+use kubebrain_shared::group::GroupName;
+use kubebrain_shared::revision::Revision;
+use tokio::time::Instant;
+
+use super::Group;
+use super::node::Node;
+use super::standing::{Place, Role, Said};
+
+/// One group.
+#[derive(Clone, Debug)]
+pub struct GroupView {
+    /// Its name.
+    pub name: GroupName,
+    /// It owns the keys outside all kinds.
+    pub is_home: bool,
+    /// The highest term of a master that was heard of; 0 for none.
+    pub epoch: u64,
+    /// A revision that it is known to have committed.
+    pub revision: Revision,
+    /// In the order of the placement.
+    pub nodes: Vec<NodeView>,
+}
+
+/// One of its brains.
+#[derive(Clone, Debug)]
+pub struct NodeView {
+    /// What stands behind the scheme in its peer URL; in this process `#` and its number.
+    pub address: String,
+    /// What it is taken for. A brain that claims an earlier term than the group's is no master.
+    pub role: Role,
+    /// Reads and watches go there.
+    pub reads: bool,
+    /// Nothing is heard of it, for longer than a heartbeat or because its stream has ended. In a group of one it is asked
+    /// nevertheless.
+    pub suspect: bool,
+    /// Why it cannot be connected to, as far as that was tried.
+    pub unreachable: Option<Arc<str>>,
+    /// Its last own words; none from brains of older versions, and inside this process.
+    pub standing: Option<Arc<StandingResponse>>,
+    /// Requests of this proxy there that wait for an answer to begin.
+    pub in_flight: u32,
+    /// Until answers to reads begin, decayed mean; none before the first, and in a group of one.
+    pub latency: Option<Duration>,
+    /// Watch streams of this proxy there.
+    pub watch_streams: usize,
+}
+
+impl Group {
+    /// As of now.
+    pub(crate) fn view(&self, is_home: bool) -> GroupView {
+        let epoch = self.roster.epoch();
+        GroupView {
+            name: self.name().clone(),
+            is_home,
+            epoch,
+            revision: self.known(),
+            nodes: self.roster.nodes().iter().map(|node| view(node, epoch)).collect(),
+        }
+    }
+}
+
+fn view(node: &Node, epoch: u64) -> NodeView {
+    let place = node.place();
+    let standing = node.standing.load_full();
+    let role = match (place, standing.as_deref().map(Said::of)) {
+        (Place::Master, _) => Role::Master,
+        (_, None) => Role::Unknown,
+        // what it was when it was last heard
+        (Place::Broken | Place::Silent, Some(said)) if said.epoch >= epoch => said.role,
+        (_, Some(_)) => Role::Slave,
+    };
+    NodeView {
+        address: node.address.clone(),
+        role,
+        reads: place.serves(),
+        suspect: place.is_suspect(),
+        unreachable: node.trouble(),
+        standing,
+        in_flight: node.load.in_flight(),
+        latency: node.load.latency(Instant::now()),
+        watch_streams: node.streams.load(Ordering::Relaxed),
+    }
+}
