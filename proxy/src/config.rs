@@ -20,6 +20,8 @@ const STANDING_WINDOW_BYTES: u32 = 64 * 1024;
 /// Settings of one proxy.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// What it is called beside its name: "proxy", or "standalone" where its groups are in the same process.
+    pub server: &'static str,
     /// Name of the one member that `MemberList` shows. Default `kubebrain`.
     pub name: String,
     /// Where clients reach this proxy: the member's client URL. Default `http://127.0.0.1:2379`.
@@ -92,6 +94,7 @@ pub(crate) enum Seam {
 impl Default for Config {
     fn default() -> Self {
         Self {
+            server: "proxy",
             name: "kubebrain".into(),
             advertised_url: "http://127.0.0.1:2379".into(),
             etcd_version: ETCD_VERSION.into(),

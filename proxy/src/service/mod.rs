@@ -1,5 +1,6 @@
 //! The local etcd endpoint: one method per request, by path.
 
+mod admin;
 mod auth;
 mod cluster;
 pub(crate) mod compact;
@@ -129,6 +130,9 @@ async fn grpc_call(core: Arc<Core>, request: Request<Body>) -> Result<Response<B
     let path = parts.uri.path();
     if path.starts_with("/grpc.health.v1.Health/") {
         return health::answer(&core, path, body).await;
+    }
+    if path == admin::GROUPS {
+        return Ok(admin::groups(&core));
     }
     if core.stop_handle().is_none() {
         return Err(Fault::Stopped.into());
