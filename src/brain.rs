@@ -197,7 +197,9 @@ impl Brain {
             }
             Err(End::Stop) if !self.leads() => {
                 // Calls that still come are passed on.
-                self.doors.announcer.tell(Announcement { trouble: "stopping".to_owned(), ..Announcement::default() });
+                self.doors
+                    .announcer
+                    .tell(Announcement { trouble: "stopping".to_owned(), ..Announcement::default() });
                 term.streams.ask();
                 self.last = Some(term.store);
                 Err(End::Stop)
@@ -234,7 +236,8 @@ impl Brain {
             if (state.leaving && !before.leaving) || (!state.level && before.level) {
                 standing.candidacy.hurry();
             }
-            let said = (state.level, state.trouble.clone(), state.epoch, master.clone().map(|master| master.holder));
+            let said =
+                (state.level, state.trouble.clone(), state.epoch, master.clone().map(|master| master.holder));
             if told.as_ref() != Some(&said) {
                 self.doors.tell(store, &following, master.as_ref());
                 told = Some(said);

@@ -98,9 +98,11 @@ async fn load(flags: Load) -> Result<()> {
         futures_util::join!(work::run(&plan, &data, &flags.endpoint, measured, &usage), others);
     let run = run?;
     let done = run.per_second * flags.seconds;
-    let others = flags.also.iter().zip(others).map(|((name, _), cpu)| {
-        format!("  {name} {:.1} us", cpu.as_secs_f64() * 1e6 / done)
-    });
+    let others = flags
+        .also
+        .iter()
+        .zip(others)
+        .map(|((name, _), cpu)| format!("  {name} {:.1} us", cpu.as_secs_f64() * 1e6 / done));
     println!("{}{}", report::line(&run), others.collect::<String>());
     Ok(())
 }

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use kubebrain_brain::election::MasterRecord;
-use kubebrain_brain::mvcc::{self, Store};
 use kubebrain_brain::mvcc::follow::{Following, Upstream};
+use kubebrain_brain::mvcc::{self, Store};
 use kubebrain_brain::service::{
-    Announcer, Audience, Between, Endpoint, EndpointConfig, Master, Members, Remote, Role, SlaveService, Standing,
+    Announcer, Audience, Between, Endpoint, EndpointConfig, Master, Members, Remote, Role, SlaveService,
+    Standing,
 };
 use kubebrain_proto::peer::{FollowRequest, StandingResponse};
 use kubebrain_shared::dial::{Channel, DialConfig};

@@ -15,7 +15,8 @@ use super::table;
 /// What one server says of the groups that it knows.
 pub(super) async fn ask(servers: &Servers, endpoint: &str) -> Result<GroupsResponse, String> {
     let channel = servers.certificates.channel(endpoint).map_err(|error| format!("{error:#}"))?;
-    let asked = timeout(servers.command_timeout, async { AdminClient::new(channel).groups(GroupsRequest {}).await });
+    let asked =
+        timeout(servers.command_timeout, async { AdminClient::new(channel).groups(GroupsRequest {}).await });
     match asked.await {
         Ok(Ok(answer)) => Ok(answer.into_inner()),
         Ok(Err(status)) => Err(sentence(&status)),
@@ -36,8 +37,10 @@ pub(super) async fn run(servers: Servers) -> Result<()> {
     }
     match servers.output {
         Output::Table => {
-            let rows: Vec<_> =
-                groups.iter().flat_map(|(group, brains)| brains.values().map(|brain| row(group, brain))).collect();
+            let rows: Vec<_> = groups
+                .iter()
+                .flat_map(|(group, brains)| brains.values().map(|brain| row(group, brain)))
+                .collect();
             table::print(&HEAD, &rows);
         }
         Output::Json => println!("{:#}", json(&groups)),
@@ -69,7 +72,8 @@ fn merge(groups: &mut BTreeMap<String, BTreeMap<(String, String), Brain>>, answe
 }
 
 fn is_master(brain: &Brain) -> bool {
-    brain.trouble.is_empty() && brain.standing.as_ref().is_some_and(|standing| standing.role() == Role::Master)
+    brain.trouble.is_empty()
+        && brain.standing.as_ref().is_some_and(|standing| standing.role() == Role::Master)
 }
 
 const fn role(role: Role) -> &'static str {
@@ -131,9 +135,7 @@ fn json(groups: &BTreeMap<String, BTreeMap<(String, String), Brain>>) -> serde_j
             "version": standing.version,
         })
     };
-    let group = |(name, brains): (&String, &BTreeMap<_, Brain>)| {
-        serde_json::json!({ "name": name, "brains": brains.values().map(brain).collect::<Vec<_>>() })
-    };
+    let group = |(name, brains): (&String, &BTreeMap<_, Brain>)| serde_json::json!({ "name": name, "brains": brains.values().map(brain).collect::<Vec<_>>() });
     serde_json::json!({ "groups": groups.iter().map(group).collect::<Vec<_>>() })
 }
 
@@ -145,10 +147,17 @@ mod tests {
     use super::*;
 
     fn answer(name: &str, role: Role, revision: i64) -> GroupsResponse {
-        let standing =
-            StandingResponse { name: name.to_owned(), role: role.into(), revision, ..StandingResponse::default() };
+        let standing = StandingResponse {
+            name: name.to_owned(),
+            role: role.into(),
+            revision,
+            ..StandingResponse::default()
+        };
         let brains = vec![Brain { standing: Some(standing), ..Brain::default() }];
-        GroupsResponse { groups: vec![Group { name: "core".to_owned(), brains }], ..GroupsResponse::default() }
+        GroupsResponse {
+            groups: vec![Group { name: "core".to_owned(), brains }],
+            ..GroupsResponse::default()
+        }
     }
 
     #[test]

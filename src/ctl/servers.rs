@@ -37,7 +37,9 @@ impl Certificates {
             Some(_) => bail!("{endpoint}: endpoints are http://, https:// and unix:// URLs"),
         };
         if let Connector::Tcp(authority) | Connector::Tls(authority, _) = &connector {
-            authority.parse::<http::uri::Authority>().with_context(|| format!("{endpoint}: not HOST:PORT"))?;
+            authority
+                .parse::<http::uri::Authority>()
+                .with_context(|| format!("{endpoint}: not HOST:PORT"))?;
         }
         Ok(Channel::new(connector, DialConfig::default()))
     }
@@ -59,8 +61,13 @@ impl Certificates {
 #[derive(Debug, Args)]
 pub(super) struct Servers {
     /// Whom to ask, by their client URLs: proxies know all groups, a brain its own.
-    #[arg(long, env = "ETCDCTL_ENDPOINTS", value_name = "URL,...", value_delimiter = ',',
-          default_value = "http://127.0.0.1:2379")]
+    #[arg(
+        long,
+        env = "ETCDCTL_ENDPOINTS",
+        value_name = "URL,...",
+        value_delimiter = ',',
+        default_value = "http://127.0.0.1:2379"
+    )]
     pub endpoints: Vec<String>,
     #[command(flatten)]
     pub certificates: Certificates,

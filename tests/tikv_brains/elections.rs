@@ -1,12 +1,10 @@
-//! A group of several brains: one is elected, the others stand by, and what happens to the master costs seconds, not
+//! A group of several brains: one is elected, the others follow it, and what happens to the master costs seconds, not
 //! writes and not watches.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use kubebrain_proto::etcdserverpb::PutRequest;
-use kubebrain_proto::etcdserverpb::kv_client::KvClient;
 use kubebrain_shared::dial::{Channel, Connector, DialConfig};
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
@@ -16,7 +14,6 @@ use tonic::Code;
 use crate::cluster::Cluster;
 use crate::rivals::prefix;
 use crate::support::client::Client;
-use crate::support::http1::get;
 use crate::support::process::{Place, Process, Start};
 use crate::support::watch::mod_revision;
 use crate::support::{full_tier, in_time, until};
@@ -27,14 +24,14 @@ const WRITERS: usize = 4;
 const FAILOVER_MAX: Duration = Duration::from_secs(10);
 
 /// A group and a proxy of it.
-struct Group {
+pub(crate) struct Group {
     places: Vec<Place>,
-    brains: Vec<Process>,
-    proxy: Process,
+    pub(crate) brains: Vec<Process>,
+    pub(crate) proxy: Process,
 }
 
 impl Group {
-    async fn start(cluster: &Cluster, test: &str) -> Self {
+    pub(crate) async fn start(cluster: &Cluster, test: &str) -> Self {
         let prefix = prefix(test);
         let places: Vec<_> = (0..=BRAINS).map(|_| Place::new()).collect();
         let mut brains = Vec::new();
@@ -58,8 +55,14 @@ impl Group {
         Self { places, brains, proxy }
     }
 
+    /// The way to a brain as proxies take it.
+    pub(crate) fn peer(&self, number: usize) -> Channel {
+        let socket = Connector::Unix(self.places[number].join("peers.sock"));
+        Channel::new(socket, DialConfig::default())
+    }
+
     /// Which brain has become master last, and in which epoch.
-    fn master(&self) -> (usize, u64) {
+    pub(crate) fn master(&self) -> (usize, u64) {
         let epoch = |brain: &Process| {
             let log = brain.log();
             let last = log.lines().rev().find(|line| line.contains("master at"))?;
@@ -175,30 +178,4 @@ async fn a_group_loses_masters_but_neither_writes_nor_watches() {
         assert_eq!(last.map(|last| (last.mod_revision, &last.value)), Some((kv.mod_revision, &kv.value)));
     }
     drop(group.places);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whoever_stands_by_serves_clients_through_the_master() {
-    let Some(cluster) = Cluster::any().await else { return };
-    let group = Group::start(&cluster, "standby").await;
-    let (master, _) = group.master();
-    let mut newest = 0;
-    for (number, brain) in group.brains.iter().enumerate() {
-        let client = Client::new(brain.address());
-        let mut watch = client.watch("/standby/", newest + 1).await;
-        let wrote = client.put(&format!("/standby/{number}"), "x").await.expect("a write");
-        assert!(wrote > newest, "one clock whoever is asked");
-        newest = wrote;
-        assert_eq!(watch.events_to(wrote).await.last().map(mod_revision), Some(wrote));
-        let list = client.list("/standby/").await.expect("a list");
-        assert_eq!(list.kvs.len(), number + 1);
-        let (status, said) = get(brain.address(), "/readyz?verbose").await;
-        assert_eq!(status, 200, "{said}");
-        // Proxies are not served by one that is not master.
-        let peers = Connector::Unix(group.places[number].join("peers.sock"));
-        let mut peer = KvClient::new(Channel::new(peers, DialConfig::default()));
-        let put = PutRequest { key: "/peer".into(), value: "x".into(), ..Default::default() };
-        let answer = peer.put(put).await;
-        assert_eq!(answer.is_ok(), number == master, "{answer:?}");
-    }
 }

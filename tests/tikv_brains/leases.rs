@@ -100,7 +100,10 @@ async fn flags_that_cannot_work_are_refused_by_table() {
     let config = config.to_str().expect("UTF-8");
     type Row<'a> = (&'a [(&'a str, &'a str)], &'a [&'a str]);
     let rows: [Row; 9] = [
-        (&[("election", "kubernetes"), ("election-kubeconfig", "/nowhere")], &["--election-kubeconfig", "/nowhere"]),
+        (
+            &[("election", "kubernetes"), ("election-kubeconfig", "/nowhere")],
+            &["--election-kubeconfig", "/nowhere"],
+        ),
         (&[("election", "kubernetes"), ("election-kubeconfig", config)], &["--election-kubeconfig", config]),
         (&[("election", "kubernetes")], &["--election-kubeconfig", "pod with a service account"]),
         (

@@ -30,6 +30,7 @@ mod relays;
 mod rivals;
 mod rounds;
 mod rows;
+mod slaves;
 mod tls;
 mod traffic;
 mod watching;

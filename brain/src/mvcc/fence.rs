@@ -34,8 +34,8 @@
 //! pass before anything is read. Questions do not wait for each other's revisions to come: while one is waited for, the
 //! next one may be asked.
 
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use kubebrain_shared::fault::Fault;

@@ -843,7 +843,9 @@ impl Store {
                 Ok(()) => return Ok(()),
                 // What a client has is of a revision that cannot be read on.
                 Err(fault) if begun.is_none() => return Err(fault),
-                Err(Fault::Compacted) if range.at == ReadAt::Latest => drop(self.advance(Revision::ZERO).await?),
+                Err(Fault::Compacted) if range.at == ReadAt::Latest => {
+                    drop(self.advance(Revision::ZERO).await?)
+                }
                 Err(fault) => match reader.unread(fault) {
                     Unread::Fault(fault) => return Err(fault),
                     Unread::Gone => drop(self.advance(Revision::ZERO).await?),

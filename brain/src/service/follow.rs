@@ -85,8 +85,7 @@ impl Upstream for Remote {
         from: u64,
     ) -> Result<BoxStream<'static, Result<FollowResponse, UpstreamError>>, UpstreamError> {
         let request = FollowRequest { from: from.cast_signed(), ..self.me.clone() };
-        let mut client =
-            PeerClient::new(self.changes.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        let mut client = PeerClient::new(self.changes.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
         let changes = client.follow(request).await.map_err(|status| lost(&status))?.into_inner();
         Ok(changes.map(|change| change.map_err(|status| lost(&status))).boxed())
     }

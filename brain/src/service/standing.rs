@@ -207,7 +207,10 @@ mod tests {
         let mut told = pin!(announcer.clone().stream());
         let began = Instant::now();
         let first = told.next().await.expect("open").expect("told");
-        assert_eq!((first.role(), first.reads, first.name.as_str()), (standing_response::Role::Slave, false, "a"));
+        assert_eq!(
+            (first.role(), first.reads, first.name.as_str()),
+            (standing_response::Role::Slave, false, "a")
+        );
         announcer.tell(Standing { master: true, reads: true, epoch: 3, ..Standing::default() });
         let second = told.next().await.expect("open").expect("told");
         assert_eq!((second.role(), second.reads, second.epoch), (standing_response::Role::Master, true, 3));

@@ -3,8 +3,8 @@
 use tokio::time::Instant;
 
 use super::*;
-use crate::mvcc::{PlaceError, Planted};
 use crate::mvcc::values::ValueCache;
+use crate::mvcc::{PlaceError, Planted};
 
 /// Of one master with some keys: the slave's store, itself, and the way between.
 async fn pair(planted: Planted) -> (Store, Store, Slave, Arc<Link>) {
@@ -324,7 +324,8 @@ async fn a_stream_that_is_lost_goes_on_where_it_was() {
 
 #[tokio::test(start_paused = true)]
 async fn a_placement_holds_once_both_have_it() {
-    const MOVED: &str = "{prefix: /r, home: a, default: a, groups: {a: {}, b: {}}, kinds: [{kind: m, group: b}]}";
+    const MOVED: &str =
+        "{prefix: /r, home: a, default: a, groups: {a: {}, b: {}}, kinds: [{kind: m, group: b}]}";
     let (master, store, slave, _link) = pair(Planted::default()).await;
     let mut watching = Watching::new(&store, 0).await.expect("watches");
     let moved = KeyRange::one(Bytes::from_static(b"/r/m/x"));

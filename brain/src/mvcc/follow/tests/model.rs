@@ -461,7 +461,11 @@ async fn trouble(world: Shared) {
                 let Some(link) = link else { continue };
                 let pause = Duration::from_millis(world.below(3000));
                 let what = world.chance(0.5);
-                if what { link.hold_responses(true) } else { link.hold_answers(true) }
+                if what {
+                    link.hold_responses(true)
+                } else {
+                    link.hold_answers(true)
+                }
                 tokio::spawn(async move {
                     sleep(pause).await;
                     if what { link.hold_responses(false) } else { link.hold_answers(false) }
@@ -577,7 +581,8 @@ async fn quiet(world: &Shared) {
         let shown = world.shown();
         world.fresh(&candidate.name, "a put", shown, revision);
     }
-    let (last, compacted) = (candidate.store.shared().committed().get(), candidate.store.shared().compacted());
+    let (last, compacted) =
+        (candidate.store.shared().committed().get(), candidate.store.shared().compacted());
     for brain in &brains {
         for revision in u64::try_from(compacted).unwrap_or(1).max(1).max(last.saturating_sub(40))..=last {
             match at(&brain.store, revision).await {

@@ -56,8 +56,8 @@ async fn last_words(planted: Planted) -> Vec<String> {
 
 #[tokio::test(start_paused = true)]
 async fn a_watcher_goes_on_with_a_new_master_without_gap_or_repeat() {
-    let want =
-        ["a=2<1@4", "b=unanswered<1@5", "a=3<2@6", "b=<unanswered@7", "[\"b=unanswered\"] 6"].map(String::from);
+    let want = ["a=2<1@4", "b=unanswered<1@5", "a=3<2@6", "b=<unanswered@7", "[\"b=unanswered\"] 6"]
+        .map(String::from);
     assert_eq!(last_words(Planted::default()).await, want);
     let planted = Planted { skips_tail: true, ..Planted::default() };
     assert_ne!(last_words(planted).await, want, "the planted fault is not seen");
@@ -101,7 +101,8 @@ async fn what_was_a_slave_is_a_master_like_any_other() {
     assert_eq!(store.shared().metrics.follow.loads.get(), loads);
     store.close().await;
     let cold = Store::open(config("cold"), way(&memory, 4), placement(ALONE)).await.expect("opens");
-    let contents = |store: &Store| (store.shared().index.read().versions(), store.shared().share.quota().used());
+    let contents =
+        |store: &Store| (store.shared().index.read().versions(), store.shared().share.quota().used());
     assert_eq!(contents(&store), contents(&cold), "what it has is what is stored");
 }
 
