@@ -14,8 +14,8 @@ use tonic::Status;
 use crate::faults::one_group;
 use crate::judge::check::{Run, check};
 use crate::judge::model::{self, Evaluation, History};
+use crate::judge::readback::Readback;
 use crate::judge::record::{Answer, Ask, Committed, Heard, Moment, Op, Records, Watch};
-use crate::readback::Readback;
 use crate::traffic::put;
 
 /// Indices of what [`Story::told`] asks.
@@ -58,6 +58,7 @@ impl Story {
             records: Records::default(),
             placement: Arc::new(one_group()),
             troubled: true,
+            leaseless: Vec::new(),
         };
         let mut story = Self { history: History::default(), run, tick: 0 };
         let delete = pb::DeleteRangeRequest { key: "/a".into(), prev_kv: true, ..Default::default() };

@@ -1,0 +1,1 @@
+//! What must hold of single events, each made many times.
