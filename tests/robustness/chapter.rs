@@ -105,8 +105,8 @@ impl Chapter {
     }
 
     /// From now, from the last that was compacted, or from something lately shown.
-    fn wanted(&mut self) -> Wanted {
-        let door = self.stage.door(&mut self.random, true);
+    fn wanted(&mut self, at_brains: bool) -> Wanted {
+        let door = self.stage.door(&mut self.random, at_brains);
         let start = match self.random.random_range(0..3) {
             0 => 0,
             1 => self.stage.read.load(Ordering::SeqCst),
@@ -124,12 +124,21 @@ impl Chapter {
         Wanted { number: self.number(), door, key, range_end, start }
     }
 
-    /// Clients and watchers begin.
+    /// Clients and watchers begin, at proxies and at brains.
     pub(crate) fn work(&mut self) -> Work {
+        self.begins(true)
+    }
+
+    /// The same, at proxies alone.
+    pub(crate) fn work_at_proxies(&mut self) -> Work {
+        self.begins(false)
+    }
+
+    fn begins(&mut self, at_brains: bool) -> Work {
         self.stage.stop.store(false, Ordering::SeqCst);
         let mut clients = JoinSet::new();
         for number in 0..WRITERS + READERS + HOLDERS {
-            let door = self.stage.door(&mut self.random, number % 2 == 1);
+            let door = self.stage.door(&mut self.random, at_brains && number % 2 == 1);
             let client = self.client(door);
             match number {
                 0..WRITERS => clients.spawn(client.write()),
@@ -141,7 +150,7 @@ impl Chapter {
         let (target, hears) = watch::channel(None);
         let mut watchers = JoinSet::new();
         for _ in 0..WATCHERS {
-            watchers.spawn(watch_until(self.stage.clone(), self.wanted(), hears.clone()));
+            watchers.spawn(watch_until(self.stage.clone(), self.wanted(at_brains), hears.clone()));
         }
         Work { clients, watchers, target }
     }
