@@ -21,6 +21,9 @@ pub(crate) const LEASE: Duration = Duration::from_secs(2);
 pub(crate) enum Shape {
     /// One group behind two proxies.
     OneGroup,
+    /// The same without relays between brains and who asks them: a port of a process that is gone refuses, while a
+    /// relay takes connections whoever is behind it, and then nobody knows what was carried out.
+    Direct,
     /// Two groups behind one proxy.
     TwoGroups,
 }
@@ -57,7 +60,7 @@ impl Arena {
             Advertised { pd: Some(pd.address().to_owned()), store: Some(store.address().to_owned()) };
         let cluster = Cluster::with(ports, advertised).await?;
         let names: &[&str] = match shape {
-            Shape::OneGroup => &["default"],
+            Shape::OneGroup | Shape::Direct => &["default"],
             Shape::TwoGroups => &["core", "pods-0"],
         };
         let mut arena = Self {
@@ -70,18 +73,22 @@ impl Arena {
             groups: names.iter().map(|name| GroupName::parse(name).expect("a name")).collect(),
             proxy_addresses: Vec::new(),
         };
-        let ports: Vec<(u16, u16)> =
-            (0..names.len() * BRAINS).map(|_| (free_port(), free_port())).collect();
+        let ports: Vec<(u16, u16)> = (0..names.len() * BRAINS).map(|_| (free_port(), free_port())).collect();
         let mut relays = Vec::new();
         for (at, (_, peers)) in ports.iter().enumerate() {
             relays.push(Relay::discerning(*peers, seed ^ (at as u64 + 1)).await);
         }
-        let text = placement(names, &relays);
+        let place = |(relay, (_, peers)): (&Relay, &(u16, u16))| match shape {
+            Shape::Direct => format!("127.0.0.1:{peers}"),
+            _ => relay.address().to_owned(),
+        };
+        let places: Vec<String> = relays.iter().zip(&ports).map(place).collect();
+        let text = placement(names, &places);
         arena.placement = Arc::new(Placement::parse(&text).expect("a placement"));
         for (at, (relay, (clients, peers))) in relays.into_iter().zip(ports).enumerate() {
-            arena.add_brain(at, seed, &text, relay, (clients, peers));
+            arena.add_brain(at, &text, &format!("robust-{seed:x}/"), &places[at], relay, (clients, peers));
         }
-        let proxies = if shape == Shape::OneGroup { 2 } else { 1 };
+        let proxies = if shape == Shape::TwoGroups { 1 } else { 2 };
         for number in 0..proxies {
             let (place, address) = (Place::new(), format!("127.0.0.1:{}", free_port()));
             let file = place.file("placement.yaml", &text);
@@ -94,20 +101,28 @@ impl Arena {
         Some(arena)
     }
 
-    fn add_brain(&mut self, at: usize, seed: u64, text: &str, peers: Relay, (client, peer): (u16, u16)) {
+    fn add_brain(
+        &mut self,
+        at: usize,
+        table: &str,
+        prefix: &str,
+        advertised: &str,
+        peers: Relay,
+        (client, peer): (u16, u16),
+    ) {
         let (group, number) = (at / BRAINS, at % BRAINS);
         let (place, name) = (Place::new(), format!("{}-{number}", self.groups[group]));
         let (address, peer_address) = (format!("127.0.0.1:{client}"), format!("127.0.0.1:{peer}"));
-        let file = place.file("placement.yaml", text);
+        let file = place.file("placement.yaml", table);
         let start = Start::brain(&place, self.groups[group].as_str())
             .clients("http", &address)
             .peers("http", &peer_address)
             .placement(&file)
             .flag("name", &name)
             .flag("election", "engine")
-            .flag("initial-advertise-peer-urls", &format!("http://{}", peers.address()))
+            .flag("initial-advertise-peer-urls", &format!("http://{advertised}"))
             .flag("watch-progress-notify-interval", "300ms")
-            .on_tikv(self.pd.address(), &format!("robust-{seed:x}/"));
+            .on_tikv(self.pd.address(), prefix);
         let node = Node::new(&name, place, start);
         self.brains.push(Brain { node, group, peers, address, peer_address });
     }
@@ -140,7 +155,9 @@ impl Arena {
     /// Who has become master of a group last, and in which epoch; it may be dead.
     pub(crate) fn master(&self, group: usize) -> Option<(usize, u64)> {
         let of_group = self.brains.iter().enumerate().filter(|(_, brain)| brain.group == group);
-        of_group.filter_map(|(at, brain)| Some((at, epoch(&brain.node.log())?))).max_by_key(|(_, epoch)| *epoch)
+        of_group
+            .filter_map(|(at, brain)| Some((at, epoch(&brain.node.log())?)))
+            .max_by_key(|(_, epoch)| *epoch)
     }
 
     /// Everything between works again, and the store does what it is asked.
@@ -169,11 +186,11 @@ fn epoch(log: &str) -> Option<u64> {
     last.split("epoch=").nth(1)?.split_whitespace().next()?.parse().ok()
 }
 
-/// The placement file, with brains where their relays are.
-fn placement(names: &[&str], relays: &[Relay]) -> String {
+/// The placement file, with brains at these places.
+fn placement(names: &[&str], places: &[String]) -> String {
     let urls = |group: usize| {
-        let of_group = &relays[group * BRAINS..(group + 1) * BRAINS];
-        let urls: Vec<_> = of_group.iter().map(|relay| format!("\"http://{}\"", relay.address())).collect();
+        let of_group = &places[group * BRAINS..(group + 1) * BRAINS];
+        let urls: Vec<_> = of_group.iter().map(|place| format!("\"http://{place}\"")).collect();
         urls.join(", ")
     };
     let groups: Vec<_> = names

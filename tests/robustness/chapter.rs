@@ -138,7 +138,9 @@ impl Chapter {
         self.stage.stop.store(false, Ordering::SeqCst);
         let mut clients = JoinSet::new();
         for number in 0..WRITERS + READERS + HOLDERS {
-            let door = self.stage.door(&mut self.random, at_brains && number % 2 == 1);
+            // Leases are the home group's, whoever else holds some: of several groups proxies alone know that.
+            let holds = number >= WRITERS + READERS && self.arena.groups.len() > 1;
+            let door = self.stage.door(&mut self.random, at_brains && number % 2 == 1 && !holds);
             let client = self.client(door);
             match number {
                 0..WRITERS => clients.spawn(client.write()),

@@ -12,6 +12,7 @@ use tonic::Code;
 
 use crate::arena::{BRAINS, LEASE, Shape};
 use crate::chapter::{Chapter, Work};
+use crate::judge::check::Violation;
 use crate::judge::record::{Answer, Ask, Op};
 use crate::support::{full_tier, in_time, until};
 use crate::traffic::Client;
@@ -73,7 +74,11 @@ fn direct(chapter: &mut Chapter, at: usize) -> Vec<Client> {
 async fn pair(mut client: Client) -> Client {
     let key = format!("/registry/pods/direct-{}", client.number);
     client.probe(&key).await;
-    let range = pb::RangeRequest { key: "/registry/pods/".into(), range_end: "/registry/pods0".into(), ..<_>::default() };
+    let range = pb::RangeRequest {
+        key: "/registry/pods/".into(),
+        range_end: "/registry/pods0".into(),
+        ..<_>::default()
+    };
     client.ask(Ask::Range(range)).await;
     client
 }
@@ -142,9 +147,11 @@ fn acknowledged(ops: &[Op]) -> Vec<(Instant, Instant)> {
     times
 }
 
-/// What clients of proxies were not served with.
+/// What clients of proxies were not served with. Renewals of leases are messages on a stream, which clients open again
+/// and repeat by themselves.
 fn failed(ops: &[Op]) -> Vec<&Op> {
-    let failed = ops.iter().filter(|op| match &op.outcome {
+    let asked = ops.iter().filter(|op| !matches!(op.ask, Ask::KeepAlive(_)) && op.proxy < 1_000_000);
+    let failed = asked.filter(|op| match &op.outcome {
         None => true,
         Some(Err(status)) => status.code() == Code::Unavailable,
         Some(Ok(_)) => false,
@@ -155,7 +162,7 @@ fn failed(ops: &[Op]) -> Vec<&Op> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_time_to_a_write_after_a_master_was_killed() {
     let seed = crate::seed();
-    let Some(mut chapter) = Chapter::begin("killed", Shape::OneGroup, seed).await else { return };
+    let Some(mut chapter) = Chapter::begin("killed", Shape::Direct, seed).await else { return };
     let work = chapter.work_at_proxies();
     let mut kills = Vec::new();
     for _ in 0..times() {
@@ -187,7 +194,7 @@ async fn the_time_to_a_write_after_a_master_was_killed() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hand_over_fails_no_request() {
     let seed = crate::seed();
-    let Some(mut chapter) = Chapter::begin("handover", Shape::OneGroup, seed).await else { return };
+    let Some(mut chapter) = Chapter::begin("handover", Shape::Direct, seed).await else { return };
     let work: Work = chapter.work_at_proxies();
     let mut leaves = Vec::new();
     for _ in 0..times() {
@@ -208,12 +215,15 @@ async fn a_hand_over_fails_no_request() {
     let writes = acknowledged(&run.records.ops);
     let pause = |from: &Instant| {
         let until = *from + Duration::from_secs(5);
-        let around: Vec<_> = writes.iter().map(|(_, end)| *end).filter(|end| end > from && *end < until).collect();
+        let around: Vec<_> =
+            writes.iter().map(|(_, end)| *end).filter(|end| end > from && *end < until).collect();
         let first = around.first().map_or(Duration::MAX, |first| *first - *from);
         around.windows(2).map(|pair| pair[1] - pair[0]).chain([first]).max().unwrap_or(Duration::MAX)
     };
     shown("longest pause of writes at a hand-over", leaves.iter().map(pause).collect());
-    let failed: Vec<String> = failed(&run.records.ops).iter().map(|op| op.to_string()).collect();
+    let failed = failed(&run.records.ops);
     println!("{} requests failed", failed.len());
-    assert!(failed.is_empty(), "KUBEBRAIN_SEED={seed}: {} requests failed: {:#?}", failed.len(), &failed[..failed.len().min(5)]);
+    let failed =
+        failed.iter().map(|op| Violation { tick: op.end.tick, what: format!("failed by a hand-over: {op}") });
+    chapter.must_be_right(seed, &failed.collect::<Vec<_>>());
 }

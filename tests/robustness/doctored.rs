@@ -29,13 +29,15 @@ const FAULTS: [(&str, Fault, &[&str]); 13] = [
 /// All is well in `run`, and would not be taken to be with any of these in it.
 pub(crate) fn must_be_seen(run: &Run, seed: u64) {
     for (name, fault, expected) in FAULTS {
-        let mut doctored = Run { records: run.records.clone(), committed: run.committed.clone(), ..copy(run) };
+        let mut doctored =
+            Run { records: run.records.clone(), committed: run.committed.clone(), ..copy(run) };
         if !fault(&mut doctored) {
             println!("doctored: no place for {name}");
             continue;
         }
         let violations = check(&doctored);
-        let seen = violations.iter().any(|violation| expected.iter().any(|what| violation.what.contains(what)));
+        let seen =
+            violations.iter().any(|violation| expected.iter().any(|what| violation.what.contains(what)));
         let all: Vec<_> = violations.iter().take(3).map(|violation| &violation.what).collect();
         assert!(seen, "KUBEBRAIN_SEED={seed}: {name} was not seen: {all:#?}");
     }
@@ -112,9 +114,8 @@ fn acknowledged(run: &Run) -> Option<usize> {
         (Ask::Put(_), Some(Ok(answer))) => Some(answer.revision()),
         _ => None,
     });
-    let mut places = writes.filter_map(|revision| {
-        run.committed.iter().position(|committed| committed.revision == revision)
-    });
+    let mut places = writes
+        .filter_map(|revision| run.committed.iter().position(|committed| committed.revision == revision));
     places.nth(3)
 }
 
@@ -199,7 +200,8 @@ fn early_progress(run: &mut Run) -> bool {
     let Some((watch, places)) = busy(run) else { return false };
     let (moment, heard) = watch.heard[places[2]].clone();
     let Heard::Events(response) = heard else { return false };
-    let revision = response.events.iter().filter_map(|event| event.kv.as_ref()).map(|kv| kv.mod_revision).max();
+    let revision =
+        response.events.iter().filter_map(|event| event.kv.as_ref()).map(|kv| kv.mod_revision).max();
     let early = Heard::Progress { revision: revision.unwrap_or(0), manual: false };
     watch.heard.insert(places[2], (moment, early));
     true
@@ -208,12 +210,15 @@ fn early_progress(run: &mut Run) -> bool {
 /// An hour of a lease whose keys were deleted when it ended.
 fn early_end(run: &mut Run) -> bool {
     let history = history(run);
-    let ended = |revision: i64, key: &bytes::Bytes| history.at(revision - 1).get(key).map(|kv: &KeyValue| kv.lease);
+    let ended =
+        |revision: i64, key: &bytes::Bytes| history.at(revision - 1).get(key).map(|kv: &KeyValue| kv.lease);
     let leases: Vec<i64> = run
         .committed
         .iter()
         .filter(|committed| committed.changes.iter().all(|(_, kv)| kv.is_none()))
-        .filter_map(|committed| ended(committed.revision, &committed.changes[0].0).filter(|lease| *lease != 0))
+        .filter_map(|committed| {
+            ended(committed.revision, &committed.changes[0].0).filter(|lease| *lease != 0)
+        })
         .collect();
     let revoked: Vec<i64> = run
         .records

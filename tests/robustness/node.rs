@@ -126,7 +126,9 @@ impl Node {
     /// Everything it has logged in all its lives.
     pub(crate) fn log(&self) -> String {
         let logs = self.logs();
-        logs.iter().map(|path| String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).into_owned()).collect()
+        logs.iter()
+            .map(|path| String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).into_owned())
+            .collect()
     }
 
     /// Where its logs are.

@@ -87,7 +87,8 @@ impl Client {
                     self.answered(Ask::Put(put(&key, value))).await
                 }
                 84..92 => {
-                    let delete = pb::DeleteRangeRequest { key: key.into(), prev_kv: true, ..Default::default() };
+                    let delete =
+                        pb::DeleteRangeRequest { key: key.into(), prev_kv: true, ..Default::default() };
                     self.answered(Ask::Delete(delete)).await
                 }
                 92..94 => {
@@ -98,7 +99,8 @@ impl Client {
                 }
                 _ => self.pair().await,
             };
-            let pause = if done { self.random.random_range(0..30) } else { self.random.random_range(20..200) };
+            let pause =
+                if done { self.random.random_range(0..30) } else { self.random.random_range(20..200) };
             sleep(Duration::from_millis(pause)).await;
         }
     }
@@ -112,7 +114,9 @@ impl Client {
         while !self.stage.stopped() {
             let (key, range_end): (Bytes, Bytes) = match self.random.random_range(0..8) {
                 0 | 1 => (self.key().into(), Bytes::new()),
-                2 if self.stage.doors[self.door].is_proxy => ("/registry/".into(), end_of("/registry/").into()),
+                2 if self.stage.doors[self.door].is_proxy => {
+                    ("/registry/".into(), end_of("/registry/").into())
+                }
                 _ => {
                     let kind = self.kind();
                     (kind.into(), end_of(kind).into())

@@ -145,7 +145,9 @@ impl Watcher {
         let late = self.since.get_or_insert_with(Instant::now).elapsed() > CATCH_UP_MAX;
         if late {
             let (number, door) = (self.wanted.number, &self.stage.doors[self.wanted.door].name);
-            let what = format!("w{number} at {door} has not heard of everything up to {revision} in {CATCH_UP_MAX:?}");
+            let what = format!(
+                "w{number} at {door} has not heard of everything up to {revision} in {CATCH_UP_MAX:?}"
+            );
             self.stage.journal.wrong(what);
         }
         late

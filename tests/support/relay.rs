@@ -220,7 +220,8 @@ fn child_with_socket(local: u16, remote: u16) -> Option<u32> {
     })?;
     let wanted = format!("socket:[{inode}]");
     let own = std::process::id();
-    let pids = std::fs::read_dir("/proc").ok()?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let pids =
+        std::fs::read_dir("/proc").ok()?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
     pids.filter(|pid| parent(*pid) == Some(own)).find(|pid| {
         let open = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten();
         open.filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok())

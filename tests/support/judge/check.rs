@@ -346,8 +346,11 @@ impl Judge<'_> {
                 [_] => self.write(index, op, answer),
                 groups => self.wide_delete(index, op, ask, given, groups),
             },
-            (Ask::KeepAlive(ask), Answer::KeepAlive(given)) if given.ttl <= 0 => self.lease_is_gone(op, ask.id),
-            (Ask::TimeToLive(ask), Answer::TimeToLive(given)) if given.ttl <= 0 => {
+            (Ask::KeepAlive(ask), Answer::KeepAlive(given)) if given.ttl <= 0 => {
+                self.lease_is_gone(op, ask.id)
+            }
+            // 0 is less than a second
+            (Ask::TimeToLive(ask), Answer::TimeToLive(given)) if given.ttl < 0 => {
                 self.lease_is_gone(op, ask.id);
             }
             _ => {}
@@ -523,7 +526,10 @@ impl Judge<'_> {
             let state = self.state(*revision);
             for kv in state.values().filter(|kv| kv.lease != 0) {
                 let key = kv.key.escape_ascii();
-                self.wrong(u64::MAX, format!("{key} has lease {:x} at {revision}, which has long run out", kv.lease));
+                self.wrong(
+                    u64::MAX,
+                    format!("{key} has lease {:x} at {revision}, which has long run out", kv.lease),
+                );
             }
         }
     }
