@@ -62,7 +62,8 @@ async fn rounds(shape: Shape, few: usize, many: usize, base: usize) {
         let seed = seed.wrapping_add(number as u64);
         let rounds = ROUNDS.min(all - begun);
         let Some(chapter) = chapter(shape, seed, base, rounds).await else { return };
-        if number == 0 {
+        // One history is enough, and simplest with one group.
+        if number == 0 && shape == Shape::OneGroup {
             doctored::must_be_seen(&chapter.run(), seed);
         }
     }
