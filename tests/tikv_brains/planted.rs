@@ -396,16 +396,22 @@ fn the_judge_knows_how_long_a_lease_lives() {
 
 #[test]
 fn a_write_is_there_when_somebody_was_shown_it() {
-    let mut story = Story::told();
-    // The list that is answered first shows what a write that begins later was told to have made.
-    let late = story.run.records.ops.remove(0);
-    let (begin, end) = (story.moment(), story.moment());
-    story.run.records.ops.push(Op { begin, end, ..late });
-    let violations = check(&story.run);
-    assert!(
-        violations.iter().any(|violation| violation.what.contains("committed before it began")),
-        "{violations:#?}"
-    );
+    for (lists, watches) in [(true, true), (true, false), (false, true), (false, false)] {
+        let mut story = Story::told();
+        // What was shown before it began was told to have been made by it.
+        let late = story.run.records.ops.remove(PAIR);
+        let (begin, end) = (story.moment(), story.moment());
+        if !lists {
+            story.run.records.ops.retain(|op| !matches!(op.ask, Ask::Range(_)));
+        }
+        if !watches {
+            story.run.records.watches.clear();
+        }
+        story.run.records.ops.push(Op { begin, end, ..late });
+        let violations = check(&story.run);
+        let seen = violations.iter().any(|violation| violation.what.contains("committed before it began"));
+        assert_eq!(seen, lists || watches, "{lists} {watches}: {violations:#?}");
+    }
 }
 
 /// A write that was answered as not carried out, and is there all the same.
@@ -419,7 +425,12 @@ fn an_answered_write_explains_no_other_revision() {
     }
     story.history.push(6, again_kv.clone());
     story.commits(6, again_kv);
-    let (begin, end) = (story.moment(), story.moment());
+    let begin = story.moment();
+    let Ask::Range(everything) = all(0) else { unreachable!("it is a range") };
+    let content = model::range(&story.history.at(6), &everything);
+    let shown = pb::RangeResponse { header: header(6), ..content };
+    story.op(Ask::Range(everything), Ok(Answer::Range(shown)));
+    let end = story.moment();
     let ask = unchanged("/a", 0, vec![Request::RequestPut(put("/a", "2".into()))]);
     let failed = pb::TxnResponse { header: header(6), succeeded: false, responses: Vec::new() };
     let outcome = Some(Ok(Answer::Txn(failed)));
