@@ -45,12 +45,13 @@ async fn master(chapter: &Chapter) -> usize {
     until("a master", async || chapter.arena.master(0)).await.0
 }
 
-/// Another master than in this epoch serves writes; gives a client that comes to it through any brain but one.
-async fn succeeded(chapter: &mut Chapter, epoch: u64, but: usize) -> Client {
-    until("another master", async || chapter.arena.master(0).filter(|(_, next)| *next > epoch)).await;
+/// Writes are served, by another master than in this epoch where one is named; gives a client that comes through any
+/// brain but one.
+async fn served(chapter: &mut Chapter, epoch: Option<u64>, but: usize) -> Client {
+    until("a master", async || chapter.arena.master(0).filter(|(_, now)| Some(*now) > epoch)).await;
     let door = chapter.stage.door_of(&chapter.arena.brains[(but + 1) % BRAINS].node.name);
     let mut client = chapter.client(door);
-    until("a write", async || client.probe("/registry/pods/successor").await).await;
+    until("a write", async || client.probe("/registry/pods/served").await).await;
     client
 }
 
@@ -83,15 +84,26 @@ async fn pair(mut client: Client) -> Client {
     client
 }
 
-/// The master sleeps for three of its leases while requests are on their way to it, and more come to it through
-/// connections that are open, after its successor has served others.
-pub(crate) async fn sleep_through(chapter: &mut Chapter) {
+/// The master sleeps for three of its leases, while requests are on their way to it.
+pub(crate) async fn master_sleeps(chapter: &mut Chapter) {
     let (at, epoch) = (master(chapter).await, chapter.arena.master(0).map_or(0, |(_, epoch)| epoch));
+    sleeps(chapter, at, LEASE * 3, Some(epoch)).await;
+}
+
+/// One that is not master sleeps for longer than it may think that it is level with its master.
+async fn slave_sleeps(chapter: &mut Chapter) {
+    let at = (master(chapter).await + 1) % BRAINS;
+    sleeps(chapter, at, LEASE + LEASE / 2, None).await;
+}
+
+/// A brain sleeps while requests are on their way to it, and more come to it through connections that are open, after
+/// others were served without it. Where it is the master of an epoch, that is its successor's doing.
+async fn sleeps(chapter: &mut Chapter, at: usize, time: Duration, epoch: Option<u64>) {
     let mut before = JoinSet::new();
     for client in direct(chapter, at) {
         let stage = chapter.stage.clone();
         before.spawn(async move {
-            let (mut client, end) = (client, Instant::now() + LEASE * 3);
+            let (mut client, end) = (client, Instant::now() + time);
             while !stage.stopped() && Instant::now() < end {
                 client = pair(client).await;
             }
@@ -105,18 +117,18 @@ pub(crate) async fn sleep_through(chapter: &mut Chapter) {
     let asleep = Instant::now();
     chapter.arena.brains[at].node.stop();
     let name = chapter.arena.brains[at].node.name.clone();
-    chapter.says(&format!("{name} sleeps, epoch {epoch}"));
-    let mut client = succeeded(chapter, epoch, at).await;
-    chapter.says("its successor serves");
-    let mut after = JoinSet::new();
-    for client in open {
-        after.spawn(pair(client));
-    }
+    chapter.says(&format!("{name} sleeps, {}", if epoch.is_some() { "a master" } else { "a slave" }));
+    let mut client = served(chapter, epoch, at).await;
+    chapter.says("others serve");
     // Writes that it never heard of, and that it must not answer without.
     for _ in 0..5 {
         until("a write", async || client.probe("/registry/pods/unheard").await).await;
     }
-    sleep(LEASE * 3 - asleep.elapsed().min(LEASE * 3)).await;
+    let mut after = JoinSet::new();
+    for client in open {
+        after.spawn(pair(client));
+    }
+    sleep(time.saturating_sub(asleep.elapsed())).await;
     chapter.arena.brains[at].node.resume();
     chapter.says(&format!("{name} is awake again"));
     in_time("those who asked it", async { while before.join_next().await.is_some() {} }).await;
@@ -124,13 +136,14 @@ pub(crate) async fn sleep_through(chapter: &mut Chapter) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_master_that_sleeps_past_its_lease_answers_nothing_from_its_past() {
+async fn a_brain_that_sleeps_answers_nothing_from_its_past() {
     let seed = crate::seed();
     println!("KUBEBRAIN_SEED={seed}");
     let Some(mut chapter) = Chapter::begin("asleep", Shape::OneGroup, seed).await else { return };
     let work = chapter.work();
     for _ in 0..times() {
-        sleep_through(&mut chapter).await;
+        master_sleeps(&mut chapter).await;
+        slave_sleeps(&mut chapter).await;
     }
     let wrong = chapter.quiet(work).await;
     chapter.must_be_right(seed, &wrong);
@@ -174,7 +187,7 @@ async fn the_time_to_a_write_after_a_master_was_killed() {
         node.kill().await;
         chapter.stage.doors[chapter.stage.door_of(&name)].renew();
         chapter.says(&format!("{name} is killed"));
-        succeeded(&mut chapter, epoch, at).await;
+        served(&mut chapter, Some(epoch), at).await;
         chapter.arena.brains[at].node.ready().await;
     }
     let wrong = chapter.quiet(work).await;
@@ -206,7 +219,7 @@ async fn a_hand_over_fails_no_request() {
         node.end().await;
         chapter.stage.doors[chapter.stage.door_of(&name)].renew();
         chapter.says(&format!("{name} has handed over"));
-        succeeded(&mut chapter, epoch, at).await;
+        served(&mut chapter, Some(epoch), at).await;
         chapter.arena.brains[at].node.ready().await;
     }
     let wrong = chapter.quiet(work).await;

@@ -64,8 +64,8 @@ fn history(run: &Run) -> History {
 }
 
 /// The last operation that something can be made of.
-fn last<'r, T>(run: &'r mut Run, mut find: impl FnMut(&'r mut Op) -> Option<T>) -> Option<T> {
-    run.records.ops.iter_mut().rev().find_map(|op| find(op))
+fn last<'r, T>(run: &'r mut Run, find: impl FnMut(&'r mut Op) -> Option<T>) -> Option<T> {
+    run.records.ops.iter_mut().rev().find_map(find)
 }
 
 fn list(op: &mut Op) -> Option<(&pb::RangeRequest, &mut pb::RangeResponse)> {

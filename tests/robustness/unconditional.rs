@@ -7,7 +7,7 @@ use futures_util::FutureExt as _;
 
 use crate::arena::Shape;
 use crate::chapter::Chapter;
-use crate::directed::sleep_through;
+use crate::directed::master_sleeps;
 use crate::judge::check::Violation;
 
 /// One in a few sleeps falls into a commit.
@@ -18,7 +18,7 @@ async fn slept(seed: u64) -> Option<Vec<Violation>> {
     let mut chapter = Chapter::begin("unconditional", Shape::OneGroup, seed).await?;
     chapter.arena.cluster.overwrite().await;
     let work = chapter.work();
-    sleep_through(&mut chapter).await;
+    master_sleeps(&mut chapter).await;
     Some(chapter.quiet(work).await)
 }
 
