@@ -121,7 +121,12 @@ impl Chapter {
             3 => (format!("{kind}leased-1").into(), end_of(kind).into()),
             _ => (kind.into(), end_of(kind).into()),
         };
-        Wanted { number: self.number(), door, key, range_end, start }
+        let filters = match self.random.random_ratio(1, 8) {
+            true => vec![self.random.random_range(0..2)],
+            false => Vec::new(),
+        };
+        let fragment = self.random.random_ratio(1, 4);
+        Wanted { number: self.number(), door, key, range_end, start, filters, fragment }
     }
 
     /// Clients and watchers begin, at proxies and at brains.
@@ -226,9 +231,8 @@ impl Chapter {
         let end = until("a list", async || client.everything(0).await).await;
         // All that is left of the history, from the storage.
         let start = self.compacted().max(1);
-        let (key, range_end) = ("\0".into(), "\0".into());
         let door = self.stage.door(&mut self.random, false);
-        let wanted = Wanted { number: self.number(), door, key, range_end, start };
+        let wanted = Wanted::everything(self.number(), door, start);
         let (_target, hears) = watch::channel(Some(end));
         in_time("the history", watch_until(self.stage.clone(), wanted, hears)).await;
         until("the scribe", async || (self.stage.read.load(Ordering::SeqCst) >= end).then_some(())).await;

@@ -30,7 +30,7 @@ impl Scribe {
         let (stage, placement, written) = (stage.clone(), placement.clone(), history.clone());
         let task = tokio::spawn(async move {
             let door = stage.door(&mut random, false);
-            let wanted = Wanted { number: 0, door, key: "\0".into(), range_end: "\0".into(), start: 1 };
+            let wanted = Wanted::everything(0, door, 1);
             let (_open, never) = watch::channel(None);
             let mut watcher = Watcher::new(stage.clone(), wanted, never);
             loop {

@@ -62,7 +62,7 @@ impl Client {
         let life = self.stage.doors[self.door].life();
         let begin = self.stage.journal.now();
         let sent = send(&self.stage, self.kv.clone(), self.lease.clone(), ask.clone());
-        let outcome = timeout(PATIENCE, sent).await.ok();
+        let outcome = timeout(PATIENCE, sent).await.ok().map(|outcome| outcome.map_err(from_server));
         let end = self.stage.journal.now();
         let proxy = self.stage.clock(self.door, life);
         let op = Op { client: self.number, proxy, begin, end, ask, outcome: outcome.clone() };
@@ -325,6 +325,14 @@ impl Client {
             }
         }
         shown
+    }
+}
+
+/// What the connection was lost with is not what a server has said: nobody knows what became of the request.
+fn from_server(status: Status) -> Status {
+    match std::error::Error::source(&status) {
+        Some(cause) => Status::unavailable(format!("{}: {cause}", status.message())),
+        None => status,
     }
 }
 

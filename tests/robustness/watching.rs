@@ -30,6 +30,17 @@ pub(crate) struct Wanted {
     pub(crate) range_end: Bytes,
     /// The first revision; 0 is whatever comes now.
     pub(crate) start: i64,
+    /// As in a create request.
+    pub(crate) filters: Vec<i32>,
+    pub(crate) fragment: bool,
+}
+
+impl Wanted {
+    /// All events of all keys.
+    pub(crate) fn everything(number: usize, door: usize, start: i64) -> Self {
+        let (key, range_end) = ("\0".into(), "\0".into());
+        Self { number, door, key, range_end, start, filters: Vec::new(), fragment: false }
+    }
 }
 
 /// Watches until it has heard of everything up to the revision that `target` becomes.
@@ -67,6 +78,8 @@ impl Watcher {
             start_revision: self.next,
             progress_notify: true,
             prev_kv: true,
+            filters: self.wanted.filters.clone(),
+            fragment: self.wanted.fragment,
             ..Default::default()
         };
         let (requests, body) = mpsc::channel(8);
@@ -113,7 +126,9 @@ impl Watcher {
                     } else {
                         let kvs = response.events.iter().filter_map(|event| event.kv.as_ref());
                         let last = kvs.map(|kv| kv.mod_revision).max().unwrap_or(0);
-                        self.next = self.next.max(last + 1);
+                        if !response.fragment {
+                            self.next = self.next.max(last + 1);
+                        }
                         let events = response.events.clone();
                         record.heard.push((now, Heard::Events(response)));
                         hears(events, last);
