@@ -379,6 +379,7 @@ impl World {
             records: self.journal.take(),
             placement: Arc::clone(&self.placement),
             troubled: self.plan.troubled,
+            leaseless: Vec::new(),
         }
     }
 }

@@ -210,6 +210,11 @@ impl Cluster {
         self.ask(&format!("/notleader?n={count}")).await;
     }
 
+    /// From now on the store carries insertions out whatever is there, which no store may do.
+    pub(crate) async fn overwrite(&self) {
+        self.ask("/overwrite?n=1").await;
+    }
+
     /// Every call of `method` waits so long in the store before it is carried out; all calls, if it is empty.
     pub(crate) async fn delay(&self, method: &str, by: Duration) {
         self.ask(&format!("/delay?ms={}&call={method}", by.as_millis())).await;

@@ -8,9 +8,12 @@
 //!                  ◀─x
 //! ```
 //!
+//! A [`Relay::discerning`] one knows which process of this test a connection comes from, and can be bad to it alone.
+//!
 //! With [`Relay::tls`] it speaks TLS to clients and plainly to the server. Who does not speak TLS is passed on where
 //! that is allowed, else refused: the store of the kit, which knows no TLS, asks PD through the same port as clients.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -35,13 +38,59 @@ pub(crate) enum Flow {
     Mute,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Weather {
     flow: Flow,
     /// Each piece is late by up to this much, by chance.
     delay: Duration,
+    /// The process that has it; the others have it fair. `None`: everybody has it.
+    only: Option<u32>,
     /// Raised to reset the connections that are there.
     resets: u32,
+    /// The same for those of one process.
+    resets_of: Arc<BTreeMap<u32, u32>>,
+}
+
+/// Weather as one connection has it.
+#[derive(Clone, Copy)]
+struct Met {
+    flow: Flow,
+    delay: Duration,
+    resets: u32,
+}
+
+impl Weather {
+    fn of(&self, from: Option<u32>) -> Met {
+        let own = from.and_then(|pid| self.resets_of.get(&pid)).copied().unwrap_or(0);
+        let resets = self.resets + own;
+        match self.only {
+            Some(only) if from != Some(only) => Met { flow: Flow::Open, delay: Duration::ZERO, resets },
+            _ => Met { flow: self.flow, delay: self.delay, resets },
+        }
+    }
+
+    /// Resets what is connected, of those who have this weather.
+    fn reset(&mut self) {
+        match self.only {
+            None => self.resets += 1,
+            Some(pid) => *Arc::make_mut(&mut self.resets_of).entry(pid).or_default() += 1,
+        }
+    }
+
+    /// As it is from now on for `only`; whoever had it before is done with it.
+    fn begin(&mut self, only: Option<u32>) {
+        if self.only != only {
+            self.end();
+            self.only = only;
+        }
+    }
+
+    fn end(&mut self) {
+        if self.flow != Flow::Open {
+            self.reset();
+        }
+        (self.flow, self.delay, self.only) = (Flow::Open, Duration::ZERO, None);
+    }
 }
 
 /// See the module. Dropping it resets its connections.
@@ -68,25 +117,38 @@ enum Speech {
 impl Relay {
     /// Before `127.0.0.1:port`, which need not listen yet.
     pub(crate) async fn plain(port: u16, seed: u64) -> Self {
-        Self::start(port, seed, Speech::Plain).await
+        Self::start(port, seed, Speech::Plain, false).await
+    }
+
+    /// The same, and it sees which child of this process a connection comes from.
+    pub(crate) async fn discerning(port: u16, seed: u64) -> Self {
+        Self::start(port, seed, Speech::Plain, true).await
     }
 
     /// With TLS towards clients.
     pub(crate) async fn tls(port: u16, seed: u64, config: ServerConfig, plain_too: bool) -> Self {
-        Self::start(port, seed, Speech::Tls { acceptor: TlsAcceptor::from(Arc::new(config)), plain_too })
-            .await
+        let speech = Speech::Tls { acceptor: TlsAcceptor::from(Arc::new(config)), plain_too };
+        Self::start(port, seed, speech, false).await
     }
 
-    async fn start(port: u16, seed: u64, speech: Speech) -> Self {
+    async fn start(port: u16, seed: u64, speech: Speech, discerns: bool) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("a port").to_string();
-        let fair = Weather { flow: Flow::Open, delay: Duration::ZERO, resets: 0 };
+        let own = listener.local_addr().expect("a port").port();
+        let fair = Weather {
+            flow: Flow::Open,
+            delay: Duration::ZERO,
+            only: None,
+            resets: 0,
+            resets_of: Arc::default(),
+        };
         let (weather, seen) = (watch::Sender::new(fair), Arc::new(Seen::default()));
         let (sender, counts) = (weather.clone(), seen.clone());
         let chance = Arc::new(Mutex::new(SmallRng::seed_from_u64(seed)));
         let accepts = tokio::spawn(async move {
-            while let Ok((client, _)) = listener.accept().await {
-                let line = Line { port, weather: sender.subscribe(), chance: chance.clone() };
+            while let Ok((client, peer)) = listener.accept().await {
+                let from = discerns.then(|| child_with_socket(peer.port(), own)).flatten();
+                let line = Line { port, from, weather: sender.subscribe(), chance: chance.clone() };
                 tokio::spawn(line.carry(client, speech.clone(), counts.clone()));
             }
         });
@@ -100,21 +162,32 @@ impl Relay {
 
     /// All is well again. Connections on which something was lost are reset: what is left of them makes no sense.
     pub(crate) fn heal(&self) {
-        self.weather.send_modify(|weather| {
-            if weather.flow != Flow::Open {
-                weather.resets += 1;
-            }
-            (weather.flow, weather.delay) = (Flow::Open, Duration::ZERO);
-        });
+        self.weather.send_modify(Weather::end);
     }
 
     pub(crate) fn set(&self, flow: Flow) {
-        self.weather.send_modify(|weather| weather.flow = flow);
+        self.set_for(None, flow);
+    }
+
+    /// For this process alone, where one is named. There is one weather at a time: who had another has it fair again.
+    pub(crate) fn set_for(&self, only: Option<u32>, flow: Flow) {
+        self.weather.send_modify(|weather| {
+            weather.begin(only);
+            weather.flow = flow;
+        });
     }
 
     /// Each piece is late by up to so much.
     pub(crate) fn delay(&self, at_most: Duration) {
-        self.weather.send_modify(|weather| weather.delay = at_most);
+        self.delay_for(None, at_most);
+    }
+
+    /// See [`Relay::set_for`].
+    pub(crate) fn delay_for(&self, only: Option<u32>, at_most: Duration) {
+        self.weather.send_modify(|weather| {
+            weather.begin(only);
+            weather.delay = at_most;
+        });
     }
 
     /// Resets what is connected now.
@@ -131,8 +204,34 @@ impl Relay {
 impl Drop for Relay {
     fn drop(&mut self) {
         self.accepts.abort();
-        self.weather.send_modify(|weather| weather.flow = Flow::Cut);
+        self.weather.send_modify(|weather| (weather.flow, weather.only) = (Flow::Cut, None));
     }
+}
+
+/// The child of this process that holds the socket from this local port to that one. `None`: somebody else, or it is
+/// gone already.
+fn child_with_socket(local: u16, remote: u16) -> Option<u32> {
+    let sockets = std::fs::read_to_string("/proc/net/tcp").ok()?;
+    let inode = sockets.lines().skip(1).find_map(|line| {
+        let mut fields = line.split_whitespace();
+        let port = |field: &str| u16::from_str_radix(field.split_once(':')?.1, 16).ok();
+        let (from, to) = (port(fields.nth(1)?)?, port(fields.next()?)?);
+        (from == local && to == remote).then(|| fields.nth(6).map(str::to_owned)).flatten()
+    })?;
+    let wanted = format!("socket:[{inode}]");
+    let own = std::process::id();
+    let pids =
+        std::fs::read_dir("/proc").ok()?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    pids.filter(|pid| parent(*pid) == Some(own)).find(|pid| {
+        let open = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten();
+        open.filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok())
+            .any(|link| link.to_str() == Some(&wanted))
+    })
+}
+
+fn parent(pid: u32) -> Option<u32> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
 }
 
 /// What is dropped is reset, not closed: nobody may take it for an orderly end.
@@ -144,6 +243,7 @@ fn resets(socket: &TcpStream) {
 #[derive(Clone)]
 struct Line {
     port: u16,
+    from: Option<u32>,
     weather: watch::Receiver<Weather>,
     chance: Arc<Mutex<SmallRng>>,
 }
@@ -151,7 +251,7 @@ struct Line {
 impl Line {
     async fn carry(mut self, client: TcpStream, speech: Speech, seen: Arc<Seen>) {
         let _nodelay = client.set_nodelay(true);
-        let born = *self.weather.borrow_and_update();
+        let born = self.met();
         match born.flow {
             Flow::Cut => return resets(&client),
             Flow::Silent => {
@@ -188,15 +288,24 @@ impl Line {
         }
     }
 
+    fn met(&mut self) -> Met {
+        self.weather.borrow_and_update().of(self.from)
+    }
+
     async fn until_other_than(&mut self, flow: Flow) {
-        let _gone = self.weather.wait_for(|weather| weather.flow != flow).await;
+        let from = self.from;
+        let _gone = self.weather.wait_for(|weather| weather.of(from).flow != flow).await;
     }
 
     async fn join<C: AsyncRead + AsyncWrite>(self, client: C, server: TcpStream, born: u32) {
         let (client_reads, client_writes) = tokio::io::split(client);
         let (server_reads, server_writes) = tokio::io::split(server);
         let mut weather = self.weather.clone();
-        let broken = weather.wait_for(|weather| weather.flow == Flow::Cut || weather.resets != born);
+        let from = self.from;
+        let broken = weather.wait_for(|weather| {
+            let met = weather.of(from);
+            met.flow == Flow::Cut || met.resets != born
+        });
         tokio::select! {
             _ = broken => {}
             () = self.clone().copy(client_reads, server_writes, false) => {}
@@ -213,13 +322,13 @@ impl Line {
         let mut buffer = vec![0; 64 << 10];
         loop {
             let Ok(count @ 1..) = from.read(&mut buffer).await else { return };
-            let now = *self.weather.borrow_and_update();
+            let now = self.met();
             if !now.delay.is_zero() {
                 let late = self.chance.lock().random_range(Duration::ZERO..=now.delay);
                 sleep(late).await;
             }
             self.until_other_than(Flow::Silent).await;
-            if back && self.weather.borrow().flow == Flow::Mute {
+            if back && self.met().flow == Flow::Mute {
                 continue;
             }
             if to.write_all(&buffer[..count]).await.is_err() || to.flush().await.is_err() {

@@ -14,8 +14,8 @@ use tonic::Status;
 use crate::faults::one_group;
 use crate::judge::check::{Run, check};
 use crate::judge::model::{self, Evaluation, History};
+use crate::judge::readback::Readback;
 use crate::judge::record::{Answer, Ask, Committed, Heard, Moment, Op, Records, Watch};
-use crate::readback::Readback;
 use crate::traffic::put;
 
 /// Indices of what [`Story::told`] asks.
@@ -26,6 +26,9 @@ const LIST: usize = 5;
 const PAST: usize = 6;
 /// And of what its watcher hears: three responses with events, then a progress.
 const PROGRESS: usize = 4;
+
+/// Of a lease.
+const LEASE: i64 = 77;
 
 struct Story {
     history: History,
@@ -58,6 +61,7 @@ impl Story {
             records: Records::default(),
             placement: Arc::new(one_group()),
             troubled: true,
+            leaseless: Vec::new(),
         };
         let mut story = Self { history: History::default(), run, tick: 0 };
         let delete = pb::DeleteRangeRequest { key: "/a".into(), prev_kv: true, ..Default::default() };
@@ -296,4 +300,144 @@ fn a_history_that_goes_back_is_seen() {
     assert_eq!(shown(&read.committed), shown(&story.run.committed[..3]));
     read.take(&placement, events(4));
     assert_eq!(read.wrong, ["the history has 4 after 4"]);
+}
+
+/// A lease of a minute that was granted just now, and a key that hangs on it.
+fn leased(story: &mut Story) {
+    let lease = pb::LeaseGrantResponse { header: header(5), id: LEASE, ttl: 60, ..Default::default() };
+    let ask = Ask::Grant(pb::LeaseGrantRequest { id: LEASE, ttl: 60 });
+    story.op(ask, Ok(Answer::Grant(lease)));
+    let hung = pb::PutRequest { lease: LEASE, ..put("/leased", "7".into()) };
+    story.writes(5, Ask::Put(hung), true);
+}
+
+/// Its key is deleted, by nobody, and a watcher hears of it.
+fn expired(story: &mut Story) {
+    let gone = vec![(Bytes::from("/leased"), None)];
+    story.history.push(7, gone.clone());
+    story.commits(7, gone);
+    let watched = pb::WatchCreateRequest { start_revision: 6, ..story.run.records.watches[0].create.clone() };
+    let asked = story.moment();
+    let created = Some((story.moment(), 7));
+    let hear = |story: &mut Story, revision| {
+        let events = story.history.events(revision, &watched);
+        let response = pb::WatchResponse { header: header(revision), events, ..Default::default() };
+        (story.moment(), Heard::Events(response))
+    };
+    let heard = vec![hear(story, 6), hear(story, 7)];
+    let watch =
+        Watch { client: 8, proxy: 0, stream: 1, create: watched, asked, created, heard, target: None };
+    story.run.records.watches.push(watch);
+}
+
+#[test]
+fn the_judge_knows_how_long_a_lease_lives() {
+    type Told = fn(&mut Story);
+    let cases: [(&str, Told, &str); 7] = [
+        ("a lease that lives", |_| {}, ""),
+        ("one that ends before its time", expired, "nobody asked for"),
+        (
+            "one that was revoked",
+            |story| {
+                let revoked = pb::LeaseRevokeResponse { header: header(7) };
+                let ask = Ask::Revoke(pb::LeaseRevokeRequest { id: LEASE });
+                story.op(ask, Ok(Answer::Revoke(revoked)));
+                expired(story);
+            },
+            "",
+        ),
+        (
+            "one that is renewed as if it were gone",
+            |story| {
+                let alive = pb::LeaseKeepAliveResponse { header: header(6), id: LEASE, ttl: 0 };
+                let ask = Ask::KeepAlive(pb::LeaseKeepAliveRequest { id: LEASE });
+                story.op(ask, Ok(Answer::KeepAlive(alive)));
+            },
+            "a lease that lives is not known",
+        ),
+        (
+            "one that is asked for as if it were gone",
+            |story| {
+                let gone = pb::LeaseTimeToLiveResponse {
+                    header: header(6),
+                    id: LEASE,
+                    ttl: -1,
+                    ..Default::default()
+                };
+                let ask = Ask::TimeToLive(pb::LeaseTimeToLiveRequest { id: LEASE, keys: false });
+                story.op(ask, Ok(Answer::TimeToLive(gone)));
+            },
+            "a lease that lives is not known",
+        ),
+        (
+            "one that is put as if it were gone",
+            |story| {
+                let hung = pb::PutRequest { lease: LEASE, ..put("/leased", "8".into()) };
+                story.op(Ask::Put(hung), Err(Status::not_found("etcdserver: requested lease not found")));
+            },
+            "refused without a reason",
+        ),
+        ("one that does not end", |story| story.run.leaseless.push(6), "which has long run out"),
+    ];
+    for (name, told, expected) in cases {
+        let mut story = Story::told();
+        leased(&mut story);
+        told(&mut story);
+        let violations = check(&story.run);
+        match expected {
+            "" => assert!(violations.is_empty(), "{name}: {violations:#?}"),
+            expected => assert!(
+                violations.iter().any(|violation| violation.what.contains(expected)),
+                "{name}: {violations:#?}"
+            ),
+        }
+    }
+}
+
+#[test]
+fn a_write_is_there_when_somebody_was_shown_it() {
+    for (lists, watches) in [(true, true), (true, false), (false, true), (false, false)] {
+        let mut story = Story::told();
+        // What was shown before it began was told to have been made by it.
+        let late = story.run.records.ops.remove(PAIR);
+        let (begin, end) = (story.moment(), story.moment());
+        if !lists {
+            story.run.records.ops.retain(|op| !matches!(op.ask, Ask::Range(_)));
+        }
+        if !watches {
+            story.run.records.watches.clear();
+        }
+        story.run.records.ops.push(Op { begin, end, ..late });
+        let violations = check(&story.run);
+        let seen = violations.iter().any(|violation| violation.what.contains("committed before it began"));
+        assert_eq!(seen, lists || watches, "{lists} {watches}: {violations:#?}");
+    }
+}
+
+/// A write that was answered as not carried out, and is there all the same.
+#[test]
+fn an_answered_write_explains_no_other_revision() {
+    let mut story = Story::told();
+    let again = story.run.committed[UPDATE].changes.clone();
+    let mut again_kv = again.clone();
+    if let Some(kv) = &mut again_kv[0].1 {
+        (kv.mod_revision, kv.create_revision, kv.version) = (6, 6, 1);
+    }
+    story.history.push(6, again_kv.clone());
+    story.commits(6, again_kv);
+    let begin = story.moment();
+    let Ask::Range(everything) = all(0) else { unreachable!("it is a range") };
+    let content = model::range(&story.history.at(6), &everything);
+    let shown = pb::RangeResponse { header: header(6), ..content };
+    story.op(Ask::Range(everything), Ok(Answer::Range(shown)));
+    let end = story.moment();
+    let ask = unchanged("/a", 0, vec![Request::RequestPut(put("/a", "2".into()))]);
+    let failed = pb::TxnResponse { header: header(6), succeeded: false, responses: Vec::new() };
+    let outcome = Some(Ok(Answer::Txn(failed)));
+    story.run.records.ops.push(Op { client: 0, proxy: 0, begin, end, ask, outcome });
+    let violations = check(&story.run);
+    assert!(
+        violations.iter().any(|violation| violation.what.contains("nobody asked for")),
+        "{violations:#?}"
+    );
 }

@@ -1,20 +1,17 @@
 //! What was committed, read back from the server itself: by a watch of everything from the first revision on. That
 //! this watch is true is judged like anything else: acknowledged writes, lists and other watches must agree with it.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use kubebrain_proto::etcdserverpb as pb;
 use kubebrain_proto::etcdserverpb::watch_client::WatchClient;
 use kubebrain_proto::etcdserverpb::watch_request::RequestUnion;
-use kubebrain_proto::mvccpb::Event;
-use kubebrain_proto::mvccpb::event::EventType;
-use kubebrain_shared::group::GroupName;
 use kubebrain_shared::placement::Placement;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, interval};
+use tokio::time::interval;
 use tokio_stream::wrappers::ReceiverStream;
 
+use crate::judge::readback::Readback;
 use crate::judge::record::Committed;
 use crate::support::in_time;
 use crate::traffic::Stage;
@@ -60,40 +57,4 @@ async fn committed(stage: &Stage, placement: &Placement, target: i64) -> (Vec<Co
         }
     }
     (read.committed, read.wrong)
-}
-
-#[derive(Default)]
-pub(crate) struct Readback {
-    pub(crate) committed: Vec<Committed>,
-    pub(crate) wrong: Vec<String>,
-    last: i64,
-}
-
-impl Readback {
-    /// Takes the events of one response: whole revisions, each higher than the last.
-    pub(crate) fn take(&mut self, placement: &Placement, events: Vec<Event>) {
-        let revision = |event: &Event| event.kv.as_ref().map_or(0, |kv| kv.mod_revision);
-        for chunk in events.chunk_by(|one, next| revision(one) == revision(next)) {
-            let at = revision(&chunk[0]);
-            if at <= self.last {
-                self.wrong.push(format!("the history has {at} after {}", self.last));
-            }
-            self.last = self.last.max(at);
-            let mut groups: BTreeMap<GroupName, Committed> = BTreeMap::new();
-            for event in chunk {
-                let kv = event.kv.clone().unwrap_or_default();
-                let group = placement.owner(&kv.key).clone();
-                let committed = groups.entry(group.clone()).or_insert_with(|| Committed {
-                    group,
-                    revision: at,
-                    changes: Vec::new(),
-                    tick: u64::MAX,
-                    at: Instant::now(),
-                });
-                let deleted = event.r#type() == EventType::Delete;
-                committed.changes.push((kv.key.clone(), (!deleted).then_some(kv)));
-            }
-            self.committed.extend(groups.into_values());
-        }
-    }
 }

@@ -1,5 +1,6 @@
 //! That relays do what they say.
 
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -85,4 +86,30 @@ async fn a_relay_is_as_bad_as_it_is_asked_to_be() {
     assert_eq!(exchange(&mut connect().await, b'i').await.expect("open"), Some(b'i'));
     relay.reset();
     assert_eq!(exchange(&mut connect().await, b'j').await.expect("open"), Some(b'j'));
+}
+
+#[tokio::test]
+async fn a_discerning_relay_is_bad_to_one_process_alone() {
+    let (port, _) = echo().await;
+    let relay = Relay::discerning(port, 1).await;
+    let mut fair = TcpStream::connect(relay.address()).await.expect("it listens");
+    assert_eq!(exchange(&mut fair, b'a').await.expect("open"), Some(b'a'));
+    let (_, at) = relay.address().split_once(':').expect("a port");
+    let reads = format!("exec 3<>/dev/tcp/127.0.0.1/{at}; read -t 30 -u 3; exit 7");
+    let child = || Command::new("bash").args(["-c", &reads]).spawn().expect("there is bash");
+    let (mut one, mut other) = (child(), child());
+    until("their connections", async || (relay.seen().1 == 3).then_some(())).await;
+
+    relay.set_for(Some(one.id()), Flow::Cut);
+    let status = until("an end", async || one.try_wait().expect("a child")).await;
+    assert_eq!(status.code(), Some(7), "its connection was reset");
+    assert_eq!(exchange(&mut fair, b'b').await.expect("open"), Some(b'b'));
+    assert!(other.try_wait().expect("a child").is_none(), "nobody else's");
+
+    // Weather for another one ends the first one's, and healing resets whom it was about.
+    relay.set_for(Some(other.id()), Flow::Silent);
+    assert_eq!(exchange(&mut fair, b'c').await.expect("open"), Some(b'c'));
+    relay.heal();
+    until("an end", async || other.try_wait().expect("a child")).await;
+    assert_eq!(exchange(&mut fair, b'd').await.expect("open"), Some(b'd'));
 }

@@ -181,6 +181,7 @@ impl Chapter {
             records: self.records.clone(),
             placement: self.placement.clone(),
             troubled: true,
+            leaseless: Vec::new(),
         };
         check(&run)
             .into_iter()

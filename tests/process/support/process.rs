@@ -276,6 +276,16 @@ impl Beginning {
         self.process.must_run();
     }
 
+    /// What there is of it.
+    pub(crate) fn process(&self) -> &Process {
+        &self.process
+    }
+
+    /// See [`Beginning::process`].
+    pub(crate) fn process_mut(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
     /// Ends it, whatever it is at.
     pub(crate) async fn kill(mut self) -> Start {
         self.process.kill().await;
@@ -341,6 +351,12 @@ impl Process {
     /// How it was started, with the ports that it has.
     pub(crate) fn start(&self) -> Start {
         self.start.clone()
+    }
+
+    /// Of the process.
+    #[allow(dead_code, reason = "for tests/robustness")]
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// Everything it and those before it in this place have logged.

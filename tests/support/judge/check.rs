@@ -13,6 +13,7 @@ use kubebrain_shared::placement::Placement;
 use kubebrain_shared::range::KeyRange;
 use tonic::{Code, Status};
 
+use super::bounds;
 use super::model::{self, Change, Evaluation, History, State};
 use super::record::{Answer, Ask, Committed, Heard, Op, Records, Watch};
 
@@ -24,6 +25,8 @@ pub(crate) struct Run {
     pub records: Records,
     pub placement: Arc<Placement>,
     pub troubled: bool,
+    /// Revisions at which no key may have a lease: all had run out long before.
+    pub leaseless: Vec<i64>,
 }
 
 /// A promise that was broken.
@@ -59,9 +62,19 @@ impl Shown {
     }
 }
 
+/// A compaction that was asked for.
+struct Compaction {
+    revision: i64,
+    begin: u64,
+    /// When it was acknowledged.
+    done: Option<u64>,
+}
+
 struct Judge<'a> {
     run: &'a Run,
+    committed: &'a [Committed],
     groups: BTreeMap<GroupName, History>,
+    compactions: Vec<Compaction>,
     /// When each revision was committed.
     ticks: HashMap<(GroupName, i64), &'a Committed>,
     by_group: BTreeMap<GroupName, Shown>,
@@ -74,8 +87,19 @@ struct Judge<'a> {
 
 /// Everything that is wrong, in the order in which it showed.
 pub(crate) fn check(run: &Run) -> Vec<Violation> {
+    let mut committed = run.committed.clone();
+    bounds::settle(&mut committed, &run.records, &run.placement);
+    let compactions = run.records.ops.iter().filter_map(|op| match (&op.ask, &op.outcome) {
+        (Ask::Compact(ask), outcome) => {
+            let done = matches!(outcome, Some(Ok(_))).then_some(op.end.tick);
+            Some(Compaction { revision: ask.revision, begin: op.begin.tick, done })
+        }
+        _ => None,
+    });
     let mut judge = Judge {
         run,
+        committed: &committed,
+        compactions: compactions.collect(),
         groups: run.placement.groups().map(|(group, _)| (group.clone(), History::default())).collect(),
         ticks: HashMap::new(),
         by_group: run.placement.groups().map(|(group, _)| (group.clone(), Shown::default())).collect(),
@@ -90,7 +114,7 @@ pub(crate) fn check(run: &Run) -> Vec<Violation> {
     for (tick, what) in &run.records.wrong {
         judge.violations.push(Violation { tick: *tick, what: what.clone() });
     }
-    for committed in &run.committed {
+    for committed in &committed {
         let history = judge.groups.get_mut(&committed.group).expect("of a group");
         history.push(committed.revision, committed.changes.clone());
         judge.ticks.insert((committed.group.clone(), committed.revision), committed);
@@ -100,6 +124,7 @@ pub(crate) fn check(run: &Run) -> Vec<Violation> {
         judge.op(index, op);
     }
     judge.explain();
+    judge.leases();
     for watch in &run.records.watches {
         judge.watch(watch);
     }
@@ -113,6 +138,18 @@ fn span(key: &Bytes, end: &Bytes) -> KeyRange {
 }
 
 impl Ask {
+    /// The groups that it concerns.
+    pub(super) fn owners(&self, placement: &Placement) -> Vec<GroupName> {
+        let mut owners: Vec<GroupName> =
+            self.spans().iter().flat_map(|span| placement.owners(span)).collect();
+        if owners.is_empty() {
+            owners.push(placement.home().clone());
+        }
+        owners.sort();
+        owners.dedup();
+        owners
+    }
+
     fn spans(&self) -> Vec<KeyRange> {
         match self {
             Self::Range(ask) | Self::Stream(ask) => vec![span(&ask.key, &ask.range_end)],
@@ -184,14 +221,7 @@ impl Judge<'_> {
 
     /// The groups that a request concerns.
     fn owners(&self, ask: &Ask) -> Vec<GroupName> {
-        let mut owners: Vec<GroupName> =
-            ask.spans().iter().flat_map(|span| self.run.placement.owners(span)).collect();
-        if owners.is_empty() {
-            owners.push(self.run.placement.home().clone());
-        }
-        owners.sort();
-        owners.dedup();
-        owners
+        ask.owners(&self.run.placement)
     }
 
     /// What everybody was shown, and when.
@@ -234,6 +264,13 @@ impl Judge<'_> {
                 };
                 shown.add(moment.tick, revision);
                 self.anywhere.add(moment.tick, revision);
+                let Heard::Events(response) = heard else { continue };
+                for kv in response.events.iter().filter_map(|event| event.kv.as_ref()) {
+                    let group = self.run.placement.owner(&kv.key);
+                    if let Some(shown) = self.by_group.get_mut(group) {
+                        shown.add(moment.tick, kv.mod_revision);
+                    }
+                }
             }
         }
         self.anywhere.finish();
@@ -300,7 +337,7 @@ impl Judge<'_> {
                     );
                 }
                 let compacted = self.compactions(op.begin.tick, true);
-                if ask.revision > 0 && ask.revision < compacted {
+                if ask.revision > 0 && ask.revision < compacted && !ask.serializable {
                     self.wrong(op.end.tick, format!("compacted at {compacted} before: {op}"));
                 }
             }
@@ -309,6 +346,13 @@ impl Judge<'_> {
                 [_] => self.write(index, op, answer),
                 groups => self.wide_delete(index, op, ask, given, groups),
             },
+            (Ask::KeepAlive(ask), Answer::KeepAlive(given)) if given.ttl <= 0 => {
+                self.lease_is_gone(op, ask.id)
+            }
+            // 0 is less than a second
+            (Ask::TimeToLive(ask), Answer::TimeToLive(given)) if given.ttl < 0 => {
+                self.lease_is_gone(op, ask.id);
+            }
             _ => {}
         }
     }
@@ -418,12 +462,11 @@ impl Judge<'_> {
 
     /// The highest revision that was, or may have been, compacted before.
     fn compactions(&self, tick: u64, surely: bool) -> i64 {
-        let asked = self.run.records.ops.iter().filter_map(|op| match (&op.ask, &op.outcome) {
-            (Ask::Compact(ask), Some(Ok(_))) if surely && op.end.tick < tick => Some(ask.revision),
-            (Ask::Compact(ask), _) if !surely && op.begin.tick < tick => Some(ask.revision),
-            _ => None,
+        let asked = self.compactions.iter().filter(|compaction| match surely {
+            true => compaction.done.is_some_and(|done| done < tick),
+            false => compaction.begin < tick,
         });
-        asked.max().unwrap_or(-1)
+        asked.map(|compaction| compaction.revision).max().unwrap_or(-1)
     }
 
     fn refusal(&mut self, op: &Op, status: &Status) {
@@ -471,6 +514,26 @@ impl Judge<'_> {
         self.lease_ends(id, op.end.tick, op.end.at)
     }
 
+    fn lease_is_gone(&mut self, op: &Op, id: i64) {
+        if !self.lease_ends(id, op.end.tick, op.end.at) {
+            self.wrong(op.end.tick, format!("a lease that lives is not known: {op}"));
+        }
+    }
+
+    /// Leases end at last.
+    fn leases(&mut self) {
+        for revision in &self.run.leaseless {
+            let state = self.state(*revision);
+            for kv in state.values().filter(|kv| kv.lease != 0) {
+                let key = kv.key.escape_ascii();
+                self.wrong(
+                    u64::MAX,
+                    format!("{key} has lease {:x} at {revision}, which has long run out", kv.lease),
+                );
+            }
+        }
+    }
+
     /// Whether a lease may have ended by then.
     fn lease_ends(&self, id: i64, tick: u64, at: tokio::time::Instant) -> bool {
         let mut alive = None;
@@ -506,7 +569,7 @@ impl Judge<'_> {
             done.insert((group.clone(), *index), *revision);
         }
         let mut wrong = Vec::new();
-        for committed in &self.run.committed {
+        for committed in self.committed {
             let (group, revision) = (&committed.group, committed.revision);
             if self.claimed.contains_key(&(group.clone(), revision)) {
                 continue;
@@ -519,7 +582,11 @@ impl Judge<'_> {
             let history = &self.groups[group];
             let found = candidates.iter().copied().find(|index| {
                 let op = &ops[*index];
-                let open = !matches!(op.outcome, Some(Ok(_))) || op.end.tick > committed.tick;
+                // What was answered is claimed already, except where several groups answered together.
+                let open = match &op.outcome {
+                    Some(Ok(_)) => op.end.tick > committed.tick && self.owners(&op.ask).len() > 1,
+                    _ => true,
+                };
                 let free = !done.contains_key(&(group.clone(), *index));
                 let maybe = op.begin.tick < committed.tick && open && free && may_have_happened(op);
                 maybe
