@@ -68,7 +68,7 @@ pub(super) async fn stand(flags: &Brain, storage: &Storage, doors: &Doors) -> Re
     }))
 }
 
-/// What a standby finds of its storage that waiting does not mend: whoever only asks who is master would wait for ever.
+/// What a slave finds of its storage that waiting does not mend: whoever only asks who is master would wait for ever.
 pub(super) async fn beyond_help(engine: &dyn Engine) -> Option<anyhow::Error> {
     match timeout(LOOK_WITHIN, engine.snapshot()).await {
         Ok(Err(error @ ReadError::Failed(_))) => Some(error.into()),

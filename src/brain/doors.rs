@@ -143,6 +143,7 @@ impl Doors {
         };
         match self.channels(&record.peer_urls) {
             Ok([calls, changes, questions]) => {
+                tracing::info!(master = record.name, "following");
                 let peer_urls = record.peer_urls.clone();
                 self.master.send_replace(Some(Master::At { peer_urls, channel: calls }));
                 let me = FollowRequest {

@@ -142,7 +142,7 @@ async fn flags_that_cannot_work_are_refused_by_table() {
     assert!(failure.message.contains("--read-fence=lease"), "{}", failure.message);
 }
 
-/// Without a flag a second brain on the same store stands by: it does not end the first one.
+/// Without a flag a second brain on the same store follows it: it does not end the first one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_brain_without_flags_stands_by() {
     let Some(cluster) = Cluster::any().await else { return };
@@ -154,7 +154,7 @@ async fn a_second_brain_without_flags_stands_by() {
     let mut first = start(&one, "first").run().await;
     let second = start(&two, "second").run().await;
     written(&Client::new(second.address()), "/a").await;
-    assert!(second.log().contains("standing by") && !second.log().contains("master at"), "{}", second.log());
+    assert!(second.log().contains("following") && !second.log().contains("master at"), "{}", second.log());
     first.must_run();
     first.kill().await;
     written(&Client::new(second.address()), "/b").await;

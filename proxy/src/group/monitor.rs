@@ -90,7 +90,7 @@ impl Monitor {
         let response = self.in_time(self.channel.clone().call(request())).await;
         let response = response.map_err(|error| Status::unavailable(error.to_string()))?;
         let (head, mut body) = response.into_parts();
-        // A standby of a version that does not speak of itself refuses whatever it is asked.
+        // One that is not master, of a version that does not speak of itself refuses whatever it is asked.
         if metadata::refusing_master(&head.headers).is_some() {
             return Err(End::Unserved);
         }
