@@ -12,8 +12,7 @@ now() { echo $(($(date +%s%N) / 1000000)); } # milliseconds
 running() { local is; is=$(ps -o stat= -p "$1") && [[ $is != Z* ]]; } # PID; who waits to be reaped is gone
 alive() { [ -f "$dir/$1.pid" ] && running "$(cat "$dir/$1.pid")"; }
 ask() { curl -s --noproxy '*' --max-time 2 "$(cat "$dir/$1.url")$2"; }           # NAME PATH
-# The second answer is that of a standby outside the home group: it asks its master for a key that the group does not own.
-ready() { [[ $(ask "$1" /readyz) =~ ^ok|"does not own health" ]]; } # NAME
+ready() { [[ $(ask "$1" /readyz) == ok* ]]; } # NAME
 leads() { ask "$1" /metrics | awk '$1 == "etcd_server_is_leader" { is = $2 } END { exit is != 1 }'; }  # NAME
 names() { (cd "$dir" && ls -- *.args) | sed 's/\.args$//' | grep -vx proxy; }    # of the brains
 brains() { names | grep -E "^$1-[0-9]+$"; }                                      # of GROUP
