@@ -7,6 +7,7 @@
 //! * what is answered as fresh has all that was answered before it was asked;
 //! * a watcher hears exactly what the log has from its start on, whoever it asks, also through a promotion;
 //! * what was acknowledged is there, under the revision that it was acknowledged with;
+//! * what hangs on a lease goes with it, whoever is the master by then;
 //! * once all is quiet every slave has its master's keys, versions, bytes and revisions.
 //!
 //! ```text
@@ -281,7 +282,13 @@ async fn ask(world: Shared) {
 async fn write(world: &World, asked: &Brain) {
     let brain = world.master().unwrap_or_else(|| asked.clone());
     let key = KEYS[world.below(KEYS.len() as u64) as usize];
-    let (need, value) = (world.shown(), format!("v{}", world.rng.lock().random::<u32>()));
+    let need = world.shown();
+    // Leases of the master before are as good.
+    let lease = if world.chance(0.2) { world.below(4).cast_signed() + 1 } else { 0 };
+    if lease > 0 && world.chance(0.5) {
+        let _exists = brain.store.grant(lease, 2 + lease, Revision::ZERO).await;
+    }
+    let value = format!("{}{}", if lease > 0 { "leased" } else { "v" }, world.rng.lock().random::<u32>());
     if world.chance(0.3) {
         let delete = Delete { keys: KeyRange::one(Bytes::from_static(key.as_bytes())), prev_kv: false };
         if let Ok(reply) = brain.store.delete(delete, Revision::ZERO, None).await {
@@ -289,11 +296,11 @@ async fn write(world: &World, asked: &Brain) {
         }
         return;
     }
-    if let Ok(revision) = put_with(&brain.store, key, &value, 0).await {
+    if let Ok(revision) = put_with(&brain.store, key, &value, lease).await {
         world.fresh(&brain.name, "a put", need, revision);
         world.says(&format!("{} put {key}={value} at r{revision}", brain.name));
         world.acknowledged.lock().insert(format!("{key}={value}"), revision);
-        world.count("writes");
+        world.count(if lease > 0 { "leased writes" } else { "writes" });
     }
 }
 
@@ -392,7 +399,7 @@ fn same_event(due: &str, heard: &str) -> bool {
 /// Promotes a slave, as an election would: whether or not the master before it knows.
 async fn hand_over(world: &Shared, candidate: Brain) {
     let before = world.master();
-    if before.as_ref().is_some_and(|before| before.name == candidate.name) {
+    if !candidate.store.shared().is_slave() {
         return;
     }
     if let Some(before) = before.filter(|_| world.chance(0.5)) {
@@ -576,6 +583,11 @@ async fn quiet(world: &Shared) {
     for brain in brains.iter().skip(1) {
         level(&*brain.slave.lock().await).await;
     }
+    sleep(Duration::from_secs(10)).await;
+    let left = now(&candidate.store).await.map(|(_, kvs)| pairs(&kvs)).unwrap_or_default();
+    if let Some(leased) = left.iter().find(|pair| pair.contains("=leased")) {
+        world.wrong(format!("{leased} is there, and its lease is not"));
+    }
     for key in KEYS {
         let revision = put(&candidate.store, key, "last").await;
         let shown = world.shown();
@@ -654,7 +666,7 @@ fn slaves_and_their_masters_break_no_promise() {
     println!("{seeds} seeds from {first}: {counts:?}");
     if seeds >= 25 {
         let enough = |what| counts.get(what).is_some_and(|count| *count > 2 * seeds as usize);
-        for what in ["warm promotions", "reads of slaves", "events", "writes", "compactions"] {
+        for what in ["warm promotions", "reads of slaves", "events", "writes", "leased writes", "compactions"] {
             assert!(enough(what), "{what}: {counts:?}");
         }
     }
