@@ -197,16 +197,11 @@ impl Fence {
         }
     }
 
-    /// A slave's question has been answered; gives how many it was asked for.
-    fn answered(&self, index: u64, need: Need) -> usize {
+    /// A slave's question has been answered; gives those that it was asked for.
+    fn answered(&self, index: u64, need: Need) -> Vec<Waiter> {
         let waiting = &mut *self.waiting.lock();
         waiting.answered = Some((index, need));
-        let passed: Vec<_> = waiting.waiters.extract_if(.., |waiter| waiter.begun < index).collect();
-        let count = passed.len();
-        for waiter in passed {
-            let _gone = waiter.passed.send(Some(need));
-        }
-        count
+        waiting.waiters.extract_if(.., |waiter| waiter.begun < index).collect()
     }
 
     /// A batch of ours is durable; the commit that made it so was proof `index`.
@@ -383,8 +378,13 @@ async fn ask(shared: Arc<Shared>) {
             metrics.follow.question(began.elapsed(), answer.is_ok());
             match answer {
                 Ok(need) => {
-                    let waited = fence.answered(index, need);
-                    metrics.follow.questioners.inc_by(waited as u64);
+                    let waiters = fence.answered(index, need);
+                    metrics.follow.questioners.inc_by(waiters.len() as u64);
+                    if shared.has(&need) {
+                        release(waiters, need);
+                    } else {
+                        tokio::spawn(wait_for_all(shared.clone(), waiters, need));
+                    }
                     delay = RETRY;
                 }
                 Err(why) => {
@@ -430,6 +430,20 @@ async fn ask(shared: Arc<Shared>) {
             }
             Err(_) => metrics.fence(3),
         }
+    }
+}
+
+/// Lets those go that a question was asked for. They are told at once, and not each woken whenever something is applied.
+fn release(waiters: Vec<Waiter>, need: Need) {
+    for waiter in waiters {
+        let _gone = waiter.passed.send(Some(need));
+    }
+}
+
+async fn wait_for_all(shared: Arc<Shared>, waiters: Vec<Waiter>, need: Need) {
+    match timeout(SLAVE_TIMEOUT, shared.reach(&need)).await {
+        Ok(()) => release(waiters, need),
+        Err(_) => shared.course.is_late(),
     }
 }
 

@@ -416,7 +416,9 @@ impl Store {
             match self.read(range).await {
                 Ok(reply) => return Ok(reply),
                 Err(Unread::Fault(fault)) => return Err(fault),
-                Err(Unread::Gone) => drop(self.advance(floor).await?),
+                Err(Unread::Gone) => {
+                    self.advance(floor).await?;
+                }
             }
         }
         Err(Fault::Timeout)
@@ -844,11 +846,13 @@ impl Store {
                 // What a client has is of a revision that cannot be read on.
                 Err(fault) if begun.is_none() => return Err(fault),
                 Err(Fault::Compacted) if range.at == ReadAt::Latest => {
-                    drop(self.advance(Revision::ZERO).await?)
+                    self.advance(Revision::ZERO).await?;
                 }
                 Err(fault) => match reader.unread(fault) {
                     Unread::Fault(fault) => return Err(fault),
-                    Unread::Gone => drop(self.advance(Revision::ZERO).await?),
+                    Unread::Gone => {
+                        self.advance(Revision::ZERO).await?;
+                    }
                 },
             }
         }

@@ -26,7 +26,7 @@ use super::values::Values;
 use crate::engine::{Bounds, Engine};
 use crate::watch::Hub;
 
-/// Lock order: `index`, then `leases`, then `pins`; the hub's lock is taken with none of them held.
+/// Lock order: `index`, then `leases` or what a slave notes of them, then `pins`; the hub's lock is taken with none of them held.
 ///
 /// The writer of a master changes it, or the one task that follows a master; never both.
 pub struct Shared {

@@ -155,7 +155,13 @@ impl History {
         }
         let filled = shared.values.fill_once(&mut puts).await;
         // Records and rows may be swept while they are read, or were before; then the answer is "compacted", not a gap.
-        let compacted = shared.compacted();
+        let mut compacted = shared.compacted();
+        if matches!(filled, Err(ValueError::Missing { .. })) {
+            // By a master that this one follows, or that has followed it, and that it has not heard of yet.
+            let snapshot = shared.engine.snapshot().await?;
+            let stored = log::small(&*snapshot, &shared.layout, Small::Compacted).await?;
+            compacted = compacted.max(stored.map_or(-1, u64::cast_signed));
+        }
         if from.cast_signed() < compacted {
             return Err(HistoryError::Compacted(Revision::checked_from(compacted).unwrap_or_default()));
         }

@@ -98,6 +98,7 @@ impl Shared {
                     let before = index.before(&event.key, event.version.revision);
                     index.insert(&event.key, event.version);
                     self.share.add(event.version.bytes);
+                    self.course.note_lease(&event.key, &event.version);
                     let before = before.map(|version| Entry { key: event.key.clone(), version, kv: None });
                     Change { key: event.key, version: event.version, kv: event.kv, before }
                 });

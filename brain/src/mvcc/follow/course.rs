@@ -1,15 +1,20 @@
 //! [`Course`]: what a slave follows and how far it is, for all that read it.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use kubebrain_shared::fault::Fault;
 use kubebrain_shared::revision::Revision;
+use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout};
 
 use super::{Following, Upstream};
+use crate::mvcc::index::{Index, Version};
+use crate::mvcc::lease::Leases;
 use crate::mvcc::shared::Shared;
 
 /// A question that is not answered for so long is given up.
@@ -36,6 +41,8 @@ pub(crate) struct Course {
     swept: AtomicU64,
     /// A batch of the log up to which everything is applied; 0 where none is known.
     batch: AtomicU64,
+    /// Keys that hang on leases: whoever is promoted does not look for them.
+    leased: Mutex<HashMap<Bytes, i64>>,
     upstream: watch::Sender<Option<Arc<dyn Upstream>>>,
     state: watch::Sender<Following>,
     /// An answer has waited in vain for what should have been applied.
@@ -50,6 +57,7 @@ impl Course {
             agreed: AtomicBool::new(false),
             swept: AtomicU64::new(0),
             batch: AtomicU64::new(0),
+            leased: Mutex::default(),
             upstream: watch::Sender::new(None),
             state: watch::Sender::new(Following::default()),
             late: Notify::new(),
@@ -105,6 +113,29 @@ impl Course {
         self.batch.fetch_max(batch, Ordering::AcqRel);
     }
 
+    /// All keys are these.
+    pub(super) fn set_leased(&self, index: &Index) {
+        let leased = index.newest().filter(|(_, newest)| newest.lease != 0);
+        *self.leased.lock() = leased.map(|(key, newest)| (key.clone(), newest.lease)).collect();
+    }
+
+    /// A key has a new version.
+    pub(super) fn note_lease(&self, key: &Bytes, version: &Version) {
+        let mut leased = self.leased.lock();
+        match version.lease {
+            0 if leased.is_empty() => {}
+            0 => drop(leased.remove(key)),
+            lease => drop(leased.insert(key.clone(), lease)),
+        }
+    }
+
+    /// Gives the leases of the group their keys; there is nothing to note any more.
+    pub(super) fn attach_leased(&self, leases: &mut Leases) {
+        for (key, lease) in std::mem::take(&mut *self.leased.lock()) {
+            leases.move_key(&key, 0, lease);
+        }
+    }
+
     pub(super) fn attach(&self, upstream: Arc<dyn Upstream>) {
         self.change(|state| {
             state.level = false;
@@ -153,6 +184,7 @@ impl Course {
 
     pub(super) fn promoted(&self) {
         self.slave.store(false, Ordering::Release);
+        drop(std::mem::take(&mut *self.leased.lock()));
         self.change(|state| {
             state.level = false;
             "it is the master".clone_into(&mut state.trouble);
@@ -204,7 +236,7 @@ impl Course {
 
 impl Shared {
     /// True if a slave is so far.
-    pub(super) fn has(&self, need: &Need) -> bool {
+    pub(in crate::mvcc) fn has(&self, need: &Need) -> bool {
         !self.is_slave()
             || (self.course.is_loaded()
                 && self.committed().get() >= need.revision

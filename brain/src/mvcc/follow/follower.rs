@@ -229,7 +229,9 @@ impl Follower {
             Some(loading) => loading.apply(&self.shared, arrived, closed, compacted),
         }
         if let Some(loading) = self.loading.take_if(|loading| loading.is_whole()) {
-            self.shared.replace(loading.into_contents());
+            let contents = loading.into_contents();
+            self.shared.course.set_leased(&contents.index);
+            self.shared.replace(contents);
             self.shared.course.set_loaded(true);
         }
         // Last: a batch counts as applied once all of it is.

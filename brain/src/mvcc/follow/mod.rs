@@ -211,6 +211,7 @@ impl Slave {
         let start = promote::take_over(&self.shared, &self.config, &self.offered).await?;
         let Some(inbox) = self.inbox.take() else { return Ok(()) };
         self.shared.course.promoted();
+        self.shared.hub.stir(); // whoever waited for more to be applied waits for nothing now
         tokio::spawn(Writer::new(self.shared.clone(), inbox, start).run());
         if let Some(commands) = self.commands.upgrade() {
             self.config.metrics.opened(&self.shared, &commands, &self.swept);

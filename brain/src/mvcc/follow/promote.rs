@@ -47,7 +47,7 @@ pub(super) async fn take_over(
             #[cfg(any(test, feature = "faults"))]
             let arrived = if config.planted.skips_tail { Vec::new() } else { arrived };
             shared.apply(arrived, office.start.counter, office.start.compacted);
-            office.leases.attach(&shared.index.read());
+            shared.course.attach_leased(&mut office.leases);
             office
         }
         None => {

@@ -3,6 +3,7 @@
 use tokio::time::Instant;
 
 use super::*;
+use crate::engine::{Batch, CommitError, Engine, ReadError, Snapshot, Span};
 use crate::mvcc::values::ValueCache;
 use crate::mvcc::{PlaceError, Planted};
 
@@ -243,6 +244,63 @@ async fn what_is_swept_under_a_slaves_read_is_read_anew() {
         kvs.extend(chunk.expect("a message").range_response.expect("a part").kvs);
     }
     assert_eq!(pairs(&kvs), want);
+}
+
+/// An engine on which one snapshot is waited for.
+struct Gated {
+    inner: Arc<Faulty>,
+    /// Snapshots to go before that one.
+    left: AtomicU64,
+    open: watch::Sender<bool>,
+}
+
+#[async_trait]
+impl Engine for Gated {
+    async fn snapshot(&self) -> Result<Box<dyn Snapshot>, ReadError> {
+        if self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)) == Ok(1) {
+            let mut open = self.open.subscribe();
+            let _gone = open.wait_for(|open| *open).await;
+        }
+        self.inner.snapshot().await
+    }
+
+    async fn commit(&self, batch: Batch) -> Result<(), CommitError> {
+        self.inner.commit(batch).await
+    }
+
+    async fn partitions(&self, range: &Span) -> Result<Vec<Bytes>, ReadError> {
+        self.inner.partitions(range).await
+    }
+
+    fn size(&self) -> u64 {
+        0
+    }
+}
+
+/// The log was read and the rows were not, when both went: a watcher hears that it is compacted, and its stream goes on.
+#[tokio::test(start_paused = true)]
+async fn history_that_is_swept_while_a_slave_reads_it_is_compacted() {
+    let memory = Arc::new(Memory::new());
+    let master = master(&way(&memory, 1), "master").await;
+    for value in ["1", "2", "3"] {
+        put(&master, "a", value).await;
+    }
+    let engine =
+        Arc::new(Gated { inner: way(&memory, 2), left: AtomicU64::new(0), open: watch::Sender::new(false) });
+    let config = Config { value_cache: ValueCache::new(1), window_bytes: 1, ..config("slave") };
+    let (store, mut slave) = Store::follow(config, engine.clone(), placement(ALONE));
+    let link = Link::to(&master);
+    slave.attach(link.clone());
+    level(&slave).await;
+    link.hold_responses(true);
+    engine.left.store(2, Ordering::Relaxed);
+    let mut watching = Watching::new(&store, 2).await.expect("watches");
+    assert!(watching.listen().await.is_empty());
+    let last = put(&master, "a", "4").await;
+    master.compact(last.cast_signed(), true, Revision::ZERO).await.expect("compacts");
+    engine.open.send_replace(true);
+    watching.listen().await;
+    assert_eq!((watching.cancelled, watching.ended), (Some(last.cast_signed()), None));
 }
 
 /// A slave forgets what its master has swept, but for what is being read of it.

@@ -666,7 +666,8 @@ fn slaves_and_their_masters_break_no_promise() {
     println!("{seeds} seeds from {first}: {counts:?}");
     if seeds >= 25 {
         let enough = |what| counts.get(what).is_some_and(|count| *count > 2 * seeds as usize);
-        for what in ["warm promotions", "reads of slaves", "events", "writes", "leased writes", "compactions"] {
+        for what in ["warm promotions", "reads of slaves", "events", "writes", "leased writes", "compactions"]
+        {
             assert!(enough(what), "{what}: {counts:?}");
         }
     }
