@@ -228,7 +228,9 @@ impl Follower {
             None => self.shared.apply(arrived, closed, compacted),
             Some(loading) => loading.apply(&self.shared, arrived, closed, compacted),
         }
-        if let Some(loading) = self.loading.take_if(|loading| loading.is_whole()) {
+        // What was shown before everything was loaded anew is not taken back, whatever the master says.
+        let shown = self.shared.committed().get();
+        if let Some(loading) = self.loading.take_if(|loading| loading.is_whole(shown)) {
             let contents = loading.into_contents();
             self.shared.course.set_leased(&contents.index);
             self.shared.replace(contents);

@@ -54,9 +54,9 @@ impl Loading {
         self.compacted = self.compacted.max(compacted);
     }
 
-    /// True once it is whole, as of what the stream has closed.
-    pub(super) const fn is_whole(&self) -> bool {
-        self.closed >= self.keys.top && self.compacted >= self.compacted_then
+    /// True once it is whole, as of what the stream has closed, and not before `shown`.
+    pub(super) const fn is_whole(&self, shown: u64) -> bool {
+        self.closed >= self.keys.top && self.closed >= shown && self.compacted >= self.compacted_then
     }
 
     /// All keys as of now.
