@@ -214,7 +214,7 @@ impl Brain {
     async fn follow_until_elected(&mut self, store: &Store, slave: &mut Slave) -> Result<(), End> {
         let mut following = slave.state();
         let mut master: Option<MasterRecord> = None;
-        let (mut before, mut told) = (following.borrow().clone(), None);
+        let (mut before, mut told, mut waited) = (following.borrow().clone(), None, None);
         loop {
             let Some(standing) = &mut self.standing else { return Ok(()) };
             match standing.candidacy.standing() {
@@ -258,6 +258,10 @@ impl Brain {
                 () = tokio::time::sleep(Duration::from_secs(1)), if master.is_none() => {
                     if let Some(error) = candidate::beyond_help(&*self.storage.engine).await {
                         return Err(End::Failed(error));
+                    }
+                    if let Some(what) = self.storage.engine.waits_for() {
+                        opening::waits(&self.flags.group, &what, &mut waited);
+                        self.doors.say(&what);
                     }
                 }
             }

@@ -320,6 +320,11 @@ impl Log {
             "dpanic" | "panic" | "fatal" => "error", // etcd has them; nothing here is worse than an error
             level => level,
         };
+        // An error for each call of an election that fails; ours say what it means, and once.
+        let level = match level {
+            level if level.contains("kube_client") => level.to_owned(),
+            level => format!("{level},kube_client=off"),
+        };
         let filter = EnvFilter::try_new(level).unwrap_or_else(|error| {
             eprintln!("kubebrain: --log-level {}: {error}; using info", self.log_level);
             EnvFilter::new("info")

@@ -18,6 +18,14 @@ const LOOK: Duration = Duration::from_millis(500);
 /// Between two lines in the log.
 const REPEAT: Duration = Duration::from_secs(5);
 
+/// A line in the log, now and then, of what is waited for.
+pub(crate) fn waits(group: &GroupName, what: &str, said: &mut Option<Instant>) {
+    if said.is_none_or(|said| said.elapsed() >= REPEAT) {
+        tracing::warn!(group = %group, "waiting for the storage: {what}");
+        *said = Some(Instant::now());
+    }
+}
+
 /// Opens a group, and tries on while the storage does not answer. `say` hears what is waited for.
 ///
 /// # Errors
@@ -86,10 +94,7 @@ async fn waiting<T>(
         loop {
             looks.tick().await;
             let Some(what) = engine.waits_for() else { continue };
-            if said.is_none_or(|said| said.elapsed() >= REPEAT) {
-                tracing::warn!(%group, "waiting for the storage: {what}");
-                said = Some(Instant::now());
-            }
+            waits(&group, &what, &mut said);
             say(what);
         }
     };

@@ -124,6 +124,7 @@ impl ApiServer {
         }
     }
 
+    #[allow(dead_code, reason = "for tests/tikv_brains")]
     /// kill -9 of the API server; it returns when the process is gone. Its etcd lives on.
     pub(crate) fn kill(&mut self) {
         kill(&mut self.server);

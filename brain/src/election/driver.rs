@@ -212,9 +212,13 @@ impl<B: Ballot> Driver<B> {
 }
 
 impl Candidacy {
-    /// Where it stands. A master's time runs out also where nothing more is heard: whoever acts looks at `until`.
+    /// Where it stands. A master's time runs out also where nothing more is heard, as while a renewal is waited for:
+    /// then it is nobody's slave.
     pub fn standing(&self) -> Standing {
-        self.standing.borrow().clone()
+        match self.standing.borrow().clone() {
+            Standing::Master { until } if Instant::now() >= until => Standing::Slave(None),
+            standing => standing,
+        }
     }
 
     /// Returns with the next standing that is not yet seen; a renewal is one.

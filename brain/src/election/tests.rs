@@ -516,6 +516,7 @@ async fn mastership_is_lost_when_its_time_is_over_though_nobody_says_so() {
     first.kill();
     first.candidacy.lost().await;
     assert!(began.elapsed() <= Timing::default().renew_deadline);
+    assert_eq!(first.candidacy.standing(), Standing::Slave(None), "whoever asks is told so too");
 }
 
 /// A ballot whose answers can be held back: of replacements, which are carried out all the same, or of everything.
