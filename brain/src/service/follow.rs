@@ -19,9 +19,6 @@ use tonic::{Code, Request, Status};
 use super::Inner;
 use crate::mvcc::follow::{Fenced, Upstream, UpstreamError};
 
-/// A message holds about a mebibyte of events, or one revision, which may be as large as a transaction can be.
-const MESSAGE_BYTES_MAX: usize = 64 << 20;
-
 /// How long a stream outlives its master's term.
 const LAST_WORD_WITHIN: Duration = Duration::from_millis(100);
 
@@ -85,7 +82,7 @@ impl Upstream for Remote {
         from: u64,
     ) -> Result<BoxStream<'static, Result<FollowResponse, UpstreamError>>, UpstreamError> {
         let request = FollowRequest { from: from.cast_signed(), ..self.me.clone() };
-        let mut client = PeerClient::new(self.changes.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        let mut client = PeerClient::new(self.changes.clone()).max_decoding_message_size(usize::MAX);
         let changes = client.follow(request).await.map_err(|status| lost(&status))?.into_inner();
         Ok(changes.map(|change| change.map_err(|status| lost(&status))).boxed())
     }
