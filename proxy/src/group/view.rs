@@ -66,6 +66,21 @@ impl Group {
     }
 }
 
+impl NodeView {
+    /// Why it is not asked at the moment, for people; empty where it is.
+    pub fn trouble(&self) -> String {
+        let claims = self.standing.as_deref().map(|standing| Said::of(standing).role);
+        match (self.suspect, &self.unreachable) {
+            (true, Some(reason)) => reason.to_string(),
+            (true, None) => "nothing is heard of it".to_owned(),
+            (false, _) if claims == Some(Role::Master) && self.role != Role::Master => {
+                "it takes itself for master by an earlier term".to_owned()
+            }
+            (false, _) => String::new(),
+        }
+    }
+}
+
 fn view(node: &Node, epoch: u64) -> NodeView {
     let place = node.place();
     let standing = node.standing.load_full();

@@ -246,6 +246,8 @@ async fn a_hung_masters_writes_go_to_the_next_before_it_wakes() {
     let view = &nodes.proxy.groups()[0];
     let roles: Vec<_> = view.nodes.iter().map(|node| node.role).collect();
     assert_eq!((view.epoch, roles), (2, vec![Taken::Slave, Taken::Slave, Taken::Master]));
+    let troubles: Vec<_> = view.nodes.iter().map(|node| node.trouble()).collect();
+    assert_eq!(troubles, ["it takes itself for master by an earlier term", "", ""]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -420,6 +422,7 @@ async fn what_is_known_of_brains_is_on_the_page_and_in_the_list() {
         ("#2", Taken::Slave, false, true),
     ];
     assert_eq!(seen, expected);
+    assert!(!group.nodes[2].trouble().is_empty() && group.nodes[1].trouble().is_empty());
     assert_eq!(group.nodes[1].standing.as_ref().map(|standing| &standing.name[..]), Some("n1"));
     assert!(group.nodes.iter().all(|node| node.in_flight == 0), "{group:?}");
     assert!(group.nodes[1].latency.is_some() && group.nodes[0].latency.is_none());
