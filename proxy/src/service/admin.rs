@@ -40,11 +40,9 @@ fn brain(node: &NodeView) -> admin::Brain {
     if let Some(standing) = standing.as_mut().filter(|_| node.role == Role::Slave) {
         standing.role = standing_response::Role::Slave.into(); // of a term that is over
     }
-    let trouble = match (&node.unreachable, node.suspect) {
-        (Some(why), _) => why.to_string(),
-        (None, true) => "it says nothing".to_owned(),
-        (None, false) if standing.is_none() => "it does not say what it is".to_owned(),
-        (None, false) => String::new(),
+    let trouble = match node.trouble() {
+        why if why.is_empty() && standing.is_none() => "it does not say what it is".to_owned(),
+        why => why,
     };
     admin::Brain { address: node.address.clone(), standing, trouble }
 }
