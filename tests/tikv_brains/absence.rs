@@ -40,11 +40,20 @@ async fn serves(brain: Beginning) -> Process {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_brain_waits_for_a_cluster_that_is_not_there_yet() {
+    waits("none", "not ready").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_candidate_waits_for_a_cluster_that_is_not_there_yet() {
+    waits("engine", "leader changed").await; // it serves as a slave, of nobody
+}
+
+async fn waits(election: &str, word: &str) {
     let Some(mut cluster) = Cluster::absent(Ports::free(), Advertised::default()) else { return };
     let place = Place::new();
     let address = format!("127.0.0.1:{}", free_port());
-    let start = Start::brain(&place, "default").clients("http", &address).on_tikv(cluster.pd(), "absence/");
-    let mut brain = start.begins();
+    let start = Start::brain(&place, "default").clients("http", &address).flag("election", election);
+    let mut brain = start.on_tikv(cluster.pd(), "absence/").begins();
     says(&mut brain, &["PD at", cluster.pd()]).await;
     // Probes are told the same; a restart would not help, so it lives.
     let (status, body) = get(&address, "/readyz").await;
@@ -53,7 +62,7 @@ async fn a_brain_waits_for_a_cluster_that_is_not_there_yet() {
     let began = Instant::now();
     let refused = Client::new(&address).put("/a", "0").await.expect_err("there is no store");
     assert_eq!(refused.code(), Code::Unavailable);
-    assert!(refused.message().contains("not ready"), "{refused}");
+    assert!(refused.message().contains(word), "{refused}");
     assert!(began.elapsed() < ANSWERED_MAX, "{:?}", began.elapsed());
 
     // A PD without any store has no region to give.

@@ -65,7 +65,10 @@ impl EngineBallot {
 #[async_trait]
 impl Ballot for EngineBallot {
     async fn look(&self) -> Result<Option<Found>, Cause> {
-        let value = self.engine.snapshot().await?.get(&self.key).await?;
+        // A task of its own: an engine whose calls are given up early by everybody never learns, nor says, what is
+        // wrong. There are a few at most, since whoever looks waits a while for each.
+        let (engine, key) = (self.engine.clone(), self.key.clone());
+        let value = tokio::spawn(async move { engine.snapshot().await?.get(&key).await }).await??;
         let found = value
             .map(|version| MasterRecord::decode(version.clone()).map(|record| Found { record, version }));
         Ok(found.transpose()?)
