@@ -41,7 +41,7 @@ use std::time::Duration;
 use kubebrain_shared::fault::Fault;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use super::ANSWER_TIMEOUT;
 use super::codec::Record;
@@ -57,6 +57,12 @@ const RETRY: Duration = Duration::from_millis(10);
 const SLAVE_RETRY_MAX: Duration = Duration::from_millis(200);
 /// A slave that is not as far as it must be by then sends its readers elsewhere.
 const SLAVE_TIMEOUT: Duration = Duration::from_secs(2);
+/// A slave's question that so many requests have shared shows that it is busy: the next one is not asked before
+/// [`PACE`] times as long has passed as that one took, and more requests share it. A question costs the master, and its
+/// look into the storage, as much as some ten reads.
+const BUSY: usize = 16;
+const PACE: u32 = 4;
+const PACE_MAX: Duration = Duration::from_millis(5);
 /// Above it requests are told to come back.
 const WAITERS_MAX: usize = 50_000;
 
@@ -380,10 +386,14 @@ async fn ask(shared: Arc<Shared>) {
                 Ok(need) => {
                     let waiters = fence.answered(index, need);
                     metrics.follow.questioners.inc_by(waiters.len() as u64);
+                    let is_busy = waiters.len() >= BUSY;
                     if shared.has(&need) {
                         release(waiters, need);
                     } else {
                         tokio::spawn(wait_for_all(shared.clone(), waiters, need));
+                    }
+                    if is_busy {
+                        sleep_until(began + (began.elapsed() * PACE).min(PACE_MAX)).await;
                     }
                     delay = RETRY;
                 }
