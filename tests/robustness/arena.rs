@@ -93,7 +93,7 @@ impl Arena {
             let (place, address) = (Place::new(), format!("127.0.0.1:{}", free_port()));
             let file = place.file("placement.yaml", &text);
             let start = Start::proxy(&place, "proxy", &file).clients("http", &address);
-            let start = start.flag("watch-progress-notify-interval", "300ms");
+            let start = start.flag("watch-progress-notify-interval", "300ms").tied();
             arena.proxies.push(Node::new(&format!("proxy-{number}"), place, start));
             arena.proxy_addresses.push(address);
         }
@@ -122,6 +122,7 @@ impl Arena {
             .flag("election", "engine")
             .flag("initial-advertise-peer-urls", &format!("http://{advertised}"))
             .flag("watch-progress-notify-interval", "300ms")
+            .tied()
             .on_tikv(self.pd.address(), prefix);
         let node = Node::new(&name, place, start);
         self.brains.push(Brain { node, group, peers, address, peer_address });

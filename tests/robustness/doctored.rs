@@ -78,12 +78,19 @@ fn list(op: &mut Op) -> Option<(&pb::RangeRequest, &mut pb::RangeResponse)> {
 /// A list answered exactly as it was a hundred revisions before.
 fn old_list(run: &mut Run) -> bool {
     let history = history(run);
+    let shown: Vec<(usize, u64, i64)> = run
+        .records
+        .ops
+        .iter()
+        .filter_map(|op| Some((op.proxy, op.end.tick, op.outcome.as_ref()?.as_ref().ok()?.revision())))
+        .collect();
     last(run, |op| {
-        // Those of a proxy show its clock, those of a brain the group's.
-        let proxied = op.proxy < 1_000_000;
-        let (ask, answer) = list(op).filter(|(ask, _)| ask.revision == 0 && !ask.serializable && proxied)?;
+        let (proxy, begin) = (op.proxy, op.begin.tick);
+        let (ask, answer) = list(op).filter(|(ask, _)| ask.revision == 0 && !ask.serializable)?;
         let header = answer.header.as_mut()?;
         let old = header.revision - 100;
+        // Something newer was shown before, by the same life of a proxy.
+        shown.iter().find(|(by, end, revision)| *by == proxy && *end < begin && *revision > old)?;
         let content = model::range(&history.at(old), ask);
         header.revision = old;
         *answer = pb::RangeResponse { header: answer.header, ..content };

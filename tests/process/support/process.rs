@@ -63,6 +63,7 @@ pub(crate) struct Start {
     logs: PathBuf,
     /// No flags but those that are given.
     exact: bool,
+    tied: bool,
     /// Variables for it alone.
     pub(crate) environment: Vec<(String, OsString)>,
 }
@@ -95,6 +96,7 @@ impl Start {
             peer_scheme: "http",
             logs: place.join(logs),
             exact: false,
+            tied: false,
             environment: Vec::new(),
         }
     }
@@ -141,6 +143,13 @@ impl Start {
         self
     }
 
+    /// It ends with the thread that starts it, so that a killed test leaves nobody behind.
+    #[allow(dead_code, reason = "for tests/robustness")]
+    pub(crate) fn tied(mut self) -> Self {
+        self.tied = true;
+        self
+    }
+
     /// Keeps its state in TiKV, under a prefix, and nothing on this machine.
     #[allow(dead_code, reason = "for tests/tikv_brains")]
     pub(crate) fn on_tikv(mut self, pd: &str, prefix: &str) -> Self {
@@ -172,7 +181,13 @@ impl Start {
     }
 
     fn command(&self) -> Command {
-        let mut command = Command::new(BINARY);
+        let mut command = match self.tied {
+            true => Command::new("setpriv"),
+            false => Command::new(BINARY),
+        };
+        if self.tied {
+            command.arg("--pdeathsig=KILL").arg(BINARY);
+        }
         // Nothing of the caller's own settings; a default of the machine's is not a default of ours.
         for (name, _) in std::env::vars_os() {
             if name.to_str().is_some_and(|name| name.starts_with("ETCD_") || name.starts_with("KUBEBRAIN_")) {
