@@ -160,10 +160,9 @@ fn acknowledged(ops: &[Op]) -> Vec<(Instant, Instant)> {
     times
 }
 
-/// What clients of proxies were not served with. Renewals of leases are messages on a stream, which clients open again
-/// and repeat by themselves.
+/// What clients of proxies were not served with.
 fn failed(ops: &[Op]) -> Vec<&Op> {
-    let asked = ops.iter().filter(|op| !matches!(op.ask, Ask::KeepAlive(_)) && op.proxy < 1_000_000);
+    let asked = ops.iter().filter(|op| op.proxy < 1_000_000);
     let failed = asked.filter(|op| match &op.outcome {
         None => true,
         Some(Err(status)) => status.code() == Code::Unavailable,

@@ -18,6 +18,7 @@ use kubebrain_proto::peer::{
 use kubebrain_shared::fault::Fault;
 use kubebrain_shared::group::GroupName;
 use kubebrain_shared::stop::Stop;
+use tokio::time::timeout_at;
 use tonic::Status;
 use tonic::body::Body;
 
@@ -51,14 +52,33 @@ impl Core {
     async fn renew(&self, id: i64) -> Result<i64, Status> {
         let request = RenewLeaseRequest { id };
         let table = self.table();
-        let home: RenewLeaseResponse = self.ask(table.home(), RENEW, &request).await?;
+        let home = self.renew_at(table.home(), &request).await?;
         if home.ttl <= 0 {
             return Ok(0);
         }
         let holders = self.named(&home.groups);
-        let renewed: Vec<RenewLeaseResponse> =
-            try_join_all(holders.iter().map(|group| self.ask(group, RENEW, &request))).await?;
+        let renewed = try_join_all(holders.iter().map(|group| self.renew_at(group, &request))).await?;
         Ok(if renewed.iter().all(|renewed| renewed.ttl > 0) { home.ttl } else { 0 })
+    }
+
+    /// In one group, tried again for as long as a request may take: renewing twice does no harm, and a stream that ends
+    /// because a group's master changes would take all leases of its client with it.
+    async fn renew_at(
+        &self,
+        group: &Group,
+        request: &RenewLeaseRequest,
+    ) -> Result<RenewLeaseResponse, Status> {
+        let mut retry = self.retry().counted(&self.config.metrics.all.retries);
+        loop {
+            match timeout_at(retry.until(), self.ask(group, RENEW, request)).await {
+                Ok(Err(status)) if status.code() == tonic::Code::Unavailable => {
+                    tracing::debug!(group = %group.name(), %status, "a lease was not renewed");
+                }
+                Ok(renewed) => return renewed,
+                Err(_late) => return Err(Fault::Timeout.into()),
+            }
+            retry.pause().await?;
+        }
     }
 }
 
