@@ -94,7 +94,7 @@ async fn waiting<T>(
         loop {
             looks.tick().await;
             let Some(what) = engine.waits_for() else { continue };
-            waits(&group, &what, &mut said);
+            waits(group, &what, &mut said);
             say(what);
         }
     };
