@@ -198,7 +198,7 @@ impl Shared {
         self.course.is_slave()
     }
 
-    /// Grows when everything is replaced: see [`Self::replace`].
+    /// Grows when everything is replaced: see `Self::replace`.
     pub fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
     }
