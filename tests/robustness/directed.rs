@@ -171,24 +171,46 @@ fn failed(ops: &[Op]) -> Vec<&Op> {
     failed.collect()
 }
 
+/// How a master goes.
+#[derive(Clone, Copy)]
+enum Way {
+    Killed,
+    HandsOver,
+}
+
+/// One master after the other goes, each when the one before it is back and another one serves. When that was begun.
+async fn masters_go(chapter: &mut Chapter, way: Way) -> Vec<Instant> {
+    let mut begun = Vec::new();
+    for _ in 0..times() {
+        sleep(Duration::from_millis(chapter.random.random_range(500..1500))).await;
+        let (at, epoch) = (master(chapter).await, chapter.arena.master(0).map_or(0, |(_, epoch)| epoch));
+        let node = &mut chapter.arena.brains[at].node;
+        let name = node.name.clone();
+        begun.push(Instant::now());
+        let what = match way {
+            Way::Killed => {
+                node.kill().await;
+                "is killed"
+            }
+            Way::HandsOver => {
+                node.end().await;
+                "has handed over"
+            }
+        };
+        chapter.stage.doors[chapter.stage.door_of(&name)].renew();
+        chapter.says(&format!("{name} {what}"));
+        served(chapter, Some(epoch), at).await;
+        chapter.arena.brains[at].node.ready().await;
+    }
+    begun
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_time_to_a_write_after_a_master_was_killed() {
     let seed = crate::seed();
     let Some(mut chapter) = Chapter::begin("killed", Shape::Direct, seed).await else { return };
     let work = chapter.work_at_proxies();
-    let mut kills = Vec::new();
-    for _ in 0..times() {
-        sleep(Duration::from_millis(chapter.random.random_range(500..1500))).await;
-        let (at, epoch) = (master(&chapter).await, chapter.arena.master(0).map_or(0, |(_, epoch)| epoch));
-        let node = &mut chapter.arena.brains[at].node;
-        let name = node.name.clone();
-        kills.push(Instant::now());
-        node.kill().await;
-        chapter.stage.doors[chapter.stage.door_of(&name)].renew();
-        chapter.says(&format!("{name} is killed"));
-        served(&mut chapter, Some(epoch), at).await;
-        chapter.arena.brains[at].node.ready().await;
-    }
+    let kills = masters_go(&mut chapter, Way::Killed).await;
     let wrong = chapter.quiet(work).await;
     chapter.must_be_right(seed, &wrong);
     let run = chapter.run();
@@ -208,19 +230,7 @@ async fn a_hand_over_fails_no_request() {
     let seed = crate::seed();
     let Some(mut chapter) = Chapter::begin("handover", Shape::Direct, seed).await else { return };
     let work: Work = chapter.work_at_proxies();
-    let mut leaves = Vec::new();
-    for _ in 0..times() {
-        sleep(Duration::from_millis(chapter.random.random_range(500..1500))).await;
-        let (at, epoch) = (master(&chapter).await, chapter.arena.master(0).map_or(0, |(_, epoch)| epoch));
-        let node = &mut chapter.arena.brains[at].node;
-        let name = node.name.clone();
-        leaves.push(Instant::now());
-        node.end().await;
-        chapter.stage.doors[chapter.stage.door_of(&name)].renew();
-        chapter.says(&format!("{name} has handed over"));
-        served(&mut chapter, Some(epoch), at).await;
-        chapter.arena.brains[at].node.ready().await;
-    }
+    let leaves = masters_go(&mut chapter, Way::HandsOver).await;
     let wrong = chapter.quiet(work).await;
     chapter.must_be_right(seed, &wrong);
     let run = chapter.run();
