@@ -3,24 +3,21 @@
 //! ```text
 //! request ──ticket──▶ read in memory ──▶ pass ──────── wait ────────▶ answered
 //!                                          │   one read of the engine, begun after the ticket was taken:
-//!                                          └──▶ is the record after my last settled one still absent?
+//!                                          └──▶ has anybody written the log after my last settled batch?
 //! ```
 //!
 //! An engine of several processes has no way to tell a master that it is none any more: it learns that from the record
 //! of the next batch, where its successor's takeover stands. So nothing that is read in memory is answered before
 //! either of these *proofs*, begun after the request arrived:
-//! * the record after the last settled one was not there when a snapshot was taken. The log has no gaps, so nobody had
-//!   taken over at that moment;
+//! * a look into the log that does not refute this master's [`Claim`];
 //! * a batch of ours was committed. Its condition was judged at that moment, and held.
 //!
-//! What is answered is then at least the state of that moment, which lies between the request and its answer.
+//! What is answered is then at least the state of a moment that lies between the request and its answer.
 //!
 //! * **The next read, never the one in flight.** That one may have looked before a write that was acknowledged before
 //!   this request arrived. Proofs are numbered as they begin; a ticket is the number of the last one that had begun
 //!   when the request arrived, and only a later one counts for it.
-//! * **"It is there, and mine" proves nothing**: a takeover may follow it. The batch's own answer is waited for, then it
-//!   is asked again.
-//! * **"It is there, and another's"** ends the group here, as it ends the writer.
+//! * **A claim that is refuted** ends the group here, as it ends the writer.
 //!
 //! One read is in flight at most, whatever waits. An engine that does not answer makes those who wait time out; it is
 //! asked again until nobody waits.
@@ -29,7 +26,8 @@
 //! the master lease is held: it was held when the answer was read, and nobody else takes over before it has run out. That
 //! holds as far as clocks run while machines do, and as everybody who takes over was elected.
 //!
-//! **On a slave** the question goes to the master, which passes a fence of its own for it: how far must I be? The same
+//! **On a slave** the question goes to the master: how far must I be? It answers from memory, with its claim where it is
+//! not sure by itself, and the slave looks into the log: so the look is the slave's, and costs the master nothing. The same
 //! numbers order question and request. What is answered is read after the slave has applied that far, so tickets of slaves
 //! pass before anything is read. Questions do not wait for each other's revisions to come: while one is waited for, the
 //! next one may be asked.
@@ -40,18 +38,19 @@ use std::time::Duration;
 
 use kubebrain_shared::fault::Fault;
 use parking_lot::Mutex;
-use tokio::sync::{Notify, oneshot};
+use thiserror::Error;
+use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use super::ANSWER_TIMEOUT;
-use super::codec::Record;
+use super::claim::{Claim, Refutation};
 use super::follow::Need;
-use super::log::{self, LogError};
+use super::log::LogError;
 use super::shared::{Ended, Shared};
 use crate::tenure::Term;
 
-/// An unanswered read is given up and asked anew after this.
-const READ_MAX: Duration = Duration::from_secs(3);
+/// An unanswered look is given up after this.
+const LOOK_MAX: Duration = Duration::from_secs(3);
 /// After a read that failed; doubled up to a second, on a slave to less.
 const RETRY: Duration = Duration::from_millis(10);
 const SLAVE_RETRY_MAX: Duration = Duration::from_millis(200);
@@ -113,7 +112,6 @@ pub(crate) struct Fence {
     proven: AtomicU64,
     /// The number of the last settled batch.
     settled: AtomicU64,
-    landed: Notify,
     waiting: Mutex<Waiting>,
     /// Planted faults, of which tests must find each.
     #[cfg(any(test, feature = "faults"))]
@@ -148,7 +146,6 @@ impl Fence {
             begun: AtomicU64::new(0),
             proven: AtomicU64::new(0),
             settled: AtomicU64::new(settled),
-            landed: Notify::new(),
             waiting: Mutex::default(),
             #[cfg(any(test, feature = "faults"))]
             planted: super::Planted::default(),
@@ -215,7 +212,6 @@ impl Fence {
         self.settled.store(number, Ordering::SeqCst);
         if self.asks() {
             self.prove(index);
-            self.landed.notify_one();
         }
     }
 
@@ -223,7 +219,24 @@ impl Fence {
     pub(super) fn end(&self) {
         self.over.store(true, Ordering::SeqCst);
         self.waiting.lock().waiters.clear();
-        self.landed.notify_one();
+    }
+
+    #[cfg(any(test, feature = "faults"))]
+    pub(super) const fn planted_faults(&self) -> &super::Planted {
+        &self.planted
+    }
+
+    /// Of the master in `term`. It is made before anything is read that is to be answered on its strength.
+    pub(super) fn claim(&self, term: u64) -> Claim {
+        Claim { term, batch: self.settled_batch() }
+    }
+
+    /// Nobody else was master when this was called; whatever was read before may be answered.
+    ///
+    /// # Errors
+    /// [`Fault::LeaderChanged`] if the group has ended here.
+    pub(super) fn is_sure(&self) -> Result<bool, Fault> {
+        if self.is_over() { Err(Fault::LeaderChanged) } else { Ok(!self.asks() || self.is_leased()) }
     }
 
     fn is_passed(&self, ticket: Ticket) -> bool {
@@ -358,6 +371,8 @@ impl Shared {
 async fn ask(shared: Arc<Shared>) {
     let (fence, metrics) = (&shared.fence, &shared.metrics);
     let mut delay = RETRY;
+    // Of a slave: how many have shared a question lately.
+    let mut shared_by = 0;
     loop {
         // Whoever was let go by the last question may come back at once: it joins instead of waiting for one more.
         tokio::task::yield_now().await;
@@ -380,19 +395,19 @@ async fn ask(shared: Arc<Shared>) {
         };
         if slave {
             let began = Instant::now();
-            let answer = shared.course.ask(floor).await;
+            let answer = shared.ask_master(floor).await;
             metrics.follow.question(began.elapsed(), answer.is_ok());
             match answer {
                 Ok(need) => {
                     let waiters = fence.answered(index, need);
                     metrics.follow.questioners.inc_by(waiters.len() as u64);
-                    let is_busy = waiters.len() >= BUSY;
+                    shared_by = waiters.len().max(shared_by * 3 / 4);
                     if shared.has(&need) {
                         release(waiters, need);
                     } else {
                         tokio::spawn(wait_for_all(shared.clone(), waiters, need));
                     }
-                    if is_busy {
+                    if shared_by >= BUSY {
                         sleep_until(began + (began.elapsed() * PACE).min(PACE_MAX)).await;
                     }
                     delay = RETRY;
@@ -410,37 +425,45 @@ async fn ask(shared: Arc<Shared>) {
             fence.prove(index);
             continue;
         }
-        let number = fence.settled.load(Ordering::SeqCst) + 1;
-        let began = Instant::now();
-        let looked = timeout(READ_MAX, look(&shared, number)).await;
-        metrics.fence_seconds.observe(began.elapsed().as_secs_f64());
-        match looked {
-            Ok(Ok(None)) => {
+        match look(&shared, fence.claim(shared.identity().term)).await {
+            Ok(None) => {
                 fence.prove(index);
-                metrics.fence(0);
                 delay = RETRY;
             }
-            Ok(Ok(Some(record))) if record.is_batch_of(shared.identity().term) => {
-                metrics.fence(1);
-                #[cfg(any(test, feature = "faults"))]
-                if fence.planted.mine_is_fresh {
-                    fence.prove(index);
-                }
-                landing(fence, number).await;
-            }
-            Ok(Ok(Some(record))) => {
-                metrics.fence(2);
-                shared.end(Ended::deposed(&shared, number, &record));
-            }
-            Ok(Err(error)) => {
-                metrics.fence(3);
+            Ok(Some((number, record))) => shared.end(Ended::deposed(&shared, number, &record)),
+            Err(LookError::Log(error)) => {
                 tracing::warn!(group = %shared.group, "reads wait, the log was not read: {error}");
                 sleep(delay).await;
                 delay = (delay * 2).min(Duration::from_secs(1));
             }
-            Err(_) => metrics.fence(3),
+            Err(LookError::Late) => {}
         }
     }
+}
+
+/// Why a look told nothing.
+#[derive(Debug, Error)]
+pub(super) enum LookError {
+    #[error("the log was not read: {0}")]
+    Log(#[from] LogError),
+    #[error("the log was not read in time")]
+    Late,
+}
+
+/// Looks into the log for what refutes a claim. Counted.
+///
+/// # Errors
+/// See [`LookError`].
+pub(super) async fn look(shared: &Shared, claim: Claim) -> Result<Option<Refutation>, LookError> {
+    let began = Instant::now();
+    let looked = timeout(LOOK_MAX, shared.refute(claim)).await;
+    shared.metrics.fence_seconds.observe(began.elapsed().as_secs_f64());
+    shared.metrics.fence(match &looked {
+        Ok(Ok(None)) => 0,
+        Ok(Ok(Some(_))) => 1,
+        Ok(Err(_)) | Err(_) => 2,
+    });
+    Ok(looked.map_err(|_| LookError::Late)??)
 }
 
 /// Lets those go that a question was asked for. They are told at once, and not each woken whenever something is applied.
@@ -454,18 +477,6 @@ async fn wait_for_all(shared: Arc<Shared>, waiters: Vec<Waiter>, need: Need) {
     match timeout(SLAVE_TIMEOUT, shared.reach(&need)).await {
         Ok(()) => release(waiters, need),
         Err(_) => shared.course.is_late(),
-    }
-}
-
-async fn look(shared: &Shared, number: u64) -> Result<Option<Record>, LogError> {
-    let snapshot = shared.engine.snapshot().await?;
-    log::record(&*snapshot, &shared.layout, number).await
-}
-
-/// Returns when the batch that flies under `number` is settled, or nothing will be.
-async fn landing(fence: &Fence, number: u64) {
-    while fence.settled.load(Ordering::SeqCst) < number && !fence.is_over() {
-        fence.landed.notified().await;
     }
 }
 

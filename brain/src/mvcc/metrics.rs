@@ -86,7 +86,7 @@ pub(crate) struct GroupMetrics {
     pub(crate) fence_seconds: Histogram,
     pub(crate) fence_waiters: Histogram,
     commits: [IntCounter; 4],
-    fences: [IntCounter; 4],
+    fences: [IntCounter; 3],
 }
 
 /// The groups that are open, by name: one that is opened again takes its own place.
@@ -190,18 +190,18 @@ impl Metrics {
             ),
             fences: metrics.counters(
                 "kubebrain_mvcc_fences_total",
-                "Questions to the storage whether this is still the master, by what came back.",
+                "Looks into the log whether the master still is one, this brain or the one that it follows, by what came of them.",
                 &["group", "outcome"],
             ),
             fence_seconds: metrics.histograms(
                 "kubebrain_mvcc_fence_seconds",
-                "Time of a question to the storage whether this is still the master.",
+                "Time of a look into the log whether the master still is one.",
                 disk_buckets(),
                 &["group"],
             ),
             fence_waiters: metrics.histograms(
                 "kubebrain_mvcc_fence_waiters",
-                "Requests that waited for a question whether this is still the master when it began.",
+                "Requests to a master that waited for a look into the log when it began.",
                 milliseconds(1.0, 15),
                 &["group"],
             ),
@@ -274,7 +274,7 @@ impl Metrics {
 
 const OUTCOMES: [&str; 4] = ["ok", "conflict", "refused", "unknown"];
 const QUESTIONS: [&str; 2] = ["answered", "failed"];
-const FENCES: [&str; 4] = ["fresh", "batch", "deposed", "failed"];
+const FENCES: [&str; 3] = ["proven", "refuted", "failed"];
 
 impl FollowMetrics {
     /// A question came back.
@@ -296,7 +296,7 @@ impl GroupMetrics {
         self.commits[place].inc();
     }
 
-    /// A fence came back, as the so-and-so-many of [`FENCES`].
+    /// A look into the log came back, as the so-and-so-many of [`FENCES`].
     pub(super) fn fence(&self, outcome: usize) {
         self.fences[outcome].inc();
     }

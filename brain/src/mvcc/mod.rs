@@ -7,6 +7,7 @@
 
 pub mod alarm;
 pub mod answer;
+pub mod claim;
 pub mod codec;
 pub mod entry;
 pub mod evaluate;
@@ -390,6 +391,31 @@ impl Store {
         }
         self.shared.fence(ticket).await?;
         Ok(self.shared.committed())
+    }
+
+    /// As [`Self::advance`], for a slave: from memory, with a claim where this master is not sure that it still is one.
+    /// Whoever asked proves that by a look into the log, which begins after the answer has come.
+    ///
+    /// # Errors
+    /// As [`Self::advance`]; [`Fault::LeaderChanged`] on a slave.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn claim(&self, floor: Revision) -> Result<Fenced, Fault> {
+        let shared = &self.shared;
+        if shared.is_slave() {
+            return Err(Fault::LeaderChanged);
+        }
+        let claim = shared.fence.claim(shared.identity().term); // first: the rest shows that batch, or more
+        let lifted = match floor > shared.committed() {
+            true => Some(self.advance(floor).await?),
+            false => None,
+        };
+        let revision = lifted.unwrap_or_else(|| shared.committed());
+        let (compacted, placement) = (shared.compacted(), shared.placement.load().version());
+        let is_sure = shared.fence.is_sure()?; // last: what was read before is covered
+        let claim = (lifted.is_none() && !is_sure).then_some(claim);
+        Ok(Fenced { revision, compacted, placement, claim })
     }
 
     /// For a request that arrives now; see [`Self::fence`].

@@ -9,17 +9,18 @@ use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt as _, stream};
 use kubebrain_proto::etcdserverpb::Member;
 use kubebrain_proto::peer::peer_client::PeerClient;
-use kubebrain_proto::peer::{AdvanceRequest, FollowRequest, FollowResponse};
+use kubebrain_proto::peer::{FollowRequest, FollowResponse};
 use kubebrain_shared::dial::Channel;
-use kubebrain_shared::fault::Fault;
 use kubebrain_shared::revision::Revision;
+use kubebrain_shared::stop::Stop;
 use tokio::time::sleep;
 use tonic::{Code, Request, Status};
 
 use super::Inner;
+use super::questions::Questions;
 use crate::mvcc::follow::{Fenced, Upstream, UpstreamError};
 
-/// How long a stream outlives its master's term.
+/// How long a slave's streams outlive its master's term.
 const LAST_WORD_WITHIN: Duration = Duration::from_millis(100);
 
 type Changes = Pin<Box<dyn Stream<Item = Result<FollowResponse, Status>> + Send>>;
@@ -40,35 +41,36 @@ pub(super) async fn follow(
     });
     tracing::info!(slave = request.name, from, "a slave follows");
     let changes = inner.store.feed(from).map(|change| change.map_err(Status::from));
-    let stop = inner.stop.clone();
-    // That this brain leaves is said in the stream, to whoever reads it.
-    let gone = async move {
-        stop.asked().await;
-        sleep(LAST_WORD_WITHIN).await;
-    };
+    let gone = after(inner.stop.clone());
     let changes = stream::unfold((Box::pin(changes), member), |(mut changes, member)| async move {
         Some((changes.next().await?, (changes, member)))
     });
     Ok(tonic::Response::new(Box::pin(changes.take_until(gone))))
 }
 
+/// Returns when this brain leaves, and that had time to be said in the stream.
+pub(super) async fn after(stop: Stop) {
+    stop.asked().await;
+    sleep(LAST_WORD_WITHIN).await;
+}
+
 /// A slave's way to its master.
 pub struct Remote {
     /// Changes come in bulk: questions do not wait behind them.
     changes: Channel,
-    questions: Channel,
+    questions: Questions,
     /// Who follows.
     me: FollowRequest,
 }
 
 impl Remote {
     /// Over two connections to one master. `me` says who follows.
-    pub const fn new(changes: Channel, questions: Channel, me: FollowRequest) -> Self {
-        Self { changes, questions, me }
+    pub fn new(changes: Channel, questions: Channel, me: FollowRequest) -> Self {
+        Self { changes, questions: Questions::new(questions), me }
     }
 }
 
-fn lost(status: &Status) -> UpstreamError {
+pub(super) fn lost(status: &Status) -> UpstreamError {
     match status.code() {
         Code::OutOfRange => UpstreamError::Compacted,
         _ => UpstreamError::Lost(format!("the master does not answer: {}", status.message())),
@@ -87,12 +89,7 @@ impl Upstream for Remote {
         Ok(changes.map(|change| change.map_err(|status| lost(&status))).boxed())
     }
 
-    async fn advance(&self, floor: Revision) -> Result<Fenced, UpstreamError> {
-        let request = AdvanceRequest { floor: floor.to_wire() };
-        let answer = PeerClient::new(self.questions.clone()).advance(request).await;
-        let answer = answer.map_err(|status| lost(&status))?.into_inner();
-        let revision = Revision::checked_from(answer.revision)
-            .ok_or_else(|| UpstreamError::Lost(Fault::Timeout.wire().1.to_owned()))?;
-        Ok(Fenced { revision, compacted: answer.compacted, placement: answer.placement })
+    async fn ask(&self, floor: Revision) -> Result<Fenced, UpstreamError> {
+        self.questions.ask(floor).await
     }
 }

@@ -15,6 +15,7 @@ mod lease;
 mod maintenance;
 mod members;
 mod peer;
+mod questions;
 mod slave;
 mod snapshot;
 mod standing;
@@ -201,6 +202,10 @@ impl Endpoint {
                     "Follow" => {
                         let call = service_fn(move |request| follow::follow(inner.clone(), request));
                         codec::server(TypedCodec::default(), &limits).server_streaming(call, request).await
+                    }
+                    "Ask" => {
+                        let call = service_fn(move |request| questions::answer(inner.clone(), request));
+                        codec::server(TypedCodec::default(), &limits).streaming(call, request).await
                     }
                     "Export" => {
                         let call = service_fn(move |request| snapshot::export(inner.clone(), request));

@@ -12,7 +12,8 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout};
 
-use super::{Following, Upstream};
+use super::{Fenced, Following, Upstream};
+use crate::mvcc::fence;
 use crate::mvcc::index::{Index, Version};
 use crate::mvcc::lease::Leases;
 use crate::mvcc::shared::Shared;
@@ -209,11 +210,8 @@ impl Course {
         if asks { Ok(()) } else { Err(Fault::LeaderChanged) }
     }
 
-    /// Asks the master how far one must be. A question that its master's end leaves open is given up with it.
-    ///
-    /// # Errors
-    /// A sentence about why there is no answer.
-    pub(crate) async fn ask(&self, floor: u64) -> Result<Need, String> {
+    /// What the master says. A question that its master's end leaves open is given up with it.
+    async fn ask(&self, floor: u64) -> Result<Fenced, String> {
         let mut upstream = self.upstream();
         let Some(master) = upstream.borrow_and_update().clone() else {
             return Err("no master is known".to_owned());
@@ -221,12 +219,8 @@ impl Course {
         tokio::select! {
             biased;
             _another = upstream.changed() => Err("another master is followed".to_owned()),
-            fenced = timeout(QUESTION_MAX, master.advance(Revision::new(floor))) => match fenced {
-                Ok(Ok(fenced)) => Ok(Need {
-                    revision: fenced.revision.get(),
-                    compacted: fenced.compacted,
-                    placement: fenced.placement,
-                }),
+            fenced = timeout(QUESTION_MAX, master.ask(Revision::new(floor))) => match fenced {
+                Ok(Ok(fenced)) => Ok(fenced),
                 Ok(Err(error)) => Err(error.to_string()),
                 Err(_) => Err("the master does not answer".to_owned()),
             },
@@ -235,6 +229,30 @@ impl Course {
 }
 
 impl Shared {
+    /// Asks the master how far one must be, and looks into the log whether it is the master.
+    ///
+    /// # Errors
+    /// A sentence about why that is not known.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub(in crate::mvcc) async fn ask_master(&self, floor: u64) -> Result<Need, String> {
+        let Fenced { revision, compacted, placement, claim } = self.course.ask(floor).await?;
+        if let Some(claim) = claim {
+            match fence::look(self, claim).await {
+                Ok(None) => {}
+                Ok(Some((number, record))) => {
+                    return Err(format!(
+                        "the brain that is followed, in term {}, is not the master any more: record {number} of the log is of term {}",
+                        claim.term, record.epoch
+                    ));
+                }
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+        Ok(Need { revision: revision.get(), compacted, placement })
+    }
+
     /// True if a slave is so far.
     pub(in crate::mvcc) fn has(&self, need: &Need) -> bool {
         !self.is_slave()

@@ -286,7 +286,7 @@ impl Follower {
 
 fn ask(shared: &Arc<Shared>) -> Goal {
     let shared = shared.clone();
-    async move { shared.course.ask(0).await.map(|need| need.revision) }.boxed()
+    async move { shared.ask_master(0).await.map(|need| need.revision) }.boxed()
 }
 
 /// The next response of a master that lives.

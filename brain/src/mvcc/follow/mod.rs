@@ -19,7 +19,7 @@
 //! rows out of the engine, not before: whoever is promoted knows all rows that are left to be swept.
 //!
 //! **Fresh answers.** Before it answers anything as fresh it asks its master how far it must be, after the request arrived,
-//! and waits until it has applied that: see `mvcc::fence`. An answer is then never older than a moment between
+//! looks into the log whether that is the master, and waits until it has applied that: see `mvcc::fence`. An answer is then never older than a moment between
 //! request and answer, however long this process sleeps anywhere in between: no clock decides.
 //!
 //! **What it does not know**: leases, alarms and owners. They are read from the engine when it is promoted.
@@ -53,6 +53,7 @@ pub(crate) use course::{Course, Need};
 use follower::Follower;
 
 use super::Config;
+use super::claim::Claim;
 #[cfg(doc)]
 use super::Store;
 use super::open::OpenError;
@@ -74,14 +75,15 @@ pub trait Upstream: Send + Sync + 'static {
         from: u64,
     ) -> Result<BoxStream<'static, Result<FollowResponse, UpstreamError>>, UpstreamError>;
 
-    /// A committed revision of the master's that is at least `floor`, and at least every write answered before the call.
+    /// How far a slave must be, by [`Store::claim`]: a committed revision of the master's that is at least `floor`, and at
+    /// least every write answered before the call, if the claim holds.
     ///
     /// # Errors
     /// [`UpstreamError::Lost`] where it is not the master, or does not answer.
     ///
     /// # Cancel safety
     /// Safe.
-    async fn advance(&self, floor: Revision) -> Result<Fenced, UpstreamError>;
+    async fn ask(&self, floor: Revision) -> Result<Fenced, UpstreamError>;
 }
 
 /// Why a master is not followed any further.
@@ -95,15 +97,17 @@ pub enum UpstreamError {
     Lost(String),
 }
 
-/// A master's answer to [`Upstream::advance`].
+/// A master's answer to [`Upstream::ask`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fenced {
-    /// Every write that was answered before the question is at or below it.
+    /// Every write that was answered before the question is at or below it, if the claim holds.
     pub revision: Revision,
     /// Its compacted revision; -1 where nothing was compacted.
     pub compacted: i64,
     /// The version of its placement; 0 where it does not tell.
     pub placement: u64,
+    /// What is left to be proven; `None` where the master is sure.
+    pub claim: Option<Claim>,
 }
 
 /// How a slave does.

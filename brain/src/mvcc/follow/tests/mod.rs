@@ -125,16 +125,14 @@ impl Upstream for Link {
         Ok(responses.take_until(Box::pin(cut)).boxed())
     }
 
-    async fn advance(&self, floor: Revision) -> Result<Fenced, UpstreamError> {
+    async fn ask(&self, floor: Revision) -> Result<Fenced, UpstreamError> {
         self.lives()?;
         self.questions.fetch_add(1, Ordering::Relaxed);
-        let revision = self.store.advance(floor).await;
-        let revision = revision.map_err(|fault| UpstreamError::Lost(fault.wire().1.to_owned()))?;
-        let shared = self.store.shared();
-        let (compacted, placement) = (shared.compacted(), shared.placement.load().version());
+        let fenced = self.store.claim(floor).await;
+        let fenced = fenced.map_err(|fault| UpstreamError::Lost(fault.wire().1.to_owned()))?;
         passes(&self.answers_held).await;
         self.lives()?;
-        Ok(Fenced { revision, compacted, placement })
+        Ok(fenced)
     }
 }
 

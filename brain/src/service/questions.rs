@@ -1,0 +1,164 @@
+//! `Peer/Ask`: how far a slave must be, asked and answered on one stream, which costs a master a fraction of a call each.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use futures_util::{Stream, StreamExt as _, stream};
+use kubebrain_proto::peer::peer_client::PeerClient;
+use kubebrain_proto::peer::{AdvanceResponse, AskRequest, AskResponse, Claim as WireClaim};
+use kubebrain_shared::dial::Channel;
+use kubebrain_shared::revision::Revision;
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot};
+use tonic::{Request, Status, Streaming};
+
+use super::Inner;
+use super::follow::{after, lost};
+use crate::mvcc::claim::Claim;
+use crate::mvcc::{Fenced, UpstreamError};
+
+/// Requests of one stream at once. Most are answered from memory; one with a floor may wait for the writer.
+const REQUESTS_MAX: usize = 64;
+
+type Answers = Pin<Box<dyn Stream<Item = Result<AskResponse, Status>> + Send>>;
+
+/// The master's side.
+pub(super) async fn answer(
+    inner: Arc<Inner>,
+    request: Request<Streaming<AskRequest>>,
+) -> Result<tonic::Response<Answers>, Status> {
+    let requests = request.into_inner().take_until(after(inner.stop.clone()));
+    let answers = requests.map(move |request| {
+        let inner = inner.clone();
+        async move {
+            let request = request?;
+            let floor = Revision::checked_from(request.floor).ok_or_else(|| {
+                Status::invalid_argument("kubebrain: the floor is not the number of a revision")
+            })?;
+            let Fenced { revision, compacted, placement, claim } = inner.store.claim(floor).await?;
+            let answer = AdvanceResponse { revision: revision.to_wire(), compacted, placement };
+            let claim = claim.map(|Claim { term, batch }| WireClaim { epoch: term, batch });
+            Ok(AskResponse { number: request.number, answer: Some(answer), claim })
+        }
+    });
+    Ok(tonic::Response::new(Box::pin(answers.buffer_unordered(REQUESTS_MAX))))
+}
+
+/// A slave's side: questions to one master. The stream is opened by the first one, and anew by the first one after it was
+/// lost.
+pub(super) struct Questions {
+    channel: Channel,
+    numbers: AtomicU64,
+    line: Mutex<Option<Arc<Line>>>,
+}
+
+/// One stream.
+struct Line {
+    requests: mpsc::UnboundedSender<AskRequest>,
+    asked: Mutex<Asked>,
+}
+
+#[derive(Default)]
+struct Asked {
+    by_number: HashMap<u64, oneshot::Sender<Answer>>,
+    /// Why nothing is answered any more.
+    over: Option<UpstreamError>,
+}
+
+type Answer = Result<Fenced, UpstreamError>;
+
+impl Questions {
+    pub(super) fn new(channel: Channel) -> Self {
+        Self { channel, numbers: AtomicU64::new(0), line: Mutex::default() }
+    }
+
+    /// See [`Upstream::ask`](crate::mvcc::Upstream::ask).
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub(super) async fn ask(&self, floor: Revision) -> Answer {
+        let number = self.numbers.fetch_add(1, Ordering::Relaxed);
+        let (answered, answer) = oneshot::channel();
+        {
+            let mut line = self.line.lock();
+            let line = match &*line {
+                Some(open) if open.lives() => open,
+                _ => line.insert(Line::open(self.channel.clone())),
+            };
+            line.ask(AskRequest { number, floor: floor.to_wire() }, answered);
+        }
+        answer.await.unwrap_or_else(|_| Err(UpstreamError::Lost("the question was not answered".to_owned())))
+    }
+}
+
+impl Line {
+    fn open(channel: Channel) -> Arc<Self> {
+        let (requests, mut inbox) = mpsc::unbounded_channel();
+        let line = Arc::new(Self { requests, asked: Mutex::default() });
+        let weak = Arc::downgrade(&line);
+        // Ends with the master's stream, which ends with the requests, which end with the line.
+        tokio::spawn(async move {
+            let requests = stream::poll_fn(move |cx| inbox.poll_recv(cx));
+            let opened = PeerClient::new(channel).ask(requests).await;
+            let end = match opened {
+                Err(status) => status,
+                Ok(answers) => {
+                    let mut answers = answers.into_inner();
+                    loop {
+                        match answers.message().await {
+                            Ok(Some(answer)) => match weak.upgrade() {
+                                Some(line) => line.answer(answer),
+                                None => return,
+                            },
+                            Ok(None) => break Status::unavailable("the stream of questions has ended"),
+                            Err(status) => break status,
+                        }
+                    }
+                }
+            };
+            if let Some(line) = weak.upgrade() {
+                line.end(&lost(&end));
+            }
+        });
+        line
+    }
+
+    fn lives(&self) -> bool {
+        self.asked.lock().over.is_none()
+    }
+
+    fn ask(&self, request: AskRequest, answered: oneshot::Sender<Answer>) {
+        let mut asked = self.asked.lock();
+        if let Some(over) = &asked.over {
+            let _gone = answered.send(Err(over.clone()));
+            return;
+        }
+        asked.by_number.retain(|_, waits| !waits.is_closed());
+        asked.by_number.insert(request.number, answered);
+        let _over_soon = self.requests.send(request);
+    }
+
+    fn answer(&self, answer: AskResponse) {
+        if let Some(answered) = self.asked.lock().by_number.remove(&answer.number) {
+            let _gone = answered.send(read(answer));
+        }
+    }
+
+    fn end(&self, why: &UpstreamError) {
+        let mut asked = self.asked.lock();
+        asked.over = Some(why.clone());
+        for (_, waits) in asked.by_number.drain() {
+            let _gone = waits.send(Err(why.clone()));
+        }
+    }
+}
+
+fn read(response: AskResponse) -> Answer {
+    let broken = || UpstreamError::Lost("the master's answer is not one".to_owned());
+    let answer = response.answer.ok_or_else(broken)?;
+    let revision = Revision::checked_from(answer.revision).ok_or_else(broken)?;
+    let claim = response.claim.map(|WireClaim { epoch, batch }| Claim { term: epoch, batch });
+    Ok(Fenced { revision, compacted: answer.compacted, placement: answer.placement, claim })
+}
