@@ -133,6 +133,8 @@ pub struct Planted {
     pub early_fence: bool,
     /// A fence is content where the next record is its own.
     pub mine_is_fresh: bool,
+    /// A slave does not look whether its master's claim holds.
+    pub believes_claims: bool,
     /// Not a fault of ours: the machine slept so long, and its clock did not count it.
     pub clock_stood_still: Duration,
     /// A trim takes takeover records too.

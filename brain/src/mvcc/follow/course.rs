@@ -238,6 +238,8 @@ impl Shared {
     /// Safe.
     pub(in crate::mvcc) async fn ask_master(&self, floor: u64) -> Result<Need, String> {
         let Fenced { revision, compacted, placement, claim } = self.course.ask(floor).await?;
+        #[cfg(any(test, feature = "faults"))]
+        let claim = claim.filter(|_| !self.fence.planted_faults().believes_claims);
         if let Some(claim) = claim {
             match fence::look(self, claim).await {
                 Ok(None) => {}

@@ -53,9 +53,9 @@ pub(crate) use course::{Course, Need};
 use follower::Follower;
 
 use super::Config;
-use super::claim::Claim;
 #[cfg(doc)]
 use super::Store;
+use super::claim::Claim;
 use super::open::OpenError;
 use super::shared::Shared;
 use super::writer::{Command, Writer};
