@@ -189,13 +189,6 @@ async fn a_proxy_says_why_it_does_not_reach_a_brain() {
     }
 }
 
-/// The certificate that a server shows.
-async fn shown(brain: &Process, authority: &Authority, client: &Pair) -> Option<Vec<u8>> {
-    let address = url("127.0.0.1", brain).split_off("https://".len());
-    let io = authority.connect(&address, Some(client), "h2").await.ok()?;
-    Some(io.get_ref().1.peer_certificates()?.first()?.to_vec())
-}
-
 /// Everything exchanged again and again, the authority too, while clients write, list and watch: nobody notices, and
 /// every new connection is made with the new files.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -269,8 +262,9 @@ async fn certificates_change_under_load_and_no_client_notices() {
         taken(before).await;
         for (brain, pair) in brains.iter().zip(&next) {
             let wanted = CertificateDer::from_pem_file(&pair.certificate).expect("a certificate");
+            let address = url("127.0.0.1", brain).split_off("https://".len());
             until("the new certificate", async || {
-                (shown(brain, of, &next[2]).await? == wanted.to_vec()).then_some(())
+                (of.shown(&address, &next[2]).await? == wanted.to_vec()).then_some(())
             })
             .await;
         }

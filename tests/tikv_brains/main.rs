@@ -20,6 +20,7 @@ mod relay;
 mod support;
 
 mod absence;
+mod certificates;
 mod elections;
 mod faults;
 mod leases;

@@ -131,6 +131,12 @@ impl Authority {
         let name = ServerName::try_from("127.0.0.1").expect("an address");
         TlsConnector::from(Arc::new(config)).connect(name, socket).await
     }
+
+    /// The certificate that a server of this authority shows; `None` where it is not one.
+    pub(crate) async fn shown(&self, address: &str, client: &Pair) -> Option<Vec<u8>> {
+        let io = self.connect(address, Some(client), "h2").await.ok()?;
+        Some(io.get_ref().1.peer_certificates()?.first()?.to_vec())
+    }
 }
 
 /// Replaces a file as Kubernetes and cert-manager do: whole.
