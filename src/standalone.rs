@@ -154,7 +154,7 @@ pub(crate) async fn run(flags: Standalone) -> Result<()> {
     let storage = storage::open(&flags.store, &flags.clients, &numbers.metrics).await?;
     let mut watched = placement::Watched::new(flags.placement.clone());
     let proxy_config = kubebrain_proxy::Config {
-        server: "standalone",
+        server: kubebrain_proxy::Server::Standalone,
         metrics: kubebrain_proxy::metrics::Metrics::new(&numbers.metrics),
         ..proxy::config(&flags.clients, &clients.urls)
     };

@@ -17,11 +17,30 @@ const WINDOW_BYTES_MAX: u32 = (1 << 31) - 1;
 /// More than a heartbeat ever needs.
 const STANDING_WINDOW_BYTES: u32 = 64 * 1024;
 
+/// Where the groups of a proxy are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Server {
+    /// In brains.
+    Proxy,
+    /// In its own process.
+    Standalone,
+}
+
+impl Server {
+    /// As people call it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Proxy => "proxy",
+            Self::Standalone => "standalone",
+        }
+    }
+}
+
 /// Settings of one proxy.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// What it is called beside its name: "proxy", or "standalone" where its groups are in the same process.
-    pub server: &'static str,
+    /// What it is; default [`Server::Proxy`].
+    pub server: Server,
     /// Name of the one member that `MemberList` shows. Default `kubebrain`.
     pub name: String,
     /// Where clients reach this proxy: the member's client URL. Default `http://127.0.0.1:2379`.
@@ -94,7 +113,7 @@ pub(crate) enum Seam {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            server: "proxy",
+            server: Server::Proxy,
             name: "kubebrain".into(),
             advertised_url: "http://127.0.0.1:2379".into(),
             etcd_version: ETCD_VERSION.into(),

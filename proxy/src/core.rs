@@ -152,12 +152,27 @@ impl Core {
     /// # Errors
     /// As there.
     pub(crate) async fn advance_fully(&self, group: &Group, floor: Revision) -> Result<Fenced, Status> {
+        self.repeat(group, |_| true, || self.advance_once(group, floor)).await
+    }
+
+    /// Asks again, for as long as a request may take, while what comes back `passes`. For what does no harm twice.
+    ///
+    /// # Errors
+    /// What does not pass; `Unavailable` "request timed out".
+    pub(crate) async fn repeat<T, F: Future<Output = Result<T, Status>>>(
+        &self,
+        group: &Group,
+        passes: impl Fn(&Status) -> bool,
+        ask: impl Fn() -> F,
+    ) -> Result<T, Status> {
         let mut retry = self.retry().counted(&self.config.metrics.all.retries);
         loop {
-            match tokio::time::timeout_at(retry.until(), self.advance_once(group, floor)).await {
-                Ok(Ok(fenced)) => return Ok(fenced),
-                Ok(Err(status)) => tracing::debug!(group = %group.name(), %status, "a fence failed"),
-                Err(_) => return Err(Fault::Timeout.into()),
+            match tokio::time::timeout_at(retry.until(), ask()).await {
+                Ok(Err(status)) if passes(&status) => {
+                    tracing::debug!(group = %group.name(), %status, "asked in vain");
+                }
+                Ok(answer) => return answer,
+                Err(_late) => return Err(Fault::Timeout.into()),
             }
             retry.pause().await?;
         }

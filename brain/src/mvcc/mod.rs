@@ -18,12 +18,14 @@ pub mod index;
 mod kept;
 mod landing;
 pub mod lease;
+mod leasing;
 pub mod log;
 pub mod metrics;
 mod open;
 pub mod ownership;
 pub mod pending;
 pub mod quota;
+mod ranges;
 mod read;
 pub mod restore;
 pub mod shared;
@@ -50,14 +52,13 @@ use kubebrain_shared::revision::Revision;
 use kubebrain_shared::stop::Stopper;
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
-use tokio::time::Instant;
 
 use crate::engine::Engine;
 use crate::request::{Delete, Limits, Op, Put, Range, ReadAt, Txn};
 use crate::tenure::{Tenure, Term};
 use crate::watch::feed::Feed;
 use alarm::Alarm;
-use answer::{Answer, Entry, Identity};
+use answer::{Entry, Identity};
 use codec::Layout;
 pub use export::{Export, ExportPart};
 pub use fence::ReadFence;
@@ -67,11 +68,10 @@ pub use follow::{Fenced, Following, Slave, Upstream, UpstreamError};
 use index::Index;
 pub use kept::ContentAt;
 use kept::Kept;
-use lease::Renewal;
 use metrics::Metrics;
 pub use open::OpenError;
 use quota::Quota;
-use read::{Chunks, Reader, Unread};
+
 use shared::{Contents, Ended, Shared};
 use values::{ValueCache, Values};
 use writer::{Command, Writer};
@@ -81,8 +81,6 @@ pub use writer::{Granted, PlaceError, Renewed, WriteError};
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(7);
 /// etcd's bound on proposals that wait; above it clients are told to come back.
 const COMMANDS_MAX: usize = 5000;
-/// Reads of what goes away meanwhile, on a slave.
-const READS_MAX: usize = 8;
 /// Reads of the whole store at once: each holds a page of the engine in memory.
 const SCANS_MAX: usize = 4;
 
@@ -433,89 +431,6 @@ impl Store {
         self.shared.fence(ticket).await
     }
 
-    /// Reads a range.
-    ///
-    /// # Errors
-    /// What etcd answers.
-    pub async fn range(&self, range: &Range, floor: Revision) -> Result<Reply, Fault> {
-        self.raise(range, floor).await?;
-        self.shared.metrics.all.ranges.inc();
-        for _ in 0..READS_MAX {
-            match self.read(range).await {
-                Ok(reply) => return Ok(reply),
-                Err(Unread::Fault(fault)) => return Err(fault),
-                Err(Unread::Gone) => {
-                    self.advance(floor).await?;
-                }
-            }
-        }
-        Err(Fault::Timeout)
-    }
-
-    async fn read(&self, range: &Range) -> Result<Reply, Unread> {
-        let reader = Reader::new(&self.shared, range.at).map_err(Unread::Fault)?;
-        let read = self.read_with(&reader, range).await;
-        read.map_err(|fault| reader.unread(fault))
-    }
-
-    async fn read_with(&self, reader: &Reader<'_>, range: &Range) -> Result<Reply, Fault> {
-        // One key is read sooner than weighed.
-        let single = range.keys.as_one().is_some();
-        let bytes = if single { 0 } else { reader.weigh(range, u64::MAX, &self.answers).await? };
-        let mut share = self.answers.take(bytes).await?;
-        let _turn = if share.is_some() { self.answers.turn().await } else { None };
-        let answer = reader.range(range).await?;
-        if single {
-            share = self.answers.take(answer.entries.iter().map(Entry::weight).sum()).await?;
-        }
-        let answer = Answer::Range(answer);
-        Ok(Reply {
-            message: answer.encode(Some(&self.shared.identity()), reader.header),
-            revision: reader.header,
-            share,
-        })
-    }
-
-    async fn raise(&self, range: &Range, floor: Revision) -> Result<(), Fault> {
-        if !range.serializable {
-            self.advance(floor).await?;
-        }
-        Ok(())
-    }
-
-    /// Reads a range in chunks. The revision is the header's; it is known at once. The share is for a few chunks, as many
-    /// as may wait for the client.
-    ///
-    /// # Errors
-    /// What etcd answers, at once or as the end of the stream.
-    pub async fn range_stream(
-        &self,
-        range: Range,
-        floor: Revision,
-    ) -> Result<Streamed<impl Stream<Item = Result<Bytes, Fault>> + Send + use<>>, Fault> {
-        self.raise(&range, floor).await?;
-        self.shared.metrics.all.ranges.inc();
-        let reader = Reader::new(&self.shared, range.at)?;
-        let share =
-            self.answers.take(reader.weigh(&range, stream_bytes(&self.limits), &self.answers).await?).await?;
-        let header = reader.header;
-        // The reader borrows the store, so both live in a task.
-        let (chunks, messages) = mpsc::channel::<Result<Bytes, Fault>>(1);
-        let (store, answers) = (self.clone(), share.is_some());
-        let (begun, begins) = oneshot::channel();
-        tokio::spawn(async move {
-            let sent = store.stream(&range, answers, begun, &chunks).await;
-            if let Err(fault) = sent {
-                let _gone = chunks.send(Err(fault)).await;
-            }
-        });
-        let header = begins.await.unwrap_or(header);
-        let messages = futures_util::stream::unfold(messages, |mut messages| async move {
-            messages.recv().await.map(|message| (message, messages))
-        });
-        Ok((header, messages, share))
-    }
-
     /// Puts a key.
     ///
     /// # Errors
@@ -641,64 +556,6 @@ impl Store {
         Export::begin(self.shared.clone(), at, compacted, permit).await
     }
 
-    /// Grants a lease; id 0 lets the store choose one.
-    ///
-    /// # Errors
-    /// What etcd answers.
-    pub async fn grant(&self, id: i64, ttl: i64, floor: Revision) -> Result<Granted, Fault> {
-        self.shared.alarms.trusted()?;
-        self.ask(|reply| Command::Grant { id, ttl, remaining: None, floor, reply }).await
-    }
-
-    /// Takes over a lease that another group granted. Repeating it is harmless.
-    ///
-    /// # Errors
-    /// [`Fault::Timeout`].
-    pub async fn adopt(&self, id: i64, ttl: i64, remaining: Duration) -> Result<Granted, Fault> {
-        let (remaining, floor) = (Some(remaining), Revision::ZERO);
-        self.ask(|reply| Command::Grant { id, ttl, remaining, floor, reply }).await
-    }
-
-    /// Ends a lease and deletes its keys.
-    ///
-    /// # Errors
-    /// [`Fault::LeaseNotFound`].
-    pub async fn revoke(&self, id: i64, floor: Revision) -> Result<Revision, Fault> {
-        self.shared.alarms.trusted()?;
-        self.ask(|reply| Command::Revoke { id, floor, reply }).await
-    }
-
-    /// Records durably that `group` is about to hold a lease of this one. Gives its whole and its remaining time.
-    ///
-    /// # Errors
-    /// [`Fault::LeaseNotFound`].
-    pub async fn share(&self, id: i64, group: GroupName) -> Result<(i64, Duration), Fault> {
-        self.ask(|reply| Command::Share { id, group, reply }).await
-    }
-
-    /// Starts a lease's time again, also in the eyes of a later master. `None` if it is not granted.
-    ///
-    /// # Errors
-    /// [`Fault::Timeout`] if its row has a checkpoint and is not written in time.
-    pub async fn renew(&self, id: i64) -> Result<Option<Renewed>, Fault> {
-        let ticket = self.ticket();
-        let renewed = match self.shared.leases.lock().renew(id) {
-            Some(Renewal::Done(lease)) => Some((lease.row.ttl, lease.row.holders.clone())),
-            // What is gone, or not there yet, may be on its way only: the writer knows.
-            None | Some(Renewal::NeedsWrite) => None,
-        };
-        if renewed.is_some() {
-            self.fence(ticket).await?;
-            self.shared.metrics.all.leases_renewed.inc();
-            return Ok(renewed);
-        }
-        let renewed = self.ask(|reply| Command::Renew { id, reply }).await;
-        if matches!(renewed, Ok(Some(_))) {
-            self.shared.metrics.all.leases_renewed.inc();
-        }
-        renewed
-    }
-
     /// Alarms that stand.
     pub fn alarms(&self) -> Vec<Alarm> {
         self.shared.alarms.standing()
@@ -720,53 +577,12 @@ impl Store {
         self.ask(|reply| Command::Disarm { alarm, reply }).await
     }
 
-    /// What the leases say, once everything that they say is durable and known to be fresh; and the revision of that.
-    ///
-    /// # Errors
-    /// [`Fault::Timeout`].
-    pub async fn of_leases<T>(
-        &self,
-        floor: Revision,
-        read: impl FnOnce(&lease::Leases) -> T,
-    ) -> Result<(Revision, T), Fault> {
-        let mut revision = self.shared.committed();
-        if floor > revision {
-            revision = self.advance(floor).await?;
-        }
-        let found = read(&self.shared.leases.lock());
-        self.settle().await?;
-        Ok((revision, found))
-    }
-
     /// Returns when everything that can be seen now is durable and known to be fresh.
     ///
     /// # Errors
     /// [`Fault::Timeout`].
     pub async fn settle(&self) -> Result<(), Fault> {
         self.ask(|reply| Command::Settle { reply }).await
-    }
-
-    /// A lease: seconds granted, and what is left. `None` if it is not granted.
-    pub fn remaining(&self, id: i64) -> Option<(i64, Duration)> {
-        let leases = self.shared.leases.lock();
-        let lease = leases.get(id)?;
-        Some((lease.row.ttl, lease.deadline.saturating_duration_since(Instant::now())))
-    }
-
-    /// The keys of a lease, in order.
-    pub fn lease_keys(&self, id: i64) -> Vec<Bytes> {
-        let leases = self.shared.leases.lock();
-        leases.get(id).map(|lease| lease.keys.iter().cloned().collect()).unwrap_or_default()
-    }
-
-    /// The groups that hold a lease too.
-    pub fn holders(&self, id: i64) -> Option<Vec<String>> {
-        self.shared.leases.lock().get(id).map(|lease| lease.row.holders.clone())
-    }
-
-    /// All granted leases.
-    pub fn leases(&self) -> Vec<i64> {
-        self.shared.leases.lock().ids()
     }
 
     /// First half of a new placement: from now on only keys that this group owns by both are written.
@@ -844,91 +660,6 @@ impl Store {
             }
             // The writer ended with this on its way, or it is stuck: the outcome is not known.
             Ok(Err(_)) | Err(_) => Err(failed(Fault::Timeout).into()),
-        }
-    }
-}
-
-/// The header's revision, the chunks, and their share of the budget.
-type Streamed<S> = (Revision, S, Option<Arc<budget::Share>>);
-
-/// What a streamed range may have in memory for a client that does not read: a chunk that is made, one that waits, and
-/// one that is sent, each up to twice what it should be.
-fn stream_bytes(limits: &Limits) -> u64 {
-    limits.request_bytes_max as u64 * 3
-}
-
-impl Store {
-    /// Sends a range in chunks, at most one ahead of the client.
-    async fn stream(
-        &self,
-        range: &Range,
-        answers: bool,
-        begun: oneshot::Sender<Revision>,
-        messages: &mpsc::Sender<Result<Bytes, Fault>>,
-    ) -> Result<(), Fault> {
-        let mut begun = Some(begun);
-        for _ in 0..READS_MAX {
-            let reader = Reader::new(&self.shared, range.at)?.unpinned();
-            match self.stream_with(&reader, range, answers, &mut begun, messages).await {
-                Ok(()) => return Ok(()),
-                // What a client has is of a revision that cannot be read on.
-                Err(fault) if begun.is_none() => return Err(fault),
-                Err(Fault::Compacted) if range.at == ReadAt::Latest => {
-                    self.advance(Revision::ZERO).await?;
-                }
-                Err(fault) => match reader.unread(fault) {
-                    Unread::Fault(fault) => return Err(fault),
-                    Unread::Gone => {
-                        self.advance(Revision::ZERO).await?;
-                    }
-                },
-            }
-        }
-        Err(Fault::Timeout)
-    }
-
-    /// Says that it has begun, and at which revision, as soon as there is no way back.
-    async fn stream_with(
-        &self,
-        reader: &Reader<'_>,
-        range: &Range,
-        answers: bool,
-        begun: &mut Option<oneshot::Sender<Revision>>,
-        messages: &mpsc::Sender<Result<Bytes, Fault>>,
-    ) -> Result<(), Fault> {
-        let mut begin = || begun.take().map(|begun| begun.send(reader.header));
-        if !reader.may_be_gone() {
-            begin();
-        }
-        let identity = &self.shared.identity();
-        let mut sizes = Chunks::new(self.limits.request_bytes_max);
-        let mut cursor = reader.cursor(range);
-        let mut sent = 0;
-        if range.count_only {
-            let count = reader.left(&mut cursor).await?;
-            begin();
-            let message = read::stream_message(&[], Some((identity, reader.header, false, count)));
-            let _gone = messages.send(Ok(message)).await;
-            return Ok(());
-        }
-        loop {
-            let turn = if answers { self.answers.turn().await } else { None };
-            let entries = reader.chunk(&mut cursor, sizes.size(), range.keys_only).await?;
-            sent += entries.len();
-            let done = cursor.is_done();
-            let message = match done {
-                false => read::stream_message(&entries, None),
-                true => {
-                    let left = reader.left(&mut cursor).await?;
-                    read::stream_message(&entries, Some((identity, reader.header, left > 0, sent + left)))
-                }
-            };
-            drop(turn);
-            begin();
-            sizes.sent(message.len());
-            if messages.send(Ok(message)).await.is_err() || done {
-                return Ok(());
-            }
         }
     }
 }

@@ -19,7 +19,8 @@ use super::follow::{after, lost};
 use crate::mvcc::claim::Claim;
 use crate::mvcc::{Fenced, UpstreamError};
 
-/// Requests of one stream at once. Most are answered from memory; one with a floor may wait for the writer.
+/// Requests of one stream at once, and of those that wait to be sent. Most are answered from memory; one with a floor may
+/// wait for the writer.
 const REQUESTS_MAX: usize = 64;
 
 type Answers = Pin<Box<dyn Stream<Item = Result<AskResponse, Status>> + Send>>;
@@ -56,7 +57,7 @@ pub(super) struct Questions {
 
 /// One stream.
 struct Line {
-    requests: mpsc::UnboundedSender<AskRequest>,
+    requests: mpsc::Sender<AskRequest>,
     asked: Mutex<Asked>,
 }
 
@@ -95,7 +96,7 @@ impl Questions {
 
 impl Line {
     fn open(channel: Channel) -> Arc<Self> {
-        let (requests, mut inbox) = mpsc::unbounded_channel();
+        let (requests, mut inbox) = mpsc::channel(REQUESTS_MAX);
         let line = Arc::new(Self { requests, asked: Mutex::default() });
         let weak = Arc::downgrade(&line);
         // Ends with the master's stream, which ends with the requests, which end with the line.
@@ -136,8 +137,13 @@ impl Line {
             return;
         }
         asked.by_number.retain(|_, waits| !waits.is_closed());
-        asked.by_number.insert(request.number, answered);
-        let _over_soon = self.requests.send(request);
+        let number = request.number;
+        match self.requests.try_send(request) {
+            Ok(()) => drop(asked.by_number.insert(number, answered)),
+            Err(_) => {
+                drop(answered.send(Err(UpstreamError::Lost("the master takes no questions".to_owned()))))
+            }
+        }
     }
 
     fn answer(&self, answer: AskResponse) {
@@ -162,3 +168,6 @@ fn read(response: AskResponse) -> Answer {
     let claim = response.claim.map(|WireClaim { epoch, batch }| Claim { term: epoch, batch });
     Ok(Fenced { revision, compacted: answer.compacted, placement: answer.placement, claim })
 }
+
+#[cfg(test)]
+mod tests;

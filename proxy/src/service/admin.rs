@@ -5,6 +5,7 @@ use kubebrain_proto::admin;
 use kubebrain_proto::peer::{StandingResponse, standing_response};
 use tonic::body::Body;
 
+use crate::config::Server;
 use crate::core::Core;
 use crate::group::{Group, GroupView, NodeView, Role};
 use crate::grpc;
@@ -17,9 +18,9 @@ pub(crate) fn groups(core: &Core) -> Response<Body> {
     let mut views: Vec<GroupView> = table.groups().map(|group| Group::view(group, false)).collect();
     views.sort_by(|one, next| one.name.cmp(&next.name));
     let config = &core.config;
-    let inside = config.server == "standalone";
+    let inside = config.server == Server::Standalone;
     grpc::answer(&admin::GroupsResponse {
-        server: config.server.to_owned(),
+        server: config.server.name().to_owned(),
         name: config.name.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         groups: views.iter().map(|view| group(view, inside.then_some(config.name.as_str()))).collect(),

@@ -18,7 +18,6 @@ use kubebrain_proto::peer::{
 use kubebrain_shared::fault::Fault;
 use kubebrain_shared::group::GroupName;
 use kubebrain_shared::stop::Stop;
-use tokio::time::timeout_at;
 use tonic::Status;
 use tonic::body::Body;
 
@@ -68,17 +67,8 @@ impl Core {
         group: &Group,
         request: &RenewLeaseRequest,
     ) -> Result<RenewLeaseResponse, Status> {
-        let mut retry = self.retry().counted(&self.config.metrics.all.retries);
-        loop {
-            match timeout_at(retry.until(), self.ask(group, RENEW, request)).await {
-                Ok(Err(status)) if status.code() == tonic::Code::Unavailable => {
-                    tracing::debug!(group = %group.name(), %status, "a lease was not renewed");
-                }
-                Ok(renewed) => return renewed,
-                Err(_late) => return Err(Fault::Timeout.into()),
-            }
-            retry.pause().await?;
-        }
+        let passes = |status: &Status| status.code() == tonic::Code::Unavailable;
+        self.repeat(group, passes, || self.ask(group, RENEW, request)).await
     }
 }
 
