@@ -49,8 +49,8 @@ use super::log::LogError;
 use super::shared::{Ended, Shared};
 use crate::tenure::Term;
 
-/// An unanswered look is given up after this.
-const LOOK_MAX: Duration = Duration::from_secs(3);
+/// A look that is not answered for so long is given up.
+const LOOK_MAX: Duration = Duration::from_secs(2);
 /// After a read that failed; doubled up to a second, on a slave to less.
 const RETRY: Duration = Duration::from_millis(10);
 const SLAVE_RETRY_MAX: Duration = Duration::from_millis(200);

@@ -71,7 +71,6 @@ use kept::Kept;
 use metrics::Metrics;
 pub use open::OpenError;
 use quota::Quota;
-
 use shared::{Contents, Ended, Shared};
 use values::{ValueCache, Values};
 use writer::{Command, Writer};

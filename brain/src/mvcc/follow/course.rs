@@ -249,7 +249,11 @@ impl Shared {
                         claim.term, record.epoch
                     ));
                 }
-                Err(error) => return Err(error.to_string()),
+                Err(error) => {
+                    // Whoever asks next is sent elsewhere at once, until a question is answered again.
+                    self.course.is_late();
+                    return Err(error.to_string());
+                }
             }
         }
         Ok(Need { revision: revision.get(), compacted, placement })

@@ -161,7 +161,7 @@ impl Follower {
                 }
                 Ok(()) = self.offered.changed() => self.agree(),
                 () = shared.course.late() => {
-                    self.fall_behind("it is far behind its master");
+                    self.fall_behind("it is far behind its master, or cannot look into the log");
                     goal = ask(&self.shared);
                 }
             }

@@ -19,8 +19,9 @@
 //! rows out of the engine, not before: whoever is promoted knows all rows that are left to be swept.
 //!
 //! **Fresh answers.** Before it answers anything as fresh it asks its master how far it must be, after the request arrived,
-//! looks into the log whether that is the master, and waits until it has applied that: see `mvcc::fence`. An answer is then never older than a moment between
-//! request and answer, however long this process sleeps anywhere in between: no clock decides.
+//! looks into the log whether that is the master, and waits until it has applied that: see `mvcc::fence`. An answer is
+//! then never older than a moment between request and answer, however long this process sleeps anywhere in between: no
+//! clock decides.
 //!
 //! **What it does not know**: leases, alarms and owners. They are read from the engine when it is promoted.
 //!

@@ -124,6 +124,26 @@ async fn a_slave_that_is_behind_refuses_until_it_is_not() {
     assert_eq!(now(&store).await.map(|(revision, _)| revision), Ok(written));
 }
 
+/// Its master answers, and it cannot find out whether that is the master.
+#[tokio::test(start_paused = true)]
+async fn a_slave_that_cannot_look_into_the_log_refuses_until_it_can() {
+    let memory = Arc::new(Memory::new());
+    let master = master(&way(&memory, 1), "master").await;
+    let written = put(&master, "a", "1").await;
+    let engine = way(&memory, 2);
+    let (store, slave, _link) = followed(&engine, config("slave"), &master).await;
+    engine.hold();
+    let asked = Instant::now();
+    assert_eq!(now(&store).await, Err(Fault::LeaderChanged));
+    assert_eq!(asked.elapsed(), Duration::from_secs(2));
+    sleep(Duration::from_millis(1)).await;
+    assert!(!slave.state().borrow().level, "proxies are told: {slave:?}");
+    assert_eq!(old(&store).await.map(|(revision, _)| revision), Ok(written), "serializable: it may be old");
+    engine.release();
+    level(&slave).await;
+    assert_eq!(now(&store).await.map(|(revision, _)| revision), Ok(written));
+}
+
 /// Its master was stopped while another one took over, and neither of them knows.
 #[tokio::test(start_paused = true)]
 async fn the_slave_of_a_deposed_master_answers_nothing_from_the_past() {
