@@ -4,25 +4,23 @@
 //! Without them it is `None` and the test ends there, having said so; with `CI=true` that is a failure.
 //! `KUBEBRAIN_TEST_APISERVER=none`: none in this run, wherever they are.
 
-use std::fs::File;
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 
 use crate::cluster::free_port;
+use crate::kit::{self, Kit};
 
 /// Nothing here takes this long on a machine that works, however slow it is.
 const PATIENCE: Duration = Duration::from_secs(180);
 
 /// See the module. Dropping it kills both processes and removes what they wrote.
 pub(crate) struct ApiServer {
-    directory: Option<TempDir>,
-    binaries: PathBuf,
+    kit: Kit,
     port: u16,
     etcd_port: u16,
     etcd: Option<Child>,
@@ -32,23 +30,17 @@ pub(crate) struct ApiServer {
 impl ApiServer {
     /// Starts both and waits until clients are served.
     pub(crate) async fn start() -> Option<Self> {
-        let binaries = binaries()?;
-        let directory = tempfile::Builder::new().prefix("kubebrain-apiserver-").tempdir();
-        let directory = Some(directory.expect("a temporary directory"));
+        let kit = Kit::find("kubernetes", &["etcd", "controlplane", "kubectl"], "KUBEBRAIN_TEST_APISERVER")?;
         let (port, etcd_port) = (free_port(), free_port());
-        let mut server = Self { directory, binaries, port, etcd_port, etcd: None, server: None };
+        let mut server = Self { kit, port, etcd_port, etcd: None, server: None };
         server.certificates();
         server.start_etcd();
         server.restart().await;
         Some(server)
     }
 
-    fn path(&self) -> &Path {
-        self.directory.as_ref().expect("until it is dropped").path()
-    }
-
     fn file(&self, name: &str, text: &str) {
-        std::fs::write(self.path().join(name), text).expect("a temporary file");
+        std::fs::write(self.kit.path().join(name), text).expect("a temporary file");
     }
 
     /// An authority, the server's certificate, a key for tokens, and two users: `admin` may all, `brain` nothing.
@@ -75,7 +67,7 @@ impl ApiServer {
 
     fn openssl(&self, arguments: &str) {
         let made =
-            Command::new("openssl").args(arguments.split_whitespace()).current_dir(self.path()).output();
+            Command::new("openssl").args(arguments.split_whitespace()).current_dir(self.kit.path()).output();
         let made = made.expect("there is openssl");
         assert!(made.status.success(), "openssl {arguments}: {}", String::from_utf8_lossy(&made.stderr));
     }
@@ -83,20 +75,20 @@ impl ApiServer {
     fn start_etcd(&mut self) {
         let (clients, peers) =
             (format!("http://127.0.0.1:{}", self.etcd_port), format!("http://127.0.0.1:{}", free_port()));
-        let mut command = self.command("etcd");
+        let mut command = self.kit.command("etcd");
         command.args(["--name=one", "--log-level=warn", "--unsafe-no-fsync"]);
-        command.arg("--data-dir").arg(self.path().join("etcd"));
+        command.arg("--data-dir").arg(self.kit.path().join("etcd"));
         command
             .args([format!("--listen-client-urls={clients}"), format!("--advertise-client-urls={clients}")]);
         command
             .args([format!("--listen-peer-urls={peers}"), format!("--initial-advertise-peer-urls={peers}")]);
         command.arg(format!("--initial-cluster=one={peers}"));
-        self.etcd = Some(self.spawn(command, "etcd.log"));
+        self.etcd = Some(self.kit.spawn(command, "etcd.log"));
     }
 
     /// Starts the API server on what its etcd has, and waits until clients are served.
     pub(crate) async fn restart(&mut self) {
-        let mut command = self.command("controlplane");
+        let mut command = self.kit.command("controlplane");
         command.arg("kube-apiserver").arg(format!("--etcd-servers=http://127.0.0.1:{}", self.etcd_port));
         command.args(["--bind-address=127.0.0.1", "--advertise-address=192.0.2.1"]);
         command.arg(format!("--secure-port={}", self.port));
@@ -106,7 +98,7 @@ impl ApiServer {
             .args(["--service-account-key-file=tokens.key", "--service-account-signing-key-file=tokens.key"]);
         command.args(["--service-account-issuer=https://kubernetes.default.svc", "--cert-dir=."]);
         command.arg("--service-cluster-ip-range=10.96.0.0/16");
-        self.server = Some(self.spawn(command, "apiserver.log"));
+        self.server = Some(self.kit.spawn(command, "apiserver.log"));
         let end = Instant::now() + PATIENCE;
         loop {
             if TcpStream::connect(("127.0.0.1", self.port)).await.is_ok()
@@ -114,9 +106,7 @@ impl ApiServer {
             {
                 return;
             }
-            let children = [&mut self.etcd, &mut self.server].into_iter().flatten();
-            let ended = children.filter_map(|child| child.try_wait().expect("a child")).next();
-            if let Some(status) = ended {
+            if let Some(status) = kit::ended([&mut self.etcd, &mut self.server]) {
                 panic!("a process of the API server has ended, {status}:\n{}", self.logs());
             }
             assert!(Instant::now() < end, "no API server within {PATIENCE:?}\n{}", self.logs());
@@ -127,19 +117,19 @@ impl ApiServer {
     #[allow(dead_code, reason = "for tests/tikv_brains")]
     /// kill -9 of the API server; it returns when the process is gone. Its etcd lives on.
     pub(crate) fn kill(&mut self) {
-        kill(&mut self.server);
+        kit::kill(&mut self.server);
     }
 
     /// How `user`, `admin` or `brain`, reaches it.
     pub(crate) fn kubeconfig(&self, user: &str) -> PathBuf {
-        self.path().join(format!("{user}.kubeconfig"))
+        self.kit.path().join(format!("{user}.kubeconfig"))
     }
 
     /// What kubectl prints as `admin`, or what it says instead.
     pub(crate) fn kubectl(&self, arguments: &[&str], input: &str) -> Result<String, String> {
-        let mut command = Command::new(self.binaries.join("kubectl"));
+        let mut command = Command::new(self.kit.binary("kubectl"));
         command.arg("--kubeconfig").arg(self.kubeconfig("admin")).args(arguments);
-        command.arg("--cache-dir").arg(self.path().join("cache"));
+        command.arg("--cache-dir").arg(self.kit.path().join("cache"));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("a binary of the kit runs");
         let mut stdin = child.stdin.take().expect("piped");
@@ -151,65 +141,15 @@ impl ApiServer {
         if output.status.success() { Ok(said) } else { Err(errors) }
     }
 
-    /// It ends with the thread that starts it, so that a killed test leaves nobody behind.
-    fn command(&self, name: &str) -> Command {
-        let mut command = Command::new("setpriv");
-        command.arg("--pdeathsig=KILL").arg(self.binaries.join(name)).current_dir(self.path());
-        command
-    }
-
-    fn spawn(&self, mut command: Command, log: &str) -> Child {
-        let open =
-            || File::options().create(true).append(true).open(self.path().join(log)).expect("a log file");
-        command.stdin(Stdio::null()).stdout(open()).stderr(open());
-        command.spawn().expect("a binary of the kit runs")
-    }
-
     /// The ends of both logs.
     fn logs(&self) -> String {
-        let end = |name: &str| {
-            let text = std::fs::read(self.path().join(name)).unwrap_or_default();
-            let text = String::from_utf8_lossy(&text);
-            let lines: Vec<_> = text.lines().collect();
-            format!("{name}:\n{}\n", lines[lines.len().saturating_sub(8)..].join("\n"))
-        };
-        ["etcd.log", "apiserver.log"].map(end).concat()
+        self.kit.ends(&["etcd.log", "apiserver.log"])
     }
 }
 
 impl Drop for ApiServer {
     fn drop(&mut self) {
-        kill(&mut self.server);
-        kill(&mut self.etcd);
-        if std::thread::panicking()
-            && let Some(directory) = self.directory.take()
-        {
-            eprintln!("kept: {}", directory.keep().display());
-        }
+        kit::kill(&mut self.server);
+        kit::kill(&mut self.etcd);
     }
-}
-
-fn kill(child: &mut Option<Child>) {
-    if let Some(mut child) = child.take() {
-        let _ended = child.kill();
-        let _reaped = child.wait();
-    }
-}
-
-/// Where the kit is built, or why the test ends here.
-fn binaries() -> Option<PathBuf> {
-    if std::env::var("KUBEBRAIN_TEST_APISERVER").is_ok_and(|value| value == "none") {
-        eprintln!("skipped: KUBEBRAIN_TEST_APISERVER=none");
-        return None;
-    }
-    let root =
-        Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().find(|path| path.join("tests/kubernetes").is_dir());
-    let binaries = root.expect("the kit's sources are in the workspace").join("tests/kubernetes/bin");
-    if ["etcd", "controlplane", "kubectl"].iter().all(|name| binaries.join(name).exists()) {
-        return Some(binaries);
-    }
-    let ci = std::env::var("CI").is_ok_and(|value| value == "true");
-    assert!(!ci, "{} is not built: tests/kubernetes/build", binaries.display());
-    eprintln!("skipped: {} is not built: tests/kubernetes/build", binaries.display());
-    None
 }

@@ -4,17 +4,16 @@
 //! `KUBEBRAIN_TEST_PD` names. Without the kit's binaries both give `None` and the test ends there, having said so; with
 //! `CI=true` that is a failure. `KUBEBRAIN_TEST_PD=none`: no cluster in this run, wherever it is.
 
-use std::fs::File;
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
-use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
+
+use crate::kit::{self, Kit};
 
 /// Nothing here takes this long on a machine that works, however slow it is.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -32,13 +31,12 @@ pub(crate) struct Advertised {
 /// See the module. Dropping it kills both and removes what they wrote.
 pub(crate) struct Cluster {
     endpoints: String,
-    kit: Option<Kit>,
+    own: Option<Own>,
 }
 
-/// Two processes and their directory.
-struct Kit {
-    directory: Option<TempDir>,
-    binaries: PathBuf,
+/// Two processes.
+struct Own {
+    kit: Kit,
     ports: Ports,
     advertised: Advertised,
     pd: Option<Child>,
@@ -78,7 +76,7 @@ impl Cluster {
     /// For a test that neither kills nor faults.
     pub(crate) async fn any() -> Option<Self> {
         match std::env::var("KUBEBRAIN_TEST_PD") {
-            Ok(endpoints) if endpoints != "none" => Some(Self { endpoints, kit: None }),
+            Ok(endpoints) if endpoints != "none" => Some(Self { endpoints, own: None }),
             _ => Self::own().await,
         }
     }
@@ -98,12 +96,9 @@ impl Cluster {
 
     /// Nothing runs yet.
     pub(crate) fn absent(ports: Ports, advertised: Advertised) -> Option<Self> {
-        let binaries = binaries()?;
-        let directory = tempfile::Builder::new().prefix("kubebrain-tikv-").tempdir();
-        let directory = Some(directory.expect("a temporary directory"));
+        let kit = Kit::find("tikv", &["pd-server", "tkstore"], "KUBEBRAIN_TEST_PD")?;
         let endpoints = format!("127.0.0.1:{}", ports.pd);
-        let kit = Kit { directory, binaries, ports, advertised, pd: None, store: None };
-        Some(Self { endpoints, kit: Some(kit) })
+        Some(Self { endpoints, own: Some(Own { kit, ports, advertised, pd: None, store: None }) })
     }
 
     /// PD's endpoints, for `--pd`. Not a relay's.
@@ -111,26 +106,26 @@ impl Cluster {
         &self.endpoints
     }
 
-    fn kit(&self) -> &Kit {
-        self.kit.as_ref().expect("a cluster of this test's own")
+    fn own_ref(&self) -> &Own {
+        self.own.as_ref().expect("a cluster of this test's own")
     }
 
-    fn kit_mut(&mut self) -> &mut Kit {
-        self.kit.as_mut().expect("a cluster of this test's own")
+    fn own_mut(&mut self) -> &mut Own {
+        self.own.as_mut().expect("a cluster of this test's own")
     }
 
     /// Starts PD on what is in its directory and waits until it answers.
     pub(crate) async fn start_pd(&mut self) {
-        let kit = self.kit_mut();
-        let Ports { pd, peer, .. } = kit.ports;
+        let Own { kit, ports, advertised, pd: child, .. } = self.own_mut();
+        let Ports { pd, peer, .. } = *ports;
         let own = format!("http://127.0.0.1:{pd}");
-        let advertised = kit.advertised.pd.as_ref().map_or_else(|| own.clone(), |at| format!("http://{at}"));
+        let advertised = advertised.pd.as_ref().map_or_else(|| own.clone(), |at| format!("http://{at}"));
         let mut command = kit.command("pd-server");
-        command.arg("--name=pd").arg("--config").arg(kit.binaries.join("../pd/pd.toml"));
+        command.arg("--name=pd").arg("--config").arg(kit.binary("../pd/pd.toml"));
         command.arg("--data-dir").arg(kit.path().join("pd")).arg("--log-file").arg(kit.path().join("pd.log"));
         command.args([format!("--client-urls={own}"), format!("--advertise-client-urls={advertised}")]);
         command.args([format!("--peer-urls=http://127.0.0.1:{peer}"), "-L=warn".to_owned()]);
-        kit.pd = Some(kit.spawn(command, "pd.out"));
+        *child = Some(kit.spawn(command, "pd.out"));
         let look = "/pd/api/v1/leader";
         self.until("PD", pd, async || get(pd, look).await.is_ok_and(|page| page.contains("member_id"))).await;
     }
@@ -138,7 +133,7 @@ impl Cluster {
     /// Starts the store on what is in its directory and waits until PD knows who leads its regions.
     pub(crate) async fn start_store(&mut self) {
         self.begin_store();
-        let Ports { pd, status, .. } = self.kit().ports;
+        let Ports { pd, status, .. } = self.own_ref().ports;
         self.until("the store", status, async || {
             get(status, "/status").await.is_ok_and(|page| page.contains("\"store\""))
         })
@@ -150,48 +145,47 @@ impl Cluster {
     }
 
     fn begin_store(&mut self) {
-        let kit = self.kit_mut();
-        let Ports { pd, store, status, .. } = kit.ports;
+        let Own { kit, ports, advertised, store: child, .. } = self.own_mut();
+        let Ports { pd, store, status, .. } = *ports;
         let mut command = kit.command("tkstore");
         command.arg(format!("--pd=127.0.0.1:{pd}")).arg(format!("--addr=127.0.0.1:{store}"));
         command.arg(format!("--status-addr=127.0.0.1:{status}"));
         command.arg("--data-dir").arg(kit.path().join("store"));
-        if let Some(advertised) = &kit.advertised.store {
+        if let Some(advertised) = &advertised.store {
             command.arg(format!("--advertise-addr={advertised}"));
         }
-        kit.store = Some(kit.spawn(command, "store.log"));
+        *child = Some(kit.spawn(command, "store.log"));
     }
 
     async fn until(&mut self, what: &str, port: u16, mut look: impl AsyncFnMut() -> bool) {
         let end = Instant::now() + PATIENCE;
         while !look().await {
-            let kit = self.kit_mut();
-            let children = [&mut kit.pd, &mut kit.store].into_iter().flatten();
-            let ended = children.filter_map(|child| child.try_wait().expect("a child")).next();
-            if let Some(status) = ended {
-                panic!("{what} (port {port}): a process of the cluster has ended, {status}:\n{}", kit.logs());
+            let own = self.own_mut();
+            let logs = || own.kit.ends(&["pd.out", "pd.log", "store.log"]);
+            if let Some(status) = kit::ended([&mut own.pd, &mut own.store]) {
+                panic!("{what} (port {port}): a process of the cluster has ended, {status}:\n{}", logs());
             }
-            assert!(Instant::now() < end, "{what} (port {port}): not within {PATIENCE:?}\n{}", kit.logs());
+            assert!(Instant::now() < end, "{what} (port {port}): not within {PATIENCE:?}\n{}", logs());
             sleep(Duration::from_millis(50)).await;
         }
     }
 
     /// kill -9; it returns when the process is gone.
     pub(crate) fn kill_pd(&mut self) {
-        kill(&mut self.kit_mut().pd);
+        kit::kill(&mut self.own_mut().pd);
     }
 
     /// kill -9; it returns when the process is gone.
     pub(crate) fn kill_store(&mut self) {
-        kill(&mut self.kit_mut().store);
+        kit::kill(&mut self.own_mut().store);
     }
 
     /// What PD and the store have written is gone; both must be dead.
     pub(crate) fn wipe(&mut self) {
-        let kit = self.kit_mut();
-        assert!(kit.pd.is_none() && kit.store.is_none(), "only the dead are wiped");
+        let own = self.own_mut();
+        assert!(own.pd.is_none() && own.store.is_none(), "only the dead are wiped");
         for name in ["pd", "store"] {
-            std::fs::remove_dir_all(kit.path().join(name)).expect("a directory of ours");
+            std::fs::remove_dir_all(own.kit.path().join(name)).expect("a directory of ours");
         }
     }
 
@@ -236,77 +230,16 @@ impl Cluster {
     }
 
     async fn ask(&self, path: &str) -> String {
-        let port = self.kit().ports.status;
+        let port = self.own_ref().ports.status;
         get(port, path).await.unwrap_or_else(|error| panic!("the store's status port: {path}: {error}"))
     }
 }
 
-impl Kit {
-    fn path(&self) -> &Path {
-        self.directory.as_ref().expect("until it is dropped").path()
-    }
-
-    /// It ends with the thread that starts it, so that a killed test leaves nobody behind.
-    fn command(&self, name: &str) -> Command {
-        let mut command = Command::new("setpriv");
-        command.arg("--pdeathsig=KILL").arg(self.binaries.join(name));
-        command
-    }
-
-    fn spawn(&self, mut command: Command, log: &str) -> Child {
-        let open =
-            || File::options().create(true).append(true).open(self.path().join(log)).expect("a log file");
-        command.stdin(Stdio::null()).stdout(open()).stderr(open());
-        command.spawn().expect("a binary of the kit runs")
-    }
-
-    /// The ends of all logs.
-    fn logs(&self) -> String {
-        let end = |name: &str| {
-            let text = std::fs::read(self.path().join(name)).unwrap_or_default();
-            let text = String::from_utf8_lossy(&text);
-            let lines: Vec<_> = text.lines().collect();
-            format!("{name}:\n{}\n", lines[lines.len().saturating_sub(8)..].join("\n"))
-        };
-        ["pd.out", "pd.log", "store.log"].map(end).concat()
-    }
-}
-
-impl Drop for Kit {
+impl Drop for Own {
     fn drop(&mut self) {
-        kill(&mut self.store);
-        kill(&mut self.pd);
-        if std::thread::panicking()
-            && let Some(directory) = self.directory.take()
-        {
-            eprintln!("kept: {}", directory.keep().display());
-        }
+        kit::kill(&mut self.store);
+        kit::kill(&mut self.pd);
     }
-}
-
-fn kill(child: &mut Option<Child>) {
-    if let Some(mut child) = child.take() {
-        let _ended = child.kill();
-        let _reaped = child.wait();
-    }
-}
-
-/// Where the kit is built, or why the test ends here.
-fn binaries() -> Option<PathBuf> {
-    if std::env::var("KUBEBRAIN_TEST_PD").is_ok_and(|value| value == "none") {
-        eprintln!("skipped: KUBEBRAIN_TEST_PD=none");
-        return None;
-    }
-    let root =
-        Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().find(|path| path.join("tests/tikv").is_dir());
-    let binaries = root.expect("the kit's sources are in the workspace").join("tests/tikv/bin");
-    if ["pd-server", "tkstore"].iter().all(|name| binaries.join(name).exists()) {
-        return Some(binaries);
-    }
-    let ci = std::env::var("CI").is_ok_and(|value| value == "true");
-    assert!(!ci, "{} is not built: tests/tikv/build", binaries.display());
-    eprintln!("skipped: {} is not built: tests/tikv/build", binaries.display());
-    None
 }
 
 fn hex(key: &[u8]) -> String {

@@ -10,6 +10,8 @@ mod apiserver;
 #[path = "../support/cluster.rs"]
 #[allow(dead_code, reason = "shared with the engine's own tests")]
 mod cluster;
+#[path = "../support/kit.rs"]
+mod kit;
 #[path = "../support/judge/mod.rs"]
 #[allow(dead_code, reason = "shared with the simulation")]
 mod judge;

@@ -5,6 +5,8 @@ mod apiserver;
 #[path = "../../../../tests/support/cluster.rs"]
 #[allow(dead_code, reason = "its ports")]
 mod cluster;
+#[path = "../../../../tests/support/kit.rs"]
+mod kit;
 
 use std::sync::Arc;
 use std::time::Duration;
