@@ -122,6 +122,9 @@ pub struct LeaseRow {
     /// Seconds that it had left when this was written; 0 is all of them.
     #[prost(int64, tag = "3")]
     pub remaining: i64,
+    /// At another group than home: home has not recorded yet that it is held here, so no key may hang on it.
+    #[prost(bool, tag = "4")]
+    pub offered: bool,
 }
 
 /// The alarms that stand.

@@ -111,6 +111,11 @@ impl Leases {
         self.granted.contains_key(&id)
     }
 
+    /// True if keys may hang on it.
+    pub fn takes_keys(&self, id: i64) -> bool {
+        self.granted.get(&id).is_some_and(|lease| !lease.row.offered)
+    }
+
     /// The lease.
     pub fn get(&self, id: i64) -> Option<&Lease> {
         self.granted.get(&id)
@@ -191,6 +196,15 @@ impl Leases {
             self.schedule(id);
         }
         rows
+    }
+
+    /// Replaces its row, and gives it at least `remaining` to live.
+    pub fn replace(&mut self, id: i64, row: LeaseRow, remaining: Duration) {
+        let Some(lease) = self.granted.get_mut(&id) else { return };
+        lease.row = row;
+        lease.deadline = lease.deadline.max(Instant::now() + remaining);
+        self.due.push(Reverse((lease.deadline, id)));
+        self.schedule(id);
     }
 
     /// Changes who else holds it.

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::lease::{Leases, Renewal};
 use super::writer::Command;
-use super::{Granted, Renewed, Store};
+use super::{Adoption, Granted, Renewed, Store};
 
 impl Store {
     /// Grants a lease; id 0 lets the store choose one.
@@ -19,16 +19,16 @@ impl Store {
     /// What etcd answers.
     pub async fn grant(&self, id: i64, ttl: i64, floor: Revision) -> Result<Granted, Fault> {
         self.shared.alarms.trusted()?;
-        self.ask(|reply| Command::Grant { id, ttl, remaining: None, floor, reply }).await
+        self.ask(|reply| Command::Grant { id, ttl, adoption: None, floor, reply }).await
     }
 
-    /// Takes over a lease that another group granted. Repeating it is harmless.
+    /// Takes over a lease that another group granted. Repeating it is harmless, and gives it the time that it lacks.
     ///
     /// # Errors
     /// [`Fault::Timeout`].
-    pub async fn adopt(&self, id: i64, ttl: i64, remaining: Duration) -> Result<Granted, Fault> {
-        let (remaining, floor) = (Some(remaining), Revision::ZERO);
-        self.ask(|reply| Command::Grant { id, ttl, remaining, floor, reply }).await
+    pub async fn adopt(&self, id: i64, ttl: i64, adoption: Adoption) -> Result<Granted, Fault> {
+        let (adoption, floor) = (Some(adoption), Revision::ZERO);
+        self.ask(|reply| Command::Grant { id, ttl, adoption, floor, reply }).await
     }
 
     /// Ends a lease and deletes its keys.

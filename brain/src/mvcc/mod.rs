@@ -73,8 +73,8 @@ pub use open::OpenError;
 use quota::Quota;
 use shared::{Contents, Ended, Shared};
 use values::{ValueCache, Values};
+pub use writer::{Adoption, Granted, PlaceError, Renewed, WriteError};
 use writer::{Command, Writer};
-pub use writer::{Granted, PlaceError, Renewed, WriteError};
 
 /// How long an answer is waited for: etcd's own bound, 5 s and two election timeouts.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(7);

@@ -264,7 +264,12 @@ impl<'a> Restore<'a> {
     fn lease(&mut self, lease: file::Lease) {
         let seconds = (lease.remaining_ms.max(0) + 999) / 1000;
         // 0 would be all of them: what has run out has a last second.
-        let row = LeaseRow { ttl: lease.ttl.max(1), holders: lease.holders, remaining: seconds.max(1) };
+        let row = LeaseRow {
+            ttl: lease.ttl.max(1),
+            holders: lease.holders,
+            remaining: seconds.max(1),
+            offered: false,
+        };
         if self.options.placement.is_some() {
             let known = self.leases.entry(lease.id).or_insert_with(|| row.clone());
             // A group that holds it too may know less of it.

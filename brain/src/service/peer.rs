@@ -10,6 +10,7 @@ use kubebrain_shared::revision::Revision;
 use tonic::{Request, Status};
 
 use super::Inner;
+use crate::mvcc::Adoption;
 use crate::mvcc::lease::Leases;
 
 type Answered<T> = Result<tonic::Response<T>, Status>;
@@ -55,7 +56,8 @@ pub(super) async fn adopt_lease(
 ) -> Answered<wire::AdoptLeaseResponse> {
     let request = request.into_inner();
     let remaining = Duration::from_millis(u64::try_from(request.remaining_ms).unwrap_or(0));
-    inner.store.adopt(request.id, request.ttl, remaining).await?;
+    let adoption = Adoption { remaining, offered: request.offered };
+    inner.store.adopt(request.id, request.ttl, adoption).await?;
     Ok(tonic::Response::new(wire::AdoptLeaseResponse {}))
 }
 

@@ -55,8 +55,8 @@ impl Call<'_> {
             return Ok(false);
         }
         for &id in leases {
-            // The holder first: a lease that home lists and the holder does not know could never be renewed, one that
-            // the holder knows and home does not list ends by itself.
+            // The holder first: a lease that home lists and the holder does not know could never be renewed. But what home
+            // does not list yet is only offered to the holder, which hangs no key on it: nobody would renew it there.
             let share = |group: String| async {
                 let share = ShareLeaseRequest { id, group };
                 let path = "/kubebrain.peer.v1.Peer/ShareLease";
@@ -67,14 +67,17 @@ impl Call<'_> {
                     Err(status) => Err(unavailable(status)),
                 }
             };
+            let adopt = |lease: ShareLeaseResponse, offered| async move {
+                let ShareLeaseResponse { ttl, remaining_ms } = lease;
+                let adopt = AdoptLeaseRequest { id, ttl, remaining_ms, offered };
+                let adopted: Result<AdoptLeaseResponse, Status> =
+                    core.ask(group, "/kubebrain.peer.v1.Peer/AdoptLease", &adopt).await;
+                adopted.map(drop).map_err(unavailable)
+            };
             let Some(lease) = share(String::new()).await? else { return Ok(false) };
-            let adopt = AdoptLeaseRequest { id, ttl: lease.ttl, remaining_ms: lease.remaining_ms };
-            let adopted: Result<AdoptLeaseResponse, Status> =
-                core.ask(group, "/kubebrain.peer.v1.Peer/AdoptLease", &adopt).await;
-            adopted.map_err(unavailable)?;
-            if share(group.name().to_string()).await?.is_none() {
-                return Ok(false);
-            }
+            adopt(lease, true).await?;
+            let Some(lease) = share(group.name().to_string()).await? else { return Ok(false) };
+            adopt(lease, false).await?;
         }
         Ok(!leases.is_empty())
     }

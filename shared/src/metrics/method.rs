@@ -62,7 +62,7 @@ const CLIENTS: &[Method] = methods! {
 const PEERS: &[Method] = methods! {
     "kubebrain.peer.v1.Peer": "Advance" Unary, "ShareLease" Unary, "AdoptLease" Unary, "RenewLease" Unary,
         "LeaseHolders" Unary, "Content" Unary, "Export" ServerStream, "Standing" ServerStream,
-        "Follow" ServerStream;
+        "Follow" ServerStream, "Ask" BidiStream;
 };
 
 /// Every path that is not in a list.

@@ -10,7 +10,7 @@ use kubebrain_shared::revision::Revision;
 use prost::Message;
 use tokio::time::Instant;
 
-use super::{Granted, Renewed, Writer};
+use super::{Adoption, Granted, Renewed, Writer};
 use crate::mvcc::codec::LeaseRow;
 use crate::mvcc::evaluate::Evaluator;
 use crate::mvcc::lease::{Lease, TTL_MAX, ceiling};
@@ -28,11 +28,10 @@ const CHECKPOINTS_MAX: usize = 500;
 const CHECKPOINTS_PAUSE: Duration = Duration::from_millis(500);
 
 impl Writer {
-    pub(super) fn grant(&mut self, id: i64, ttl: i64, remaining: Option<Duration>) -> Result<Granted, Fault> {
+    pub(super) fn grant(&mut self, id: i64, ttl: i64, adoption: Option<Adoption>) -> Result<Granted, Fault> {
         if ttl > TTL_MAX {
             return Err(Fault::LeaseTtlTooLarge);
         }
-        let adopted = remaining.is_some();
         let mut leases = self.shared.leases.lock();
         let id = match id {
             0 => std::iter::repeat_with(|| rand::random::<i64>() & i64::MAX)
@@ -40,30 +39,36 @@ impl Writer {
                 .expect("there are more ids than leases"),
             id => id,
         };
-        if leases.exists(id) && !adopted {
-            return Err(Fault::LeaseExists);
-        }
         let mut row = LeaseRow { ttl: ttl.max(TTL_MIN), ..LeaseRow::default() };
-        if let Some(remaining) = remaining.filter(|remaining| leases.is_worth_a_row(row.ttl, *remaining)) {
-            row.remaining = ceiling(remaining).max(1);
+        if let Some(Adoption { remaining, offered }) = adoption {
+            let left = leases.get(id).map_or(remaining, |known| known.left().max(remaining));
+            row.offered = offered;
+            if leases.is_worth_a_row(row.ttl, left) {
+                row.remaining = ceiling(left).max(1);
+            }
         }
         let granted = Granted { id, ttl: row.ttl, revision: Revision::new(self.counter) };
-        if leases.exists(id) {
-            return Ok(granted);
-        }
-        if !adopted {
-            self.shared.metrics.all.leases_granted.inc();
-            self.shared.metrics.all.lease_ttl.observe(row.ttl as f64);
-        }
-        let stored = Bytes::from(row.encode_to_vec());
-        match remaining {
-            Some(remaining) => leases.insert(id, row, remaining),
-            None => leases.load(id, row),
+        match (leases.get(id), adoption) {
+            (Some(_), None) => return Err(Fault::LeaseExists),
+            (Some(known), Some(Adoption { remaining, offered })) => {
+                let held = known.row.offered && !offered;
+                if !held && known.left() >= remaining {
+                    return Ok(granted);
+                }
+                row.offered = known.row.offered && offered;
+                leases.replace(id, row.clone(), remaining);
+            }
+            (None, Some(Adoption { remaining, .. })) => leases.insert(id, row.clone(), remaining),
+            (None, None) => {
+                self.shared.metrics.all.leases_granted.inc();
+                self.shared.metrics.all.lease_ttl.observe(row.ttl as f64);
+                leases.load(id, row.clone());
+            }
         }
         // Until its row is durable, nobody is told that it lives.
         leases.unsettled(id);
         drop(leases);
-        self.filling.put(self.shared.layout.lease(id), stored);
+        self.filling.put(self.shared.layout.lease(id), Bytes::from(row.encode_to_vec()));
         let shared = self.shared.clone();
         self.filling.then(Box::new(move || shared.leases.lock().cleared(id)));
         Ok(granted)

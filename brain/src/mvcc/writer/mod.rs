@@ -79,6 +79,16 @@ pub(in crate::mvcc) struct Written {
     pub revision: Revision,
 }
 
+/// How a lease of the home group comes here.
+#[derive(Clone, Copy, Debug)]
+pub struct Adoption {
+    /// What is left of it.
+    pub remaining: Duration,
+    /// Home has not recorded yet that this group holds it: no key may hang on it. What home does not list it does not
+    /// have renewed, and its keys would end under a client that is told that it lives.
+    pub offered: bool,
+}
+
 /// A lease that was granted.
 #[derive(Clone, Copy, Debug)]
 pub struct Granted {
@@ -115,7 +125,7 @@ pub(super) enum Command {
     Grant {
         id: i64,
         ttl: i64,
-        remaining: Option<Duration>,
+        adoption: Option<Adoption>,
         floor: Revision,
         reply: Reply<Granted>,
     },
@@ -342,10 +352,10 @@ impl Writer {
             Command::Grant { reply, .. } if self.shared.share.is_full() => {
                 let _gone = reply.send(Err(Fault::NoSpace));
             }
-            Command::Grant { id, ttl, remaining, floor, reply } => {
+            Command::Grant { id, ttl, adoption, floor, reply } => {
                 self.raise(floor.get());
-                let room = if remaining.is_none() { self.make_room(LEASE_BYTES) } else { Ok(()) };
-                let granted = room.and_then(|()| self.grant(id, ttl, remaining));
+                let room = if adoption.is_none() { self.make_room(LEASE_BYTES) } else { Ok(()) };
+                let granted = room.and_then(|()| self.grant(id, ttl, adoption));
                 self.answer(reply, granted);
             }
             Command::Revoke { id, floor, reply } => {

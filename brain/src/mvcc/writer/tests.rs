@@ -18,7 +18,7 @@ use crate::engine::memory::Memory;
 use crate::engine::{Batch, CommitError, Engine, ReadError, Refusal, Snapshot, Span};
 use crate::mvcc::alarm::{Alarm, AlarmKind};
 use crate::mvcc::quota::Quota;
-use crate::mvcc::{Config, Reply, Store, WriteError, read_all};
+use crate::mvcc::{Adoption, Config, Reply, Store, WriteError, read_all};
 use crate::request::{Compare, Comparison, Delete, Given, Op, Operand, Put, ReadAt, Txn};
 
 const ALONE: &str = "{prefix: /r, home: a, default: a, groups: {a: {}}}";
@@ -339,11 +339,46 @@ async fn a_lease_that_is_renewed_often_writes_nothing() {
 async fn a_lease_taken_over_with_less_keeps_less() {
     let engine = engine();
     let store = open(&engine, None).await;
-    store.adopt(1, 1000, Duration::from_secs(300)).await.expect("taken over");
+    let adoption = Adoption { remaining: Duration::from_secs(300), offered: false };
+    store.adopt(1, 1000, adoption).await.expect("taken over");
     drop(store);
     let store = open(&engine, None).await;
     assert_eq!(left(&store, 1), 300);
     assert_eq!(store.renew(1).await, Ok(Some((1000, Vec::new()))));
+}
+
+/// Between two steps of a proxy that brings a lease here anything may be lost, the process too.
+#[tokio::test(start_paused = true)]
+async fn no_key_hangs_on_a_lease_that_is_only_offered() {
+    let engine = engine();
+    let store = open(&engine, None).await;
+    let adoption = |seconds, offered| Adoption { remaining: Duration::from_secs(seconds), offered };
+    let leased = || Put {
+        key: Bytes::from_static(b"/r/m/a"),
+        value: Given::New("v".into()),
+        lease: Given::New(1),
+        prev_kv: false,
+    };
+    let refused = Err(WriteError::Fault(Fault::LeaseNotFound));
+    let put = async |store: &Store| store.put(leased(), Revision::ZERO).await.map(drop);
+    store.adopt(1, 60, adoption(20, true)).await.expect("offered");
+    assert_eq!(put(&store).await, refused);
+    drop(store);
+    let store = open(&engine, None).await;
+    assert_eq!(put(&store).await, refused, "the row says so");
+    // It lives as others do, and is given what home has renewed meanwhile.
+    assert_eq!(store.renew(1).await, Ok(Some((60, Vec::new()))));
+    tokio::time::sleep(Duration::from_secs(50)).await;
+    store.adopt(1, 60, adoption(40, true)).await.expect("offered again");
+    assert_eq!(left(&store, 1), 40);
+    store.adopt(1, 60, adoption(30, false)).await.expect("held");
+    assert_eq!(left(&store, 1), 40, "never less");
+    assert_eq!(put(&store).await, Ok(()));
+    store.adopt(1, 60, adoption(60, true)).await.expect("another proxy's first step");
+    assert_eq!((left(&store, 1), put(&store).await), (60, Ok(())), "held is held");
+    drop(store);
+    let store = open(&engine, None).await;
+    assert_eq!(put(&store).await, Ok(()));
 }
 
 #[tokio::test(start_paused = true)]

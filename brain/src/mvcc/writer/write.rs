@@ -72,7 +72,7 @@ impl Writer {
                 pending: &mut self.pending,
                 now,
                 compacted: u64::try_from(self.compacted).unwrap_or(0),
-                lease_exists: &|id| leases.exists(id),
+                lease_exists: &|id| leases.takes_keys(id),
                 value_of: &|found: &Entry| {
                     values.get(&(found.key.clone(), found.version.revision)).cloned().unwrap_or_default()
                 },
