@@ -32,6 +32,8 @@ pub(crate) struct State {
     /// All events, in order.
     pub(crate) history: Vec<Event>,
     pub(crate) leases: BTreeMap<i64, i64>,
+    /// Of those, the ones that hold no key yet.
+    pub(crate) offered: BTreeSet<i64>,
     pub(crate) holders: BTreeMap<i64, BTreeSet<String>>,
     /// What arrived: path, floor, part.
     pub(crate) seen: Vec<(String, Option<String>, Option<String>)>,
@@ -70,6 +72,7 @@ impl Brain {
             compacted: -1,
             history: Vec::new(),
             leases: BTreeMap::new(),
+            offered: BTreeSet::new(),
             holders: BTreeMap::new(),
             seen: Vec::new(),
             planned: Vec::new(),
@@ -182,7 +185,8 @@ impl State {
         if put.key.is_empty() {
             return Err(Fault::EmptyKey.into());
         }
-        if put.lease != 0 && !self.leases.contains_key(&put.lease) {
+        let takes = self.leases.contains_key(&put.lease) && !self.offered.contains(&put.lease);
+        if put.lease != 0 && !takes {
             return Err(Fault::LeaseNotFound.into());
         }
         let before = self.get(&put.key, self.revision);

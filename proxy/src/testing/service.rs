@@ -274,6 +274,11 @@ fn lease(brain: &Brain, state: &mut State, path: &str, message: &Framed) -> Resu
         }
         "/kubebrain.peer.v1.Peer/AdoptLease" => {
             let request: peer::AdoptLeaseRequest = decode(message)?;
+            match request.offered {
+                true if !state.leases.contains_key(&request.id) => drop(state.offered.insert(request.id)),
+                true => {}
+                false => drop(state.offered.remove(&request.id)),
+            }
             state.leases.insert(request.id, request.ttl);
             Framed::of(&peer::AdoptLeaseResponse {})
         }

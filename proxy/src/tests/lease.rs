@@ -9,7 +9,7 @@ use tonic::Status;
 use tonic::body::Body;
 
 use crate::grpc::Framed;
-use crate::testing::{Cluster, put};
+use crate::testing::{Cluster, Planned, put};
 
 const PUT: &str = "/etcdserverpb.KV/Put";
 
@@ -44,6 +44,23 @@ async fn a_lease_follows_its_keys_to_other_groups() {
     let again =
         cluster.client.call::<pb::LeaseRevokeResponse>("/etcdserverpb.Lease/LeaseRevoke", &revoke).await;
     assert_eq!(again.err().as_ref().and_then(Fault::of), Some(Fault::LeaseNotFound));
+}
+
+/// Home is asked, the lease is adopted, and then home is gone before it has recorded that: the next put begins anew.
+#[tokio::test(start_paused = true)]
+async fn a_holder_that_home_does_not_list_hangs_no_key_on_a_lease() {
+    let cluster = Cluster::new().await;
+    granted(&cluster).await;
+    let (home, holder) = (cluster.brain("core"), cluster.brain("events"));
+    const SHARE: &str = "/kubebrain.peer.v1.Peer/ShareLease";
+    home.plan(SHARE, Planned::WriteFirst("/registry/nodes/other"));
+    home.plan(SHARE, Planned::Fail(Fault::Timeout));
+    let failed = cluster.client.call::<pb::PutResponse>(PUT, &leased("/registry/events/b")).await;
+    assert_eq!(failed.err().as_ref().and_then(Fault::of), Some(Fault::Timeout));
+    assert!(holder.state.lock().leases.contains_key(&5), "adopted");
+    assert!(home.state.lock().holders.is_empty(), "and not recorded");
+    cluster.client.call::<pb::PutResponse>(PUT, &leased("/registry/events/b")).await.expect("put");
+    assert!(home.state.lock().holders[&5].contains("events"), "whoever has a key of it is renewed");
 }
 
 #[tokio::test(start_paused = true)]
