@@ -219,14 +219,16 @@ impl Endpoint {
     }
 }
 
+fn no_floor() -> Status {
+    Status::invalid_argument("kubebrain: the floor is not the number of a revision")
+}
+
 impl Inner {
     /// The floor that a proxy sends with a request; a client's own is not looked at.
     fn floor(&self, headers: &HeaderMap) -> Result<Revision, Status> {
         match headers.contains_key(&metadata::FLOOR) && self.audience == Audience::Peers {
             false => Ok(Revision::ZERO),
-            true => metadata::revision(headers, &metadata::FLOOR).ok_or_else(|| {
-                Status::invalid_argument("kubebrain: the floor is not the number of a revision")
-            }),
+            true => metadata::revision(headers, &metadata::FLOOR).ok_or_else(no_floor),
         }
     }
 

@@ -9,7 +9,7 @@ use kubebrain_shared::group::GroupName;
 use kubebrain_shared::revision::Revision;
 use tonic::{Request, Status};
 
-use super::Inner;
+use super::{Inner, no_floor};
 use crate::mvcc::Adoption;
 use crate::mvcc::lease::Leases;
 
@@ -19,8 +19,7 @@ pub(super) async fn advance(
     inner: Arc<Inner>,
     request: Request<wire::AdvanceRequest>,
 ) -> Answered<wire::AdvanceResponse> {
-    let floor = Revision::checked_from(request.into_inner().floor)
-        .ok_or_else(|| Status::invalid_argument("kubebrain: the floor is not the number of a revision"))?;
+    let floor = Revision::checked_from(request.into_inner().floor).ok_or_else(no_floor)?;
     let revision = inner.store.advance(floor).await?;
     let compacted = inner.store.shared().compacted();
     let placement = inner.store.shared().placement.load().version();

@@ -14,8 +14,8 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tonic::{Request, Status, Streaming};
 
-use super::Inner;
 use super::follow::{after, lost};
+use super::{Inner, no_floor};
 use crate::mvcc::claim::Claim;
 use crate::mvcc::{Fenced, UpstreamError};
 
@@ -35,9 +35,7 @@ pub(super) async fn answer(
         let inner = inner.clone();
         async move {
             let request = request?;
-            let floor = Revision::checked_from(request.floor).ok_or_else(|| {
-                Status::invalid_argument("kubebrain: the floor is not the number of a revision")
-            })?;
+            let floor = Revision::checked_from(request.floor).ok_or_else(no_floor)?;
             let Fenced { revision, compacted, placement, claim } = inner.store.claim(floor).await?;
             let answer = AdvanceResponse { revision: revision.to_wire(), compacted, placement };
             let claim = claim.map(|Claim { term, batch }| WireClaim { epoch: term, batch });
