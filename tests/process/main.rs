@@ -7,6 +7,7 @@ mod support;
 
 mod bad_input;
 mod bytes;
+mod compared;
 mod directories;
 mod errors;
 mod etcd_flags;
