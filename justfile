@@ -14,7 +14,7 @@ clippy:
 deny:
     cargo deny check licenses bans sources
 
-# needs the advisory database
+# needs the advisory database; does not know vendor/h2: see vendor/README.md
 advisories:
     cargo deny check advisories
 
