@@ -95,7 +95,7 @@ pub(crate) async fn run(flags: cli::Brain) -> Result<()> {
         );
     }
     let numbers = Numbers::new(&flags.clients);
-    let storage = storage::open(&flags.store, &flags.clients, &numbers.metrics).await?;
+    let storage = storage::open(&flags.store, &flags.clients, &numbers).await?;
     let config = mvcc::Config {
         metrics: mvcc::metrics::Metrics::new(&numbers.metrics),
         ..storage.config(flags.group.clone(), &flags.store, &flags.clients)
@@ -116,10 +116,10 @@ pub(crate) async fn run(flags: cli::Brain) -> Result<()> {
         doors.reach(flags.peers.brains()?, &accepting);
     }
     let for_clients = Announced::new(doors.announcer.clone(), Audience::Clients, doors.clients.clone());
-    clients.serve(&numbers.observe(for_clients), &accepting);
+    clients.serve(&numbers.observe(for_clients), &numbers.held, &accepting);
     let for_peers = Announced::new(doors.announcer.clone(), Audience::Peers, doors.peers.clone());
     let for_peers = numbers.observe_peers(for_peers, &flags.clients);
-    peers.serve(&for_peers, &accepting);
+    peers.serve(&for_peers, &numbers.held, &accepting);
     drop(for_peers);
     let watched = placement::Watched::new(flags.placement.clone());
     let greeting = Some(greeting);

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use kubebrain_shared::held::Held;
 use kubebrain_shared::metrics::{Calls, Metrics, Observe, Side, Slow};
 use kubebrain_shared::probe::ETCD_VERSION;
 
@@ -11,6 +12,8 @@ use crate::cli::Clients;
 pub(crate) struct Numbers {
     /// Where parts register, and `/metrics` reads.
     pub metrics: Metrics,
+    /// Whom listeners and budgets hold back.
+    pub held: Held,
     clients: Arc<Calls>,
 }
 
@@ -32,7 +35,8 @@ impl Numbers {
         says("kubebrain_build_info", "1 for the version of kubebrain.", "version", env!("CARGO_PKG_VERSION"));
         let slow = Slow::new(flags.warning_unary_request_duration);
         let clients = Calls::new(&metrics, Side::Clients, slow);
-        Self { metrics, clients }
+        let held = metrics.held();
+        Self { metrics, held, clients }
     }
 
     /// Counts the calls of a listener for clients, and answers `/metrics` there.

@@ -58,7 +58,11 @@ pub(crate) async fn run(flags: cli::Proxy) -> Result<()> {
     brains.warn_of_unused_tls(table.groups().flat_map(|(_, urls)| urls));
     let clients = Front::bind(&flags.clients).await?;
     let numbers = Numbers::new(&flags.clients);
-    let config = Config { metrics: Metrics::new(&numbers.metrics), ..config(&flags.clients, &clients.urls) };
+    let config = Config {
+        metrics: Metrics::new(&numbers.metrics),
+        held: numbers.held.clone(),
+        ..config(&flags.clients, &clients.urls)
+    };
     let proxy = Proxy::new(config, table.clone(), reached);
     banner::print(
         "kubebrain proxy",
@@ -71,7 +75,7 @@ pub(crate) async fn run(flags: cli::Proxy) -> Result<()> {
     );
     let accepting = Stopper::default();
     brains.follow(&accepting);
-    clients.serve(&numbers.observe(proxy.service()), &accepting);
+    clients.serve(&numbers.observe(proxy.service()), &numbers.held, &accepting);
     let mut watched = placement::Watched::new(Some(flags.placement.clone()));
     let mut started = false;
     loop {

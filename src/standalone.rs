@@ -151,11 +151,12 @@ pub(crate) async fn run(flags: Standalone) -> Result<()> {
         bail!("the placement names brains of group {group}: in standalone all groups run in this process");
     }
     let numbers = Numbers::new(&flags.clients);
-    let storage = storage::open(&flags.store, &flags.clients, &numbers.metrics).await?;
+    let storage = storage::open(&flags.store, &flags.clients, &numbers).await?;
     let mut watched = placement::Watched::new(flags.placement.clone());
     let proxy_config = kubebrain_proxy::Config {
         server: kubebrain_proxy::Server::Standalone,
         metrics: kubebrain_proxy::metrics::Metrics::new(&numbers.metrics),
+        held: numbers.held.clone(),
         ..proxy::config(&flags.clients, &clients.urls)
     };
     let mut groups = Groups {
@@ -169,7 +170,7 @@ pub(crate) async fn run(flags: Standalone) -> Result<()> {
     };
     let accepting = Stopper::default();
     let (urls, probe_urls) = (clients.urls.clone(), clients.probe_urls.clone());
-    clients.serve(&numbers.observe(groups.opening.clone()), &accepting);
+    clients.serve(&numbers.observe(groups.opening.clone()), &numbers.held, &accepting);
     for (group, _) in table.groups() {
         let running = tokio::select! { biased;
             () = signals.stop() => {

@@ -16,9 +16,9 @@ use kubebrain_brain_tikv::{Gc, Tikv, Tls};
 use kubebrain_shared::budget::Budget;
 use kubebrain_shared::group::GroupName;
 use kubebrain_shared::intake;
-use kubebrain_shared::metrics::Metrics;
 
 use crate::cli::{self, Clients};
+use crate::numbers::Numbers;
 
 /// Beside a client's value, a stored one holds its key and some numbers.
 const ROW_BYTES_BESIDE: usize = 64 << 10;
@@ -40,7 +40,7 @@ pub(crate) struct Storage {
 }
 
 /// Opens it. With TiKV that is not more than the intention to connect: who opens a group there waits for it.
-pub(crate) async fn open(flags: &cli::Store, clients: &Clients, metrics: &Metrics) -> Result<Storage> {
+pub(crate) async fn open(flags: &cli::Store, clients: &Clients, numbers: &Numbers) -> Result<Storage> {
     if flags.engine != cli::Engine::Tikv
         && let Some(flag) = flags.tikv.given()
     {
@@ -50,8 +50,8 @@ pub(crate) async fn open(flags: &cli::Store, clients: &Clients, metrics: &Metric
         engine,
         embedded,
         quota: Quota::new(u64::try_from(flags.quota_backend_bytes).ok().filter(|bytes| *bytes > 0)),
-        answers: Budget::new(flags.answer_bytes),
-        requests: Budget::new(intake::DEFAULT_BYTES),
+        answers: Budget::of_answers(flags.answer_bytes, numbers.held.clone()),
+        requests: Budget::of_requests(intake::DEFAULT_BYTES, numbers.held.clone()),
         values: ValueCache::new(flags.value_cache_bytes),
     };
     match flags.engine {
@@ -67,7 +67,7 @@ pub(crate) async fn open(flags: &cli::Store, clients: &Clients, metrics: &Metric
             let config = embedded::Config {
                 cache_bytes: flags.block_cache_bytes,
                 memtable_bytes: flags.memtable_bytes,
-                metrics: embedded::Metrics::new(metrics),
+                metrics: embedded::Metrics::new(&numbers.metrics),
                 ..embedded::Config::new(&flags.data_dir)
             };
             let opened = tokio::task::spawn_blocking(move || Embedded::open(&config)).await?;
@@ -75,11 +75,11 @@ pub(crate) async fn open(flags: &cli::Store, clients: &Clients, metrics: &Metric
             tracing::debug!(bytes = embedded.size(), "store opened");
             Ok(storage(embedded.clone(), Some(embedded)))
         }
-        cli::Engine::Tikv => Ok(storage(Arc::new(tikv(flags, clients, metrics)?), None)),
+        cli::Engine::Tikv => Ok(storage(Arc::new(tikv(flags, clients, numbers)?), None)),
     }
 }
 
-fn tikv(flags: &cli::Store, clients: &Clients, metrics: &Metrics) -> Result<Tikv> {
+fn tikv(flags: &cli::Store, clients: &Clients, numbers: &Numbers) -> Result<Tikv> {
     let cluster = &flags.tikv;
     if cluster.pd.is_empty() {
         bail!("--engine tikv: --pd must say where its placement driver is");
@@ -103,7 +103,7 @@ fn tikv(flags: &cli::Store, clients: &Clients, metrics: &Metrics) -> Result<Tikv
         tls,
         gc: (cluster.tikv_gc == cli::Gc::On)
             .then(|| Gc::new(codec::collector(flags.store_prefix.as_bytes()))),
-        metrics: kubebrain_brain_tikv::Metrics::new(metrics),
+        metrics: kubebrain_brain_tikv::Metrics::new(&numbers.metrics),
         ..kubebrain_brain_tikv::Config::new(cluster.pd.iter().cloned())
     };
     Tikv::open(config).context("the engine on TiKV cannot be opened")

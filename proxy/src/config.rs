@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use kubebrain_shared::dial::DialConfig;
+use kubebrain_shared::held::Held;
 use kubebrain_shared::probe::ETCD_VERSION;
 
 use crate::group::SILENCE;
@@ -76,6 +77,8 @@ pub struct Config {
     pub watch_window_bytes: u32,
     /// Where it counts. Default: nowhere to be seen.
     pub metrics: Metrics,
+    /// Counts whom it holds back. Default: nobody.
+    pub held: Held,
     /// Planted faults.
     #[cfg(any(test, feature = "seams"))]
     pub seams: Seams,
@@ -130,6 +133,7 @@ impl Default for Config {
             dial: DialConfig { stream_window_bytes: 256 << 10, ..DialConfig::default() },
             watch_window_bytes: 64 * 1024,
             metrics: Metrics::default(),
+            held: Held::default(),
             #[cfg(any(test, feature = "seams"))]
             seams: Seams::default(),
         }

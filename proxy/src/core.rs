@@ -58,7 +58,7 @@ impl Core {
         let version = watch::Sender::new(table.version());
         Self {
             in_flight: Arc::new(Semaphore::new(config.in_flight_max)),
-            requests: Budget::new(intake::DEFAULT_BYTES),
+            requests: Budget::of_requests(intake::DEFAULT_BYTES, config.held.clone()),
             config,
             floor: Floor::default(),
             reflection: Reflection::new(CLIENT_SERVICES.iter().copied()).ok(),

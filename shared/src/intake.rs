@@ -20,6 +20,7 @@ use tonic::Status;
 
 use crate::budget::{Budget, Share, UNCOUNTED_BYTES};
 use crate::fault::Fault;
+use crate::held::Bound;
 use crate::wire::FRAME_PREFIX_BYTES;
 
 /// A request's message must be there within this time.
@@ -99,7 +100,10 @@ impl<B> Intake<B> {
 
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Status> {
         let end = self.end.get_or_insert_with(|| Box::pin(tokio::time::sleep(BODY_MAX)));
-        end.as_mut().poll(cx).map(|()| Fault::Timeout.into())
+        end.as_mut().poll(cx).map(|()| {
+            self.budget.held().count(Bound::RequestsSlow);
+            Fault::Timeout.into()
+        })
     }
 }
 

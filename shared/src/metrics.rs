@@ -30,6 +30,7 @@ use prometheus::{
 };
 use tonic::body::Body;
 
+use crate::held::Held;
 pub use call::{Calls, Side};
 pub use observe::{Inbound, Observe};
 pub use slow::Slow;
@@ -140,6 +141,12 @@ impl Metrics {
     /// As [`Self::histogram`], one for each set of labels.
     pub fn histograms(&self, name: &str, help: &str, buckets: Vec<f64>, labels: &[&str]) -> HistogramVec {
         self.made(HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets), labels))
+    }
+
+    /// Whom bounds hold back; once for each registry.
+    pub fn held(&self) -> Held {
+        let help = "How often a bound held a client back or turned it away, by the bound.";
+        Held::new(&self.counters("kubebrain_held_back_total", help, &["bound"]))
     }
 
     /// Called before each page: sets what nobody keeps up to date otherwise. It must be quick and not wait.

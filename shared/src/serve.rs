@@ -25,6 +25,7 @@ use tracing::{debug, info, warn};
 
 use crate::cork::Cork;
 use crate::gate::Gate;
+use crate::held::{Bound, Held};
 use crate::pings::PingGuard;
 use crate::stop::Stop;
 use crate::tls::TlsServer;
@@ -64,6 +65,8 @@ pub struct ServeConfig {
     /// What requests in flight get to end when the server stops; 7 s. Watches never end by themselves and always
     /// take this long unless their handler hears the stop too.
     pub drain: Duration,
+    /// Counts whom a bound held back; nobody unless given.
+    pub held: Held,
 }
 
 impl Default for ServeConfig {
@@ -81,6 +84,7 @@ impl Default for ServeConfig {
             handshake_timeout: Duration::from_secs(10),
             header_timeout: Duration::from_secs(10),
             drain: Duration::from_secs(7),
+            held: Held::default(),
         }
     }
 }
@@ -141,8 +145,8 @@ where
         .max_local_error_reset_streams(config.pending_resets_max)
         .keep_alive_interval(config.keepalive_interval)
         .keep_alive_timeout(config.keepalive_timeout);
-    let (io, spoken) = Gate::new(io, config.control_frames_per_second);
-    let io = TokioIo::new(PingGuard::new(Cork::new(io), config.ping_interval_min));
+    let (io, spoken) = Gate::new(io, config.control_frames_per_second, config.held.clone());
+    let io = TokioIo::new(PingGuard::new(Cork::new(io), config.ping_interval_min, config.held.clone()));
     let connection = builder.serve_connection(io, TowerToHyperService::new(service));
     let mut connection = std::pin::pin!(connection);
 
@@ -154,13 +158,24 @@ where
         }
         ended = connection.as_mut() => ended,
         () = spoken.not_within(config.header_timeout) => {
+            config.held.count(Bound::FirstBytes);
             debug!("a connection that says nothing is closed");
             Ok(())
         }
     };
     if let Err(error) = ended {
+        if asks_for_calm(&*error) {
+            config.held.count(Bound::Calm);
+        }
         debug!(?error, "a connection ended with an error");
     }
+}
+
+/// True where HTTP/2 itself has ended a connection as too much.
+fn asks_for_calm(error: &(dyn std::error::Error + 'static)) -> bool {
+    std::iter::successors(Some(error), |error| error.source())
+        .filter_map(|error| error.downcast_ref::<h2::Error>())
+        .any(|error| error.is_library() && error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM))
 }
 
 /// Accepts and serves until asked to stop, then lets go of the port at once. Connections go on in tasks of their own
@@ -309,7 +324,10 @@ where
                 debug!(peer, "a client left during the TLS handshake");
             }
             Ok(Err(error)) => info!(peer, %error, "a TLS handshake has failed"),
-            Err(_late) => info!(peer, "a TLS handshake has failed: the client did not finish it in time"),
+            Err(_late) => {
+                config.held.count(Bound::Handshake);
+                info!(peer, "a TLS handshake has failed: the client did not finish it in time");
+            }
         }
     });
 }

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use kubebrain_shared::held::Held;
 use kubebrain_shared::probe::ProbesOnly;
 use kubebrain_shared::serve::{Listener, Serve, ServeConfig, serve_listener};
 use kubebrain_shared::stop::Stopper;
@@ -122,9 +123,10 @@ impl Front {
     }
 
     /// Serves clients, and probes where they have URLs of their own.
-    pub(crate) fn serve<S: Serve>(self, service: &S, stopper: &Stopper) {
-        self.clients.serve(service, &self.serve, stopper);
-        self.probes.serve(&ProbesOnly::new(service.clone()), &self.serve, stopper);
+    pub(crate) fn serve<S: Serve>(self, service: &S, held: &Held, stopper: &Stopper) {
+        let config = ServeConfig { held: held.clone(), ..self.serve };
+        self.clients.serve(service, &config, stopper);
+        self.probes.serve(&ProbesOnly::new(service.clone()), &config, stopper);
         if let Some(tls) = self.tls {
             tokio::spawn(tls.follow(stopper.handle()));
         }

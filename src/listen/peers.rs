@@ -9,6 +9,7 @@ use std::sync::Arc;
 use anyhow::{Result, bail};
 use clap::Args;
 use kubebrain_shared::dial::Connector;
+use kubebrain_shared::held::Held;
 use kubebrain_shared::serve::{Serve, ServeConfig};
 use kubebrain_shared::stop::Stopper;
 use kubebrain_shared::tls::{TlsClient, TlsServer};
@@ -175,8 +176,9 @@ impl Peers {
     }
 
     /// Serves on all of them.
-    pub(crate) fn serve<S: Serve>(self, service: &S, stopper: &Stopper) {
-        self.listeners.serve(service, &ServeConfig::default(), stopper);
+    pub(crate) fn serve<S: Serve>(self, service: &S, held: &Held, stopper: &Stopper) {
+        let config = ServeConfig { held: held.clone(), ..ServeConfig::default() };
+        self.listeners.serve(service, &config, stopper);
         if let Some(tls) = self.tls {
             tokio::spawn(tls.follow(stopper.handle()));
         }
