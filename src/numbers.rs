@@ -2,11 +2,15 @@
 
 use std::sync::Arc;
 
+use kubebrain_shared::gzip::Gzip;
 use kubebrain_shared::held::Held;
 use kubebrain_shared::metrics::{Calls, Metrics, Observe, Side, Slow};
 use kubebrain_shared::probe::ETCD_VERSION;
 
 use crate::cli::Clients;
+
+/// What gRPC may add to the largest request, as in etcd.
+const GRPC_BYTES: usize = 512 << 10;
 
 /// See the module.
 pub(crate) struct Numbers {
@@ -14,6 +18,7 @@ pub(crate) struct Numbers {
     pub metrics: Metrics,
     /// Whom listeners and budgets hold back.
     pub held: Held,
+    gzip: Gzip,
     clients: Arc<Calls>,
 }
 
@@ -36,17 +41,19 @@ impl Numbers {
         let slow = Slow::new(flags.warning_unary_request_duration);
         let clients = Calls::new(&metrics, Side::Clients, slow);
         let held = metrics.held();
-        Self { metrics, held, clients }
+        let gzip = Gzip::new(flags.max_request_bytes + GRPC_BYTES, held.clone());
+        Self { metrics, held, gzip, clients }
     }
 
     /// Counts the calls of a listener for clients, and answers `/metrics` there.
     pub(crate) fn observe<S>(&self, service: S) -> Observe<S> {
-        Observe::new(service, self.metrics.clone(), self.clients.clone())
+        Observe::new(service, self.metrics.clone(), self.clients.clone(), self.gzip.clone())
     }
 
     /// Counts the calls of a listener for proxies.
     pub(crate) fn observe_peers<S>(&self, service: S, flags: &Clients) -> Observe<S> {
         let slow = Slow::new(flags.warning_unary_request_duration);
-        Observe::new(service, self.metrics.clone(), Calls::new(&self.metrics, Side::Peers, slow))
+        let calls = Calls::new(&self.metrics, Side::Peers, slow);
+        Observe::new(service, self.metrics.clone(), calls, self.gzip.clone())
     }
 }

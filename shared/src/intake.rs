@@ -32,6 +32,13 @@ pub const DEFAULT_BYTES: u64 = 256 << 20;
 #[derive(Clone, Debug, Default)]
 pub struct Taken(Arc<Mutex<Option<Arc<Share>>>>);
 
+impl Taken {
+    /// What is counted is no longer there.
+    pub(crate) fn release(&self) {
+        self.0.lock().take();
+    }
+}
+
 type Asking = Pin<Box<dyn Future<Output = Result<Option<Arc<Share>>, Fault>> + Send>>;
 
 /// See the module.

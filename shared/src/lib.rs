@@ -13,6 +13,7 @@ pub mod wire;
 pub mod held;
 pub mod budget;
 pub mod intake;
+pub mod gzip;
 pub mod metrics;
 pub mod eager;
 pub mod snapshot;

@@ -19,9 +19,7 @@ mod tests;
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use http::{Method, Response, StatusCode, header};
-use http_body_util::Full;
+use http::{HeaderMap, Response, header};
 use parking_lot::Mutex;
 use prometheus::core::Collector;
 use prometheus::{
@@ -30,6 +28,7 @@ use prometheus::{
 };
 use tonic::body::Body;
 
+use crate::gzip;
 use crate::held::Held;
 pub use call::{Calls, Side};
 pub use observe::{Inbound, Observe};
@@ -167,16 +166,11 @@ impl Metrics {
         page
     }
 
-    /// The page as an answer to a plain HTTP request for `/metrics`.
-    pub fn answer(&self, method: &Method) -> Response<Body> {
-        let get = matches!(*method, Method::GET | Method::HEAD);
-        let text = if get { self.page() } else { "only GET is answered here\n".to_owned() };
-        let mut response = Response::new(Body::new(Full::new(Bytes::from(text))));
-        if !get {
-            *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
-        }
+    /// The page as an answer to a plain HTTP request for `/metrics`, by whatever method, as etcd answers it.
+    pub fn answer(&self, asked: &HeaderMap) -> Response<Body> {
+        let mut response = Response::new(());
         response.headers_mut().insert(header::CONTENT_TYPE, CONTENT_TYPE);
-        response
+        gzip::page(asked, response, self.page())
     }
 }
 

@@ -13,6 +13,7 @@ mod directories;
 mod errors;
 mod etcd_flags;
 mod flood;
+mod gzip;
 mod limits;
 mod load;
 mod maintenance;
