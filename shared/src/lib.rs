@@ -24,6 +24,7 @@ mod pings;
 mod gate;
 pub mod serve;
 pub mod probe;
+pub mod cors;
 pub mod opening;
 pub mod reflection;
 pub mod direct;

@@ -143,6 +143,17 @@ pub fn version(method: &Method, version: &str) -> Response<Body> {
     text(StatusCode::OK, JSON, body)
 }
 
+/// The answer to what is asked of the server as a whole, `*`, as Go's servers give it.
+pub(crate) fn whole_server(method: &Method, uri: &Uri) -> Option<Response<Body>> {
+    (uri.path() == "*").then(|| {
+        let mut response = Response::new(Body::empty());
+        if method != Method::OPTIONS {
+            *response.status_mut() = StatusCode::BAD_REQUEST;
+        }
+        response
+    })
+}
+
 /// The answer to a path that nobody serves.
 pub fn not_found() -> Response<Body> {
     text(StatusCode::NOT_FOUND, TEXT, "404 page not found\n".to_owned())
@@ -249,6 +260,9 @@ impl<S: Serve> Service<Request<Incoming>> for ProbesOnly<S> {
     }
 
     fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+        if let Some(answer) = whole_server(request.method(), request.uri()) {
+            return Box::pin(ready(Ok(answer)));
+        }
         let path = request.uri().path();
         match !is_grpc(request.headers()) && (is_probe(path) || matches!(path, "/version" | "/metrics")) {
             true => Box::pin(self.inner.call(request)),

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use kubebrain_shared::cors::Cors;
 use kubebrain_shared::held::Held;
 use kubebrain_shared::probe::ProbesOnly;
 use kubebrain_shared::serve::{Listener, Serve, ServeConfig, serve_listener};
@@ -125,7 +126,7 @@ impl Front {
     /// Serves clients, and probes where they have URLs of their own.
     pub(crate) fn serve<S: Serve>(self, service: &S, held: &Held, stopper: &Stopper) {
         let config = ServeConfig { held: held.clone(), ..self.serve };
-        self.clients.serve(service, &config, stopper);
+        self.clients.serve(&Cors::new(service.clone()), &config, stopper);
         self.probes.serve(&ProbesOnly::new(service.clone()), &config, stopper);
         if let Some(tls) = self.tls {
             tokio::spawn(tls.follow(stopper.handle()));

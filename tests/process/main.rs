@@ -14,6 +14,7 @@ mod errors;
 mod etcd_flags;
 mod flood;
 mod gzip;
+mod http;
 mod limits;
 mod load;
 mod maintenance;
