@@ -11,23 +11,19 @@ use kubebrain_shared::placement::Placement;
 use kubebrain_shared::stop::Stopper;
 
 use crate::cli::{self, Clients};
-use crate::listen::{Brains, Front};
+use crate::listen::{Brains, Front, advertised_to_clients};
 use crate::numbers::Numbers;
 use crate::shutdown::{Heard, Signals};
 use crate::{banner, placement};
 
 /// The proxy's settings from the flags that clients care for.
 pub(crate) fn config(clients: &Clients, urls: &[String]) -> Config {
-    let advertised = clients.advertise_client_urls.first().or(urls.first());
-    let mut config = Config {
+    Config {
         name: clients.name.clone(),
         request_bytes_max: clients.max_request_bytes,
+        advertised_urls: advertised_to_clients(&clients.advertise_client_urls, urls),
         ..Config::default()
-    };
-    if let Some(url) = advertised {
-        config.advertised_url = url.clone();
     }
-    config
 }
 
 /// Connectors of the groups whose brains are others than `before`: the rest keep their connections.

@@ -44,8 +44,8 @@ pub struct Config {
     pub server: Server,
     /// Name of the one member that `MemberList` shows. Default `kubebrain`.
     pub name: String,
-    /// Where clients reach this proxy: the member's client URL. Default `http://127.0.0.1:2379`.
-    pub advertised_url: String,
+    /// Where clients reach this proxy: the member's client URLs. Default `http://127.0.0.1:2379`.
+    pub advertised_urls: Vec<String>,
     /// What `Status` and `/version` claim to be. Default [`ETCD_VERSION`].
     pub etcd_version: String,
     /// Largest request, without gRPC's overhead of 512 KiB; default 1.5 MiB as in etcd. Larger costs memory per
@@ -118,7 +118,7 @@ impl Default for Config {
         Self {
             server: Server::Proxy,
             name: "kubebrain".into(),
-            advertised_url: "http://127.0.0.1:2379".into(),
+            advertised_urls: vec!["http://127.0.0.1:2379".into()],
             etcd_version: ETCD_VERSION.into(),
             request_bytes_max: 1536 * 1024,
             merged_bytes_max: 128 * 1024 * 1024,

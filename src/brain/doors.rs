@@ -19,7 +19,7 @@ use kubebrain_shared::stop::Stopper;
 use tokio::sync::watch;
 
 use crate::cli::Brain;
-use crate::listen::Brains;
+use crate::listen::{Brains, advertised, advertised_to_clients};
 
 /// Proxies resume watches from the last progress: it must be younger than what compaction keeps.
 const PEER_PROGRESS_MAX: Duration = Duration::from_secs(30);
@@ -52,9 +52,8 @@ impl Doors {
         member_id: u64,
         accepting: &Stopper,
     ) -> Self {
-        let told = |told: &[String], bound: &[String]| if told.is_empty() { bound } else { told }.to_vec();
-        let client_urls = told(&flags.clients.advertise_client_urls, client_urls);
-        let peer_urls = told(&flags.peers.initial_advertise_peer_urls, peer_urls);
+        let client_urls = advertised_to_clients(&flags.clients.advertise_client_urls, client_urls);
+        let peer_urls = advertised(&flags.peers.initial_advertise_peer_urls, peer_urls);
         let brain = StandingResponse {
             group: flags.group.to_string(),
             name: flags.clients.name.clone(),

@@ -1,10 +1,12 @@
 //! Listening where URLs say: `http`, `https`, `unix` and `unixs`.
 
+mod advertised;
 mod flags;
 mod peers;
 mod socket;
 
-use std::net::SocketAddr;
+use std::io;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
@@ -14,9 +16,10 @@ use kubebrain_shared::probe::ProbesOnly;
 use kubebrain_shared::serve::{Listener, Serve, ServeConfig, serve_listener};
 use kubebrain_shared::stop::Stopper;
 use kubebrain_shared::tls::TlsServer;
-use tokio::net::{TcpSocket, UnixListener, lookup_host};
+use tokio::net::{TcpListener, TcpSocket, UnixListener, lookup_host};
 
 use crate::cli::Clients;
+pub(crate) use advertised::{advertised, advertised_to_clients};
 pub(crate) use flags::Serving;
 pub(crate) use peers::{Brains, PeerFiles, PeerServing, Peers};
 use socket::SocketFile;
@@ -147,7 +150,8 @@ async fn bind(url: &str, options: Options<'_>) -> Result<(Bound, String)> {
         "http" | "https" => {
             let address = resolve(place).await?;
             let socket = listen(address, options).with_context(|| format!("cannot listen on {address}"))?;
-            let url = format!("{scheme}://{}", socket.local_addr()?);
+            // As it was given: a socket for both families says [::].
+            let url = format!("{scheme}://{}", SocketAddr::new(address.ip(), socket.local_addr()?.port()));
             Ok((Bound { listener: Listener::Tcp(socket), tls, file: None }, url))
         }
         "unix" | "unixs" => {
@@ -161,8 +165,29 @@ async fn bind(url: &str, options: Options<'_>) -> Result<(Bound, String)> {
     }
 }
 
-fn listen(address: SocketAddr, options: Options<'_>) -> std::io::Result<tokio::net::TcpListener> {
+/// `0.0.0.0` and `[::]` stand for every address of both families, as in Go and so in etcd, where this machine has both.
+fn listen(address: SocketAddr, options: Options<'_>) -> io::Result<TcpListener> {
+    if !address.ip().is_unspecified() {
+        return listen_at(address, options);
+    }
+    let all = SocketAddr::from((Ipv6Addr::UNSPECIFIED, address.port()));
+    match listen_at(all, options) {
+        Err(error) if address.is_ipv4() && is_without_ipv6(&error) => listen_at(address, options),
+        bound => bound,
+    }
+}
+
+/// True of a kernel without IPv6, or where it is switched off.
+fn is_without_ipv6(error: &io::Error) -> bool {
+    !matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied)
+}
+
+fn listen_at(address: SocketAddr, options: Options<'_>) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    if address.ip().is_unspecified() && address.is_ipv6() {
+        // Whatever net.ipv6.bindv6only says.
+        rustix::net::sockopt::set_ipv6_v6only(&socket, false)?;
+    }
     socket.set_reuseaddr(true)?; // a restart does not wait for the connections of the one before
     socket.set_reuseport(options.reuse_port)?;
     socket.bind(address)?;

@@ -91,7 +91,7 @@ pub(crate) struct PeerServing {
         value_delimiter = ',',
         default_value = "http://127.0.0.1:2380"
     )]
-    listen_peer_urls: Vec<String>,
+    pub listen_peer_urls: Vec<String>,
     /// Where proxies and other brains are told to reach this brain. Without it: where it listens.
     #[arg(long, env = "ETCD_INITIAL_ADVERTISE_PEER_URLS", value_name = "URL,...", value_delimiter = ',')]
     pub initial_advertise_peer_urls: Vec<String>,

@@ -5,6 +5,7 @@
 
 mod support;
 
+mod addresses;
 mod authority;
 mod bad_input;
 mod bytes;
