@@ -116,7 +116,7 @@ pub(crate) async fn run(flags: cli::Brain) -> Result<()> {
         doors.reach(flags.peers.brains()?, &accepting);
     }
     let for_clients = Announced::new(doors.announcer.clone(), Audience::Clients, doors.clients.clone());
-    clients.serve(&numbers.observe(for_clients), &accepting);
+    clients.serve(&numbers.for_clients(for_clients), &accepting);
     let for_peers = Announced::new(doors.announcer.clone(), Audience::Peers, doors.peers.clone());
     let for_peers = numbers.observe_peers(for_peers, &flags.clients);
     peers.serve(&for_peers, &accepting);

@@ -1,9 +1,14 @@
 //! [`Numbers`]: what one process counts, made once and handed to its parts.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
-use kubebrain_shared::metrics::{Calls, Metrics, Observe, Side, Slow};
+use http::{Request, Response};
+use kubebrain_shared::locks::Locks;
+use kubebrain_shared::metrics::{Calls, Inbound, Metrics, Observe, Side, Slow};
 use kubebrain_shared::probe::ETCD_VERSION;
+use tonic::body::Body;
+use tonic::codegen::Service;
 
 use crate::cli::Clients;
 
@@ -12,7 +17,12 @@ pub(crate) struct Numbers {
     /// Where parts register, and `/metrics` reads.
     pub metrics: Metrics,
     clients: Arc<Calls>,
+    /// Of a request, bytes.
+    message_bytes_max: usize,
 }
+
+/// A frame's own bytes on top of the largest request, as in etcd.
+const OVERHEAD_BYTES: usize = 512 << 10;
 
 impl Numbers {
     pub(crate) fn new(flags: &Clients) -> Self {
@@ -32,11 +42,20 @@ impl Numbers {
         says("kubebrain_build_info", "1 for the version of kubebrain.", "version", env!("CARGO_PKG_VERSION"));
         let slow = Slow::new(flags.warning_unary_request_duration);
         let clients = Calls::new(&metrics, Side::Clients, slow);
-        Self { metrics, clients }
+        Self {
+            metrics,
+            clients,
+            message_bytes_max: flags.max_request_bytes + OVERHEAD_BYTES,
+        }
     }
 
-    /// Counts the calls of a listener for clients, and answers `/metrics` there.
-    pub(crate) fn observe<S>(&self, service: S) -> Observe<S> {
+    /// What clients find on a listener, over `service`: locks and elections, `/metrics`; counted.
+    pub(crate) fn for_clients<S>(&self, service: S) -> Observe<Locks<S>>
+    where
+        S: Service<Request<Inbound>, Response = Response<Body>, Error = Infallible, Future: Send>,
+        S: Clone + Send + Sync + 'static,
+    {
+        let service = Locks::new(service, self.message_bytes_max);
         Observe::new(service, self.metrics.clone(), self.clients.clone())
     }
 

@@ -71,7 +71,7 @@ pub(crate) async fn run(flags: cli::Proxy) -> Result<()> {
     );
     let accepting = Stopper::default();
     brains.follow(&accepting);
-    clients.serve(&numbers.observe(proxy.service()), &accepting);
+    clients.serve(&numbers.for_clients(proxy.service()), &accepting);
     let mut watched = placement::Watched::new(Some(flags.placement.clone()));
     let mut started = false;
     loop {

@@ -169,7 +169,7 @@ pub(crate) async fn run(flags: Standalone) -> Result<()> {
     };
     let accepting = Stopper::default();
     let (urls, probe_urls) = (clients.urls.clone(), clients.probe_urls.clone());
-    clients.serve(&numbers.observe(groups.opening.clone()), &accepting);
+    clients.serve(&numbers.for_clients(groups.opening.clone()), &accepting);
     for (group, _) in table.groups() {
         let running = tokio::select! { biased;
             () = signals.stop() => {

@@ -25,4 +25,5 @@ pub mod probe;
 pub mod opening;
 pub mod reflection;
 pub mod direct;
+pub mod locks;
 pub mod dial;

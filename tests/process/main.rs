@@ -14,6 +14,7 @@ mod etcd_flags;
 mod flood;
 mod limits;
 mod load;
+mod locks;
 mod maintenance;
 mod peers;
 mod pings;

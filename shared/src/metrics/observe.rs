@@ -39,20 +39,46 @@ impl<S> Observe<S> {
 /// The body of a request, counted where somebody counts.
 #[derive(Debug)]
 pub struct Inbound {
-    inner: Incoming,
+    inner: Source,
     frames: Frames,
     call: Option<Arc<Call>>,
 }
 
+/// Where a request comes from.
+#[derive(Debug)]
+enum Source {
+    Connection(Incoming),
+    /// This process asks itself.
+    Process(Body),
+}
+
+impl Source {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        match self {
+            Self::Connection(body) => {
+                Pin::new(body).poll_frame(cx).map_err(|error| Status::from_error(error.into()))
+            }
+            Self::Process(body) => Pin::new(body).poll_frame(cx),
+        }
+    }
+}
+
+/// Counted by nobody.
+impl From<Body> for Inbound {
+    fn from(body: Body) -> Self {
+        Self { inner: Source::Process(body), frames: Frames::default(), call: None }
+    }
+}
+
 impl HttpBody for Inbound {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Status;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let frame = ready!(self.inner.poll(cx));
         let this = &mut *self;
         if let (Some(call), Some(Ok(frame))) = (&this.call, &frame)
             && let Some(data) = frame.data_ref()
@@ -63,11 +89,17 @@ impl HttpBody for Inbound {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        match &self.inner {
+            Source::Connection(body) => body.is_end_stream(),
+            Source::Process(body) => body.is_end_stream(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        match &self.inner {
+            Source::Connection(body) => body.size_hint(),
+            Source::Process(body) => body.size_hint(),
+        }
     }
 }
 
@@ -178,6 +210,33 @@ where
     }
 
     fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+        self.observe(request.map(Source::Connection))
+    }
+}
+
+/// Of this process itself.
+impl<S> Service<Request<Body>> for Observe<S>
+where
+    S: Service<Request<Inbound>, Response = Response<Body>, Error = Infallible>,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Answering<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        self.observe(request.map(Source::Process))
+    }
+}
+
+impl<S> Observe<S>
+where
+    S: Service<Request<Inbound>, Response = Response<Body>, Error = Infallible>,
+{
+    fn observe(&mut self, request: Request<Source>) -> Answering<S::Future> {
         let content = request.headers().get(header::CONTENT_TYPE);
         let call = match content {
             Some(content) if content.as_bytes().starts_with(b"application/grpc") => {

@@ -131,6 +131,7 @@ var deviations = []deviation{
 			{"unknown-method", "/etcdserverpb.Nope/Range", refused("Nope/Range", noCall)},
 			{"unknown-method", "/nope.Nope/Nope", `Unimplemented "kubebrain: nope.Nope/Nope is not served: ` + noCall + `"`},
 			{"unknown-method", "/v3electionpb.Election/Nope", `Unimplemented "kubebrain: v3electionpb.Election/Nope is not served: ` + noCall + `"`},
+			{"unknown-method", "/v3lockpb.Lock/Nope", `Unimplemented "kubebrain: v3lockpb.Lock/Nope is not served: ` + noCall + `"`},
 		},
 	},
 	{

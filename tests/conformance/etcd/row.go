@@ -33,6 +33,7 @@ var stores = map[string][]string{
 	"slow2":    nil,
 	"ctl":      nil,
 	"recipes":  nil,
+	"locks":    nil,
 	"progress": {"--watch-progress-notify-interval=300ms"},
 	"pings":    nil,
 	"small":    {"--max-txn-ops=4", "--max-request-bytes=4096"},

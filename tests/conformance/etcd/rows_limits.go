@@ -68,7 +68,7 @@ var limitRows = []row{
 		}
 	}},
 	{name: "unknown-method", run: func(t *T) {
-		for _, method := range []string{"/etcdserverpb.KV/Nope", "/etcdserverpb.Nope/Range", "/nope.Nope/Nope", "/v3electionpb.Election/Nope"} {
+		for _, method := range []string{"/etcdserverpb.KV/Nope", "/etcdserverpb.Nope/Range", "/nope.Nope/Nope", "/v3electionpb.Election/Nope", "/v3lockpb.Lock/Nope"} {
 			t.brief(method, t.conn.Invoke(t.ctx, method, &pb.RangeRequest{}, &pb.RangeResponse{}))
 		}
 	}},
