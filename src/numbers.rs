@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use http::{Request, Response};
+use kubebrain_shared::gateway::Gateway;
 use kubebrain_shared::locks::Locks;
 use kubebrain_shared::metrics::{Calls, Inbound, Metrics, Observe, Side, Slow};
 use kubebrain_shared::probe::ETCD_VERSION;
@@ -19,6 +20,7 @@ pub(crate) struct Numbers {
     clients: Arc<Calls>,
     /// Of a request, bytes.
     message_bytes_max: usize,
+    has_gateway: bool,
 }
 
 /// A frame's own bytes on top of the largest request, as in etcd.
@@ -46,17 +48,22 @@ impl Numbers {
             metrics,
             clients,
             message_bytes_max: flags.max_request_bytes + OVERHEAD_BYTES,
+            has_gateway: flags.serving.enable_grpc_gateway,
         }
     }
 
-    /// What clients find on a listener, over `service`: locks and elections, `/metrics`; counted.
-    pub(crate) fn for_clients<S>(&self, service: S) -> Observe<Locks<S>>
+    /// What clients find on a listener, over `service`: locks and elections, JSON over HTTP, `/metrics`; counted.
+    pub(crate) fn for_clients<S>(&self, service: S) -> Gateway<Observe<Locks<S>>>
     where
         S: Service<Request<Inbound>, Response = Response<Body>, Error = Infallible, Future: Send>,
         S: Clone + Send + Sync + 'static,
     {
         let service = Locks::new(service, self.message_bytes_max);
-        Observe::new(service, self.metrics.clone(), self.clients.clone())
+        let service = Observe::new(service, self.metrics.clone(), self.clients.clone());
+        match self.has_gateway {
+            true => Gateway::new(service, self.message_bytes_max),
+            false => Gateway::none(service),
+        }
     }
 
     /// Counts the calls of a listener for proxies.

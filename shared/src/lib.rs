@@ -26,4 +26,5 @@ pub mod opening;
 pub mod reflection;
 pub mod direct;
 pub mod locks;
+pub mod gateway;
 pub mod dial;

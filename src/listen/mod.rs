@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use kubebrain_shared::gateway::HttpOnly;
 use kubebrain_shared::probe::ProbesOnly;
 use kubebrain_shared::serve::{Listener, Serve, ServeConfig, serve_listener};
 use kubebrain_shared::stop::Stopper;
@@ -85,6 +86,8 @@ impl Listeners {
 pub(crate) struct Front {
     clients: Listeners,
     probes: Listeners,
+    /// Everything that is not gRPC.
+    http: Listeners,
     tls: Option<TlsServer>,
     serve: ServeConfig,
     /// The clients' URLs, with the ports that were given.
@@ -103,18 +106,17 @@ impl Front {
         if clients.urls.is_empty() {
             bail!("--listen-client-urls: at least one URL is wanted");
         }
-        let mut probes =
+        let probes =
             Listeners::bind_with("listen-metrics-urls", &serving.listen_metrics_urls, options).await?;
         let http = Listeners::bind_with("listen-client-http-urls", &serving.listen_client_http_urls, options);
         let http = http.await?;
-        probes.sockets.extend(http.sockets);
-        probes.urls.extend(http.urls);
-        serving.warn_of_unused_tls(clients.urls.iter().chain(&probes.urls));
-        let (urls, probe_urls) = (clients.urls.clone(), probes.urls.clone());
+        let (urls, probe_urls) = (clients.urls.clone(), [&probes.urls[..], &http.urls].concat());
+        serving.warn_of_unused_tls(urls.iter().chain(&probe_urls));
         Ok(Self {
             serve: serving.config(flags.max_concurrent_streams),
             clients,
             probes,
+            http,
             tls,
             urls,
             probe_urls,
@@ -125,6 +127,7 @@ impl Front {
     pub(crate) fn serve<S: Serve>(self, service: &S, stopper: &Stopper) {
         self.clients.serve(service, &self.serve, stopper);
         self.probes.serve(&ProbesOnly::new(service.clone()), &self.serve, stopper);
+        self.http.serve(&HttpOnly::new(service.clone()), &self.serve, stopper);
         if let Some(tls) = self.tls {
             tokio::spawn(tls.follow(stopper.handle()));
         }

@@ -12,6 +12,7 @@ mod directories;
 mod errors;
 mod etcd_flags;
 mod flood;
+mod gateway;
 mod limits;
 mod load;
 mod locks;

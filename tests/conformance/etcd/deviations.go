@@ -63,10 +63,21 @@ var deviations = []deviation{
 		},
 	},
 	{
-		name:   "no JSON gateway",
-		reason: "Kubernetes and etcdctl speak gRPC; /v3/... over HTTP/1 is not served",
+		name:   "of a field that stands twice in JSON the last one counts",
+		reason: "protobuf leaves it open; etcd's library refuses it",
 		on:     all,
-		seen:   []difference{{"http-gateway", "range", "404"}},
+		seen: []difference{
+			{"gateway-errors", `range of {"key":"YQ==","key":"YQ=="}`, `200 application/json {header:{cluster_id:"+" member_id:"+" raft_term:"+" revision:"b"}}`},
+		},
+	},
+	{
+		name:   "a stream whose requests cannot be read says so",
+		reason: "etcd's gateway logs it and goes on without them: the client waits for ever, or hears nothing",
+		on:     all,
+		seen: []difference{
+			{"gateway-watch-unread", "no message", `400 {error:{code:3 message:"<no such message>"}}`},
+			{"gateway-keepalive-unread", "no message", `400 application/json {error:{code:3 message:"<no such message>"}}`},
+		},
 	},
 	{
 		name:   "a compaction of the future is that first",
@@ -98,6 +109,11 @@ var deviations = []deviation{
 			{"auth", "user password", refused("Auth/UserChangePassword", noUsers)},
 			{"auth", "user delete", refused("Auth/UserDelete", noUsers)},
 			{"auth", "role delete", refused("Auth/RoleDelete", noUsers)},
+			{"gateway-auth", "user/list", refusedInJSON("Auth/UserList", noUsers)},
+			{"gateway-auth", "role/list", refusedInJSON("Auth/RoleList", noUsers)},
+			{"gateway-auth", "user/get", refusedInJSON("Auth/UserGet", noUsers)},
+			{"gateway-auth", "role/get", refusedInJSON("Auth/RoleGet", noUsers)},
+			{"gateway-auth", "enable", refusedInJSON("Auth/AuthEnable", noUsers)},
 			{"ctl-auth", "enable", refusedByTool("Auth/AuthEnable", noUsers)},
 			{"ctl-auth", "users", refusedByTool("Auth/UserList", noUsers)},
 			{"ctl-auth", "roles", refusedByTool("Auth/RoleList", noUsers)},
@@ -111,6 +127,7 @@ var deviations = []deviation{
 			{"member-changes", "add with no URL", refused("Cluster/MemberAdd", noMembers)},
 			{"member-changes", "add with a bad URL", refused("Cluster/MemberAdd", noMembers)},
 			{"member-changes", "remove the only one", refused("Cluster/MemberRemove", noMembers)},
+			{"gateway-cluster", "add", refusedInJSON("Cluster/MemberAdd", noMembers)},
 		},
 	},
 	{
@@ -119,6 +136,7 @@ var deviations = []deviation{
 		on:     all,
 		seen: []difference{
 			{"downgrade", "*", refused("Maintenance/Downgrade", noDowngrade)},
+			{"gateway-maintenance", "downgrade", refusedInJSON("Maintenance/Downgrade", noDowngrade)},
 			{"ctl-maintenance", "downgrade", refusedByTool("Maintenance/Downgrade", noDowngrade)},
 		},
 	},
@@ -221,6 +239,10 @@ const (
 
 func refused(method, why string) string {
 	return `Unimplemented "kubebrain: etcdserverpb.` + method + ` is not served: ` + why + `"`
+}
+
+func refusedInJSON(method, why string) string {
+	return `501 application/json {code:12 message:"kubebrain: etcdserverpb.` + method + " is not served: " + why + `"}`
 }
 
 func refusedByTool(method, why string) string {

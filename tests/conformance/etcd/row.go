@@ -34,6 +34,7 @@ var stores = map[string][]string{
 	"ctl":      nil,
 	"recipes":  nil,
 	"locks":    nil,
+	"gateway":  nil,
 	"progress": {"--watch-progress-notify-interval=300ms"},
 	"pings":    nil,
 	"small":    {"--max-txn-ops=4", "--max-request-bytes=4096"},

@@ -215,14 +215,4 @@ var httpRows = []row{
 		kind, _, _ := strings.Cut(answer.Header.Get("Content-Type"), ";")
 		t.notef("metrics", "%d %s", answer.StatusCode, kind)
 	}},
-	{name: "http-gateway", run: func(t *T) {
-		// Only whether there is one.
-		answer, err := http.Post("http://"+t.server.endpoint+"/v3/kv/range", "application/json", strings.NewReader(`{"key":"YQ=="}`))
-		if err != nil {
-			t.note("range", t.plain(err.Error()))
-			return
-		}
-		defer answer.Body.Close()
-		t.notef("range", "%d", answer.StatusCode)
-	}},
 }
