@@ -15,6 +15,7 @@ mod proxy;
 mod shutdown;
 mod standalone;
 mod storage;
+mod umask;
 
 use std::process::ExitCode;
 
@@ -27,6 +28,7 @@ use clap::FromArgMatches;
 use cli::{Cli, Command};
 
 fn main() -> ExitCode {
+    umask::close();
     let mut command = etcd::command();
     command.build();
     let arguments = etcd::arguments(&command, std::env::args_os(), std::env::vars_os());

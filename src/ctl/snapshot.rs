@@ -1,7 +1,7 @@
 //! `kubebrain ctl snapshot`: saving one, and looking at one.
 
 use std::fs::{self, File};
-use std::io::{BufReader, BufWriter, IsTerminal as _, Write as _};
+use std::io::{self, BufReader, BufWriter, IsTerminal as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -80,9 +80,7 @@ async fn save(flags: Save) -> Result<()> {
     name.push(".part");
     let partial = Partial(PathBuf::from(name));
     let cannot = |path: &Path| format!("{} cannot be written", path.display());
-    // Secrets are in it.
-    let options = File::options().write(true).create(true).truncate(true).mode(0o600).clone();
-    let file = options.open(&partial.0).with_context(|| cannot(&partial.0))?;
+    let file = private(&partial.0).with_context(|| cannot(&partial.0))?;
     let mut writer = BufWriter::with_capacity(1 << 20, file);
     let mut client = MaintenanceClient::new(channel).max_decoding_message_size(usize::MAX);
     let asked = client.snapshot(SnapshotRequest {}).await;
@@ -121,6 +119,15 @@ async fn save(flags: Save) -> Result<()> {
         begun.elapsed().as_secs_f64(),
     );
     Ok(())
+}
+
+/// A new file for this user alone: secrets are in it. One that is there, left over or another user's, goes: its mode, or
+/// where it leads to, is not ours.
+fn private(path: &Path) -> io::Result<File> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => File::options().write(true).create_new(true).mode(0o600).open(path),
+    }
 }
 
 /// What is in a snapshot.

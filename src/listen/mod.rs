@@ -15,6 +15,7 @@ use kubebrain_shared::tls::TlsServer;
 use tokio::net::{TcpSocket, UnixListener, lookup_host};
 
 use crate::cli::Clients;
+use crate::umask;
 pub(crate) use flags::Serving;
 pub(crate) use peers::{Brains, PeerFiles, PeerServing, Peers};
 use socket::SocketFile;
@@ -152,6 +153,7 @@ async fn bind(url: &str, options: Options<'_>) -> Result<(Bound, String)> {
             socket::clear(path)?;
             let socket = UnixListener::bind(path).with_context(|| format!("cannot listen on {place}"))?;
             let file = Some(SocketFile::new(path));
+            umask::open_socket(path).with_context(|| format!("cannot listen on {place}"))?;
             Ok((Bound { listener: Listener::Unix(socket), tls, file }, format!("{scheme}://{place}")))
         }
         _ => bail!("a URL begins with http://, https://, unix:// or unixs://"),

@@ -21,6 +21,7 @@ mod metrics;
 mod placement;
 mod proxies;
 mod reflection;
+mod private;
 mod sequence;
 mod shutdown;
 mod slow_watch;

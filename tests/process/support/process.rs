@@ -64,6 +64,8 @@ pub(crate) struct Start {
     /// No flags but those that are given.
     exact: bool,
     tied: bool,
+    /// What comes before the command: a program that sets something and becomes it.
+    before: Vec<String>,
     /// Variables for it alone.
     pub(crate) environment: Vec<(String, OsString)>,
 }
@@ -97,6 +99,7 @@ impl Start {
             logs: place.join(logs),
             exact: false,
             tied: false,
+            before: Vec::new(),
             environment: Vec::new(),
         }
     }
@@ -180,14 +183,21 @@ impl Start {
         self
     }
 
+    /// Starts it under a umask, in octal.
+    pub(crate) fn umask(self, umask: &str) -> Self {
+        self.behind(&under_umask(umask))
+    }
+
+    /// Starts it by a command that becomes it.
+    pub(crate) fn behind(mut self, before: &[String]) -> Self {
+        self.before = before.to_vec();
+        self
+    }
+
     fn command(&self) -> Command {
-        let mut command = match self.tied {
-            true => Command::new("setpriv"),
-            false => Command::new(BINARY),
-        };
-        if self.tied {
-            command.arg("--pdeathsig=KILL").arg(BINARY);
-        }
+        let tied = self.tied.then(|| ["setpriv", "--pdeathsig=KILL"].map(str::to_owned));
+        let before: Vec<String> = tied.into_iter().flatten().chain(self.before.iter().cloned()).collect();
+        let mut command = becoming(&before);
         // Nothing of the caller's own settings; a default of the machine's is not a default of ours.
         for (name, _) in std::env::vars_os() {
             if name.to_str().is_some_and(|name| name.starts_with("ETCD_") || name.starts_with("KUBEBRAIN_")) {
@@ -256,9 +266,34 @@ impl Start {
     }
 }
 
+/// The binary, by way of a command that becomes it.
+fn becoming(before: &[String]) -> Command {
+    match before {
+        [] => Command::new(BINARY),
+        [first, rest @ ..] => {
+            let mut command = Command::new(first);
+            command.args(rest).arg(BINARY);
+            command
+        }
+    }
+}
+
+/// What sets a umask, in octal, and becomes a command.
+pub(crate) fn under_umask(umask: &str) -> Vec<String> {
+    ["sh", "-c", &format!("umask {umask} && exec \"$@\""), "sh"].map(str::to_owned).to_vec()
+}
+
 /// Runs `kubebrain ctl` to its end; what it prints, or what it says instead.
 pub(crate) fn ctl<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Result<String, String> {
-    let output = Command::new(BINARY).arg("ctl").args(arguments).stdin(Stdio::null()).output();
+    ctl_behind(&[], arguments)
+}
+
+/// As [`ctl`], by way of a command that becomes it.
+pub(crate) fn ctl_behind<S: AsRef<OsStr>>(
+    before: &[String],
+    arguments: impl IntoIterator<Item = S>,
+) -> Result<String, String> {
+    let output = becoming(before).arg("ctl").args(arguments).stdin(Stdio::null()).output();
     let output = output.expect("the binary runs");
     let [said, errors] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).expect("UTF-8"));
     assert!(!errors.contains("panicked"), "{errors}");

@@ -32,6 +32,7 @@ mod manifest;
 mod metrics;
 mod moment;
 mod open;
+mod private;
 mod rows;
 mod scan;
 mod staged;

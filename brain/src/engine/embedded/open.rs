@@ -5,7 +5,7 @@
 //! up to the highest that is in one, and the rest of the log is applied again, with the stamps that it had.
 
 use std::fmt;
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, ErrorKind, Read, Seek, Write};
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
@@ -24,9 +24,10 @@ use parking_lot::{Mutex, MutexGuard};
 use crate::engine::embedded::blobs::Blobs;
 use crate::engine::embedded::manifest::{self, ManifestError};
 use crate::engine::embedded::moment::Moments;
+use crate::engine::embedded::private;
 use crate::engine::embedded::upkeep::Full;
 use crate::engine::embedded::wal::{Log, RecoverError, Ring, Sizes};
-use crate::engine::embedded::{Config, rows};
+use crate::engine::embedded::{Config, rows, staged};
 use crate::engine::error::{Cause, OpenError};
 
 /// The layout of a store. Another number is another program's: it is refused.
@@ -39,9 +40,11 @@ const SEGMENT_BYTES_MIN: u64 = 64 << 10;
 const SEGMENT_BYTES_MAX: u64 = 64 << 20;
 /// A store that is being made. One that is found is left from a crash and holds nothing.
 const UNFINISHED: &str = "store.unfinished";
-const FORMAT_FILE: &str = "format";
-const TREE: &str = "tree";
-const LOG: &str = "wal";
+/// All that is ours in a data directory.
+const OURS: [&str; 4] = [LOCK, STORE, UNFINISHED, staged::UNFINISHED];
+pub(super) const FORMAT_FILE: &str = "format";
+pub(super) const TREE: &str = "tree";
+pub(super) const LOG: &str = "wal";
 /// The tree's own directory for values that are kept apart.
 const BLOBS: &str = "blobs";
 /// Files of tables that are kept open.
@@ -97,7 +100,9 @@ impl Store {
         make_directory(&config.directory).map_err(|source| place.io(source))?;
         let lock = place.lock()?;
         if !store.try_exists().map_err(|source| place.io(source))? {
+        private::claim(&config.directory)?;
             place.make(config)?;
+        private::close(&config.directory, &OURS).map_err(|source| place.io(source))?;
         }
         place.check_format(&store)?;
         let path = store.join(TREE);
@@ -211,7 +216,13 @@ pub(super) struct Place<'a>(pub(super) &'a Path);
 impl Place<'_> {
     /// Takes the lock, and leaves this process's number for those who do not get it.
     pub(super) fn lock(self) -> Result<File, OpenError> {
-        let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).clone();
+    /// True of a directory in which a store was being made.
+    pub(super) fn is_unfinished(name: &str) -> bool {
+        [UNFINISHED, staged::UNFINISHED].contains(&name)
+    }
+
+        let mut options = private::options();
+        let options = options.read(true).write(true).create(true).truncate(false);
         let mut file = options.open(self.0.join(LOCK)).map_err(|source| self.io(source))?;
         match file.try_lock() {
             Ok(()) => {}
@@ -233,9 +244,10 @@ impl Place<'_> {
         let prepare = || -> io::Result<()> {
             match fs::remove_dir_all(&unfinished) {
                 Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-                _ => fs::create_dir(&unfinished)?,
+                _ => private::make_directory(&unfinished)?,
             }
-            let mut format = File::create_new(unfinished.join(FORMAT_FILE))?;
+            let format = unfinished.join(FORMAT_FILE);
+            let mut format = private::options().write(true).create_new(true).open(format)?;
             writeln!(format, "{FORMAT}")?;
             format.sync_all()
         };
@@ -391,7 +403,7 @@ fn tree(
 
 /// Makes a directory and those above it. Something else in its place is "not a directory", whatever the system says.
 pub(super) fn make_directory(path: &Path) -> io::Result<()> {
-    match fs::create_dir_all(path) {
+    match private::make_directories(path) {
         Err(_) if fs::metadata(path).is_ok_and(|data| !data.is_dir()) => Err(ErrorKind::NotADirectory.into()),
         made => made,
     }

@@ -69,8 +69,10 @@ fn a_file_in_the_place_of_the_directory_is_refused() {
 #[test]
 fn a_directory_that_cannot_be_written_is_refused() {
     // Everybody's, root's too: the system lets nobody make files there.
-    let error = open(Path::new("/sys/kernel")).expect_err("not writable");
+    let error = open(Path::new("/sys/kernel/kubebrain")).expect_err("not writable");
     assert!(matches!(error, OpenError::ReadOnly { .. }), "{error:?}");
+    let error = open(Path::new("/sys/kernel")).expect_err("somebody else's");
+    assert!(matches!(error, OpenError::Foreign { .. }), "{error:?}");
 }
 
 #[test]

@@ -38,6 +38,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
+use super::private;
 pub(super) use ring::Ring;
 use sector::{Mark, Part, ROOM, SECTOR};
 use segment::Segment;
@@ -123,7 +124,7 @@ impl Log {
     /// # Errors
     /// What the system said; the directory is of no use then.
     pub(super) fn create(directory: &Path, sizes: Sizes) -> io::Result<()> {
-        std::fs::create_dir(directory)?;
+        private::make_directory(directory)?;
         Segment::create(directory, 1, sizes.first, segment::Head { record: 1, oldest: 1 })?;
         Ok(())
     }
