@@ -113,7 +113,11 @@ impl OpenError {
         match self {
             Self::Read(error) => matches!(error, ReadError::Unavailable(_) | ReadError::Expired),
             Self::Commit(error) => {
-                matches!(error, CommitError::Unknown(_) | CommitError::Refused(Refusal::Unavailable(_)))
+                matches!(
+                    error,
+                    CommitError::Unknown(_)
+                        | CommitError::Refused(Refusal::Unavailable(_) | Refusal::NoSpace)
+                )
             }
             Self::Damaged(_) | Self::Deposed { .. } | Self::Format { .. } | Self::Stranded { .. } => false,
         }

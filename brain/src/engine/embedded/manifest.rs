@@ -51,6 +51,19 @@ pub(super) fn check(tree: &Path) -> Result<(), ManifestError> {
     }
 }
 
+/// The number of the manifest that a crash now would leave.
+///
+/// # Errors
+/// See [`ManifestError`].
+pub(super) fn newest(tree: &Path) -> Result<u64, ManifestError> {
+    let found = fs::read(tree.join(NEWEST));
+    let found = found.map_err(|source| ManifestError::Read { file: NEWEST.to_owned(), source })?;
+    match parse(&found) {
+        Some((number, ..)) => Ok(number),
+        None => Err(ManifestError::Damaged { file: NEWEST.to_owned() }),
+    }
+}
+
 /// Number, checksum and kind of checksum.
 fn parse(newest: &[u8]) -> Option<(u64, u128, u8)> {
     let (number, rest) = newest.split_first_chunk()?;

@@ -18,11 +18,12 @@
 //!   do: a flush moves it past a record that is still being applied.
 //! * A segment of the log is used again when its records are in tables, and the tables and the manifest that names
 //!   them are synced.
-//! * After the first failed write or sync nothing is written again: see [`Embedded::poisoned`].
+//! * After the first failed write or sync nothing is written again: see [`Embedded::poisoned`]. Only want of room for a
+//!   *new* file is no such failure: that file is given up, and made anew when there is room. See `room`.
 //! * One process holds a data directory, by a lock on a file in it that the system drops with the process.
 //!
 //! On disk: `DIR/lock`; `DIR/store/format`, the number of the layout; `DIR/store/wal/`, the log;
-//! `DIR/store/tree/`, the tree's. A store is made under
+//! `DIR/store/tree/`, the tree's; `DIR/store/reserve`, room that is kept back. A store is made under
 //! another name and renamed when it is whole, so a crash while making it leaves nothing that is later taken for one.
 
 mod blobs;
@@ -32,7 +33,9 @@ mod manifest;
 mod metrics;
 mod moment;
 mod open;
+mod orphans;
 mod private;
+mod room;
 mod rows;
 mod scan;
 mod staged;
@@ -54,7 +57,8 @@ use crate::engine::{Bounds, Engine, Snapshot};
 use commit::{Committer, Order, Writer};
 use defragment::Defragmenter;
 pub use metrics::Metrics;
-use open::{Opened, Store};
+use open::{Opened, STORE, Store};
+use room::Room;
 pub use staged::{StageError, Staged};
 use upkeep::Upkeep;
 
@@ -89,6 +93,7 @@ pub struct Embedded {
     upkeep: Arc<Upkeep>,
     /// Taken to end the committer: it runs until its queue is empty and this is gone.
     inbox: Option<mpsc::Sender<Order>>,
+    room: Arc<Room>,
     poison: watch::Sender<Option<Poison>>,
     committer: Option<JoinHandle<()>>,
     defragmenter: Defragmenter,
@@ -115,8 +120,9 @@ impl Embedded {
         let Opened { store, log, full } = Store::open(config)?;
         let (inbox, orders) = mpsc::channel(QUEUE_BATCHES_MAX);
         let poison = watch::Sender::new(None);
-        let upkeep = Upkeep::start(&store, log.ring(), poison.clone(), full)?;
-        let writer = Writer::new(Arc::clone(&store), log, Arc::clone(&upkeep), config);
+        let room = Arc::new(Room::new(&config.directory.join(STORE), log.ring().wanted()));
+        let upkeep = Upkeep::start(&store, log.ring(), &room, poison.clone(), full)?;
+        let writer = Writer::new(Arc::clone(&store), log, Arc::clone(&upkeep), Arc::clone(&room), config);
         let committer = Committer::new(writer, orders, poison.clone());
         let committer = std::thread::Builder::new()
             .name("engine-commit".to_owned())
@@ -127,6 +133,7 @@ impl Embedded {
             upkeep,
             inbox: Some(inbox),
             poison,
+            room,
             committer: Some(committer),
             defragmenter: Defragmenter::default(),
         })
@@ -147,7 +154,7 @@ impl Embedded {
     #[cfg(test)]
     fn flush(&self) {
         self.upkeep.flush(&mut self.store.applied().lock());
-        self.upkeep.settle();
+        self.upkeep.settle().expect("there is room");
     }
 
     /// Why nothing more is committed.
@@ -199,6 +206,10 @@ impl Engine for Embedded {
 
     fn size(&self) -> u64 {
         self.store.size()
+    fn is_short(&self) -> bool {
+        self.room.is_short()
+    }
+
     }
 }
 

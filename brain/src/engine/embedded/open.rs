@@ -25,6 +25,7 @@ use crate::engine::embedded::blobs::Blobs;
 use crate::engine::embedded::manifest::{self, ManifestError};
 use crate::engine::embedded::moment::Moments;
 use crate::engine::embedded::private;
+use crate::engine::embedded::room::is_want_of_room;
 use crate::engine::embedded::upkeep::Full;
 use crate::engine::embedded::wal::{Log, RecoverError, Ring, Sizes};
 use crate::engine::embedded::{Config, rows, staged};
@@ -98,11 +99,11 @@ impl Store {
         let place = Place(&config.directory);
         let store = config.directory.join(STORE);
         make_directory(&config.directory).map_err(|source| place.io(source))?;
-        let lock = place.lock()?;
-        if !store.try_exists().map_err(|source| place.io(source))? {
         private::claim(&config.directory)?;
-            place.make(config)?;
+        let lock = place.lock()?;
         private::close(&config.directory, &OURS).map_err(|source| place.io(source))?;
+        if !store.try_exists().map_err(|source| place.io(source))? {
+            place.make(config)?;
         }
         place.check_format(&store)?;
         let path = store.join(TREE);
@@ -214,13 +215,13 @@ pub(super) fn unseal(key: &[u8], sealed: &[u8]) -> Result<Bytes, Cause> {
 pub(super) struct Place<'a>(pub(super) &'a Path);
 
 impl Place<'_> {
-    /// Takes the lock, and leaves this process's number for those who do not get it.
-    pub(super) fn lock(self) -> Result<File, OpenError> {
     /// True of a directory in which a store was being made.
     pub(super) fn is_unfinished(name: &str) -> bool {
         [UNFINISHED, staged::UNFINISHED].contains(&name)
     }
 
+    /// Takes the lock, and leaves this process's number for those who do not get it.
+    pub(super) fn lock(self) -> Result<File, OpenError> {
         let mut options = private::options();
         let options = options.read(true).write(true).create(true).truncate(false);
         let mut file = options.open(self.0.join(LOCK)).map_err(|source| self.io(source))?;
@@ -234,8 +235,11 @@ impl Place<'_> {
             Err(TryLockError::Error(source)) => return Err(self.io(source)),
         }
         let noted = file.set_len(0).and_then(|()| file.rewind());
-        noted.and_then(|()| writeln!(file, "{}", std::process::id())).map_err(|source| self.io(source))?;
-        Ok(file)
+        match noted.and_then(|()| writeln!(file, "{}", std::process::id())) {
+            // A full disk has no room for a number, and the store is served all the same.
+            Err(source) if !is_want_of_room(&source) => Err(self.io(source)),
+            _ => Ok(file),
+        }
     }
 
     /// Makes an empty store: whole, or not at all.
@@ -357,7 +361,7 @@ impl Place<'_> {
             ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied => {
                 OpenError::ReadOnly { directory, source }
             }
-            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => OpenError::NoSpace { directory, source },
+            _ if is_want_of_room(&source) => OpenError::NoSpace { directory, source },
             ErrorKind::NotADirectory => OpenError::NotADirectory { directory },
             ErrorKind::InvalidData | ErrorKind::UnexpectedEof => {
                 OpenError::Corrupt { directory, source: source.into() }

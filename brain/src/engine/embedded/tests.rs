@@ -439,7 +439,7 @@ fn the_log_keeps_what_is_not_in_tables_yet() {
     engine.upkeep.flush(&mut engine.store.applied().lock());
     commit(2..12); // fills segments with what is only in memory
     drop(held);
-    engine.upkeep.settle();
+    engine.upkeep.settle().expect("there is room");
     commit(12..24); // uses again what is free
     drop(engine);
     let engine = open(directory.path()).expect("opens");

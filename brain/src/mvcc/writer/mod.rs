@@ -321,6 +321,11 @@ impl Writer {
 
     fn is_idle(&self) -> bool {
         self.flying.is_none() && self.filling.is_empty()
+    /// True while nothing may be added for want of space in the engine.
+    fn is_full(&self) -> bool {
+        self.shared.share.is_full() || self.shared.engine.is_short()
+    }
+
     }
 
     async fn take(&mut self, command: Command) {
@@ -349,7 +354,7 @@ impl Writer {
                     Err(fault) => self.answer(reply, Err(fault)),
                 }
             }
-            Command::Grant { reply, .. } if self.shared.share.is_full() => {
+            Command::Grant { reply, .. } if self.is_full() => {
                 let _gone = reply.send(Err(Fault::NoSpace));
             }
             Command::Grant { id, ttl, adoption, floor, reply } => {

@@ -31,7 +31,7 @@ impl Writer {
         part: Option<u64>,
         reply: Reply<Written, WriteError>,
     ) {
-        if op.put_bytes() > 0 && self.shared.share.is_full() {
+        if op.put_bytes() > 0 && self.is_full() {
             let _gone = reply.send(Err(Fault::NoSpace.into()));
             return;
         }

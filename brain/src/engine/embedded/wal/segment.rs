@@ -62,7 +62,8 @@ impl Segment {
         segment.write_head(head)?;
         segment.file.sync_all()?;
         fs::rename(unfinished, &segment.path)?;
-        sync_directory(&segment.path)?;
+        // Not for want of room, whatever the system says: the number is taken now.
+        sync_directory(&segment.path).map_err(io::Error::other)?;
         Ok(segment)
     }
 
