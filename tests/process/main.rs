@@ -12,6 +12,7 @@ mod directories;
 mod errors;
 mod etcd_flags;
 mod flood;
+mod large_delete;
 mod limits;
 mod load;
 mod maintenance;

@@ -62,9 +62,11 @@ use room::Room;
 pub use staged::{StageError, Staged};
 use upkeep::Upkeep;
 
-/// A larger batch is refused. One record of the log is read whole at recovery, and a batch is a few writes of a
-/// Kubernetes cluster (1.5 MiB each at etcd's default) or one step of a compaction.
-const BATCH_BYTES_MAX: usize = 64 << 20;
+/// A larger batch is refused. One record of the log is read whole at recovery, and in memory while it is written, some
+/// three times with all that goes with it. Nearly all batches are a few writes of a Kubernetes cluster (1.5 MiB each at
+/// etcd's default) or one step of a compaction; the largest are deletions of a range in one revision, of which this holds
+/// 1.1 million keys of 100 bytes.
+const BATCH_BYTES_MAX: usize = 256 << 20;
 /// Batches that wait for the committer; more callers wait in [`Engine::commit`]. A group has one at a time.
 const QUEUE_BATCHES_MAX: usize = 128;
 
@@ -91,9 +93,9 @@ pub struct Config {
 pub struct Embedded {
     store: Arc<Store>,
     upkeep: Arc<Upkeep>,
+    room: Arc<Room>,
     /// Taken to end the committer: it runs until its queue is empty and this is gone.
     inbox: Option<mpsc::Sender<Order>>,
-    room: Arc<Room>,
     poison: watch::Sender<Option<Poison>>,
     committer: Option<JoinHandle<()>>,
     defragmenter: Defragmenter,
@@ -118,9 +120,9 @@ impl Embedded {
     /// See [`OpenError`]. Whatever it is, the next open starts from the same state.
     pub fn open(config: &Config) -> Result<Self, OpenError> {
         let Opened { store, log, full } = Store::open(config)?;
+        let room = Arc::new(Room::new(&config.directory.join(STORE), log.ring().wanted()));
         let (inbox, orders) = mpsc::channel(QUEUE_BATCHES_MAX);
         let poison = watch::Sender::new(None);
-        let room = Arc::new(Room::new(&config.directory.join(STORE), log.ring().wanted()));
         let upkeep = Upkeep::start(&store, log.ring(), &room, poison.clone(), full)?;
         let writer = Writer::new(Arc::clone(&store), log, Arc::clone(&upkeep), Arc::clone(&room), config);
         let committer = Committer::new(writer, orders, poison.clone());
@@ -131,9 +133,9 @@ impl Embedded {
         Ok(Self {
             store,
             upkeep,
+            room,
             inbox: Some(inbox),
             poison,
-            room,
             committer: Some(committer),
             defragmenter: Defragmenter::default(),
         })
@@ -204,12 +206,12 @@ impl Engine for Embedded {
         Bounds { batch_bytes_max: BATCH_BYTES_MAX, ..Bounds::default() }
     }
 
-    fn size(&self) -> u64 {
-        self.store.size()
     fn is_short(&self) -> bool {
         self.room.is_short()
     }
 
+    fn size(&self) -> u64 {
+        self.store.size()
     }
 }
 

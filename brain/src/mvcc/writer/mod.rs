@@ -50,6 +50,8 @@ const CEILING_STEP: u64 = 1_000_000;
 const SLOW_BATCH: Duration = Duration::from_millis(100);
 /// Commands taken from the inbox at once.
 const DRAIN_MAX: usize = 256;
+/// Changes that go into the index while readers wait: some milliseconds.
+const INDEXED_AT_ONCE: usize = 4096;
 /// What a lease is judged to take, as in etcd.
 const LEASE_BYTES: u64 = 64;
 
@@ -319,13 +321,13 @@ impl Writer {
         self.closing.is_none() && !self.alone && !self.filling.is_full()
     }
 
-    fn is_idle(&self) -> bool {
-        self.flying.is_none() && self.filling.is_empty()
     /// True while nothing may be added for want of space in the engine.
     fn is_full(&self) -> bool {
         self.shared.share.is_full() || self.shared.engine.is_short()
     }
 
+    fn is_idle(&self) -> bool {
+        self.flying.is_none() && self.filling.is_empty()
     }
 
     async fn take(&mut self, command: Command) {
@@ -475,9 +477,12 @@ impl Writer {
         let revisions = std::mem::take(&mut filling.revisions);
         if !revisions.is_empty() {
             metrics.batch_writes.observe(revisions.len() as f64);
-            let mut index = self.shared.index.write();
-            for change in revisions.iter().flat_map(|revision| &revision.changes) {
-                index.insert(&change.key, change.version);
+            for revision in &revisions {
+                // Nobody reads at this revision yet. So readers are let in between, if there is much of it.
+                for changes in revision.changes.chunks(INDEXED_AT_ONCE) {
+                    let mut index = self.shared.index.write();
+                    changes.iter().for_each(|change| index.insert(&change.key, change.version));
+                }
             }
         }
         for change in revisions.iter().flat_map(|revision| &revision.changes) {
