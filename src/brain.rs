@@ -19,9 +19,10 @@ use std::time::Duration;
 use anyhow::{Result, anyhow, bail};
 use kubebrain_brain::compaction::Alone;
 use kubebrain_brain::election::{MasterRecord, Standing as Election};
+use kubebrain_brain::mvcc::codec::Layout;
 use kubebrain_brain::mvcc::follow::Slave;
 use kubebrain_brain::mvcc::shared::Ended;
-use kubebrain_brain::mvcc::{self, OpenError, PlaceError, Store};
+use kubebrain_brain::mvcc::{self, OpenError, PlaceError, Store, cluster};
 use kubebrain_brain::service::{Announced, Audience, Standing as Announcement};
 use kubebrain_shared::compaction::Policy;
 use kubebrain_shared::placement::Placement;
@@ -101,7 +102,7 @@ pub(crate) async fn run(flags: cli::Brain) -> Result<()> {
         ..storage.config(flags.group.clone(), &flags.store, &flags.clients)
     };
     let accepting = Stopper::default();
-    let mut doors = Doors::new(&flags, &clients.urls, peers.urls(), config.member_id, &accepting);
+    let mut doors = Doors::new(&flags, &clients.urls, peers.urls(), &accepting);
     let standing = candidate::stand(&flags, &storage, &doors).await?;
     let tenure = standing.as_ref().map(|standing| standing.candidacy.tenure().clone());
     let config = mvcc::Config { tenure, ..config };
@@ -153,6 +154,11 @@ pub(crate) async fn run(flags: cli::Brain) -> Result<()> {
 impl Brain {
     /// Until it is told to end, or cannot go on.
     async fn live(&mut self) -> Result<()> {
+        match self.learn_ids().await {
+            Ok(()) => {}
+            Err(End::Failed(error)) => return Err(error),
+            Err(End::Stop | End::Lost(_)) => return Ok(()),
+        }
         loop {
             let begun = match self.standing {
                 Some(_) => self.follow().await,
@@ -172,6 +178,28 @@ impl Brain {
                 End::Lost(why) => tracing::warn!("no longer master: {why}"),
             }
         }
+    }
+
+    /// Reads, or makes, the ids of cluster and member.
+    async fn learn_ids(&mut self) -> Result<(), End> {
+        let (engine, store) = (&self.storage.engine, &self.flags.store);
+        let layout = Layout::new(store.store_prefix.as_bytes(), &self.flags.group);
+        // Groups of one placement may have stores of their own: their clients must not meet two ids.
+        let new = match self.table.groups().count() {
+            0 | 1 => storage::new_cluster(store),
+            _ => storage::token(store).unwrap_or_else(cluster::unnamed),
+        };
+        let doors = &self.doors;
+        let say = |what: String| doors.say(&what);
+        let learned = tokio::select! { biased;
+            () = self.signals.stop() => return Err(End::Stop),
+            learned = opening::cluster(&self.flags.group, engine, &layout, new, &say) => learned,
+        };
+        let id = learned.map_err(|error| self.failed(error))?;
+        let member = cluster::member(id, &self.config.name);
+        (self.config.cluster_id, self.config.member_id) = (id, member);
+        self.doors.know(id, member);
+        Ok(())
     }
 
     /// Serves as a slave until it is elected and has taken over.

@@ -141,6 +141,10 @@ pub(crate) struct Store {
     /// Goes before every stored key: several clusters can share one engine.
     #[arg(long, env = "KUBEBRAIN_STORE_PREFIX", default_value = "")]
     pub store_prefix: String,
+    /// Makes the id of the cluster, at the first start of a store: stores that are given the same one have the same id.
+    /// Without it the id is drawn. A store keeps the id that it has.
+    #[arg(long, env = "ETCD_INITIAL_CLUSTER_TOKEN", value_name = "TOKEN")]
+    pub initial_cluster_token: Option<String>,
     /// Bytes of values kept in memory, for all groups of the process together.
     #[arg(long, env = "KUBEBRAIN_VALUE_CACHE_BYTES", default_value_t = 256 << 20)]
     pub value_cache_bytes: u64,

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use kubebrain_brain::engine::Engine;
 use kubebrain_brain::engine::error::chain;
+use kubebrain_brain::mvcc::codec::Layout;
 use kubebrain_brain::mvcc::follow::Slave;
-use kubebrain_brain::mvcc::{self, OpenError, Store};
+use kubebrain_brain::mvcc::{self, OpenError, Store, cluster};
 use kubebrain_shared::group::GroupName;
 use kubebrain_shared::placement::Placement;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
@@ -49,6 +50,31 @@ pub(crate) async fn store(
         }
     };
     waiting(&group, engine, say, tries).await
+}
+
+/// The cluster's id, as [`store`] opens a group: see [`cluster::learn`].
+///
+/// # Errors
+/// As there.
+///
+/// # Cancel safety
+/// As there.
+pub(crate) async fn cluster(
+    group: &GroupName,
+    engine: &Arc<dyn Engine>,
+    layout: &Layout,
+    new: u64,
+    say: &(dyn Fn(String) + Sync),
+) -> Result<u64, OpenError> {
+    let tries = async {
+        loop {
+            match cluster::learn(engine, layout, new).await {
+                Err(error) if error.may_pass() => pause(group, &error, say).await,
+                outcome => return outcome,
+            }
+        }
+    };
+    waiting(group, engine, say, tries).await
 }
 
 /// Makes a slave its group's master, as [`store`] opens one.

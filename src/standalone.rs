@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
+use kubebrain_brain::mvcc::codec::Layout;
 use kubebrain_brain::mvcc::{self, Store};
 use kubebrain_brain::service::{Audience, Endpoint, EndpointConfig, Members};
 use kubebrain_proxy::Proxy;
@@ -170,6 +171,17 @@ pub(crate) async fn run(flags: Standalone) -> Result<()> {
     let accepting = Stopper::default();
     let (urls, probe_urls) = (clients.urls.clone(), clients.probe_urls.clone());
     clients.serve(&numbers.observe(groups.opening.clone()), &accepting);
+    let layout = Layout::new(groups.flags.store.store_prefix.as_bytes(), table.home());
+    let new = storage::new_cluster(&groups.flags.store);
+    let say = |what| groups.opening.waits_for(what);
+    let learned = tokio::select! { biased;
+        () = signals.stop() => {
+            accepting.stop().await;
+            return Ok(());
+        }
+        learned = opening::cluster(table.home(), &groups.storage.engine, &layout, new, &say) => learned,
+    };
+    groups.storage.cluster = learned.with_context(|| storage::unopened(table.home(), &groups.flags.store))?;
     for (group, _) in table.groups() {
         let running = tokio::select! { biased;
             () = signals.stop() => {

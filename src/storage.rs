@@ -8,6 +8,7 @@ use kubebrain_brain::engine::Engine;
 use kubebrain_brain::engine::embedded::{self, Embedded};
 use kubebrain_brain::engine::memory::Memory;
 use kubebrain_brain::mvcc;
+use kubebrain_brain::mvcc::cluster;
 use kubebrain_brain::mvcc::codec;
 use kubebrain_brain::mvcc::quota::Quota;
 use kubebrain_brain::mvcc::values::ValueCache;
@@ -37,6 +38,18 @@ pub(crate) struct Storage {
     pub requests: Arc<Budget>,
     /// Values that they keep in memory together.
     pub values: ValueCache,
+    /// The cluster's id, once it is learned.
+    pub cluster: u64,
+}
+
+/// The cluster's id by the token that was given, if one was.
+pub(crate) fn token(flags: &cli::Store) -> Option<u64> {
+    flags.initial_cluster_token.as_deref().filter(|token| !token.is_empty()).map(cluster::of_token)
+}
+
+/// The cluster's id, should the store be a new one.
+pub(crate) fn new_cluster(flags: &cli::Store) -> u64 {
+    token(flags).unwrap_or_else(|| cluster::drawn(rand::random()))
 }
 
 /// Opens it. With TiKV that is not more than the intention to connect: who opens a group there waits for it.
@@ -53,6 +66,7 @@ pub(crate) async fn open(flags: &cli::Store, clients: &Clients, metrics: &Metric
         answers: Budget::new(flags.answer_bytes),
         requests: Budget::new(intake::DEFAULT_BYTES),
         values: ValueCache::new(flags.value_cache_bytes),
+        cluster: cluster::unnamed(),
     };
     match flags.engine {
         cli::Engine::Memory => Ok(storage(Arc::new(Memory::new()), None)),
@@ -137,6 +151,8 @@ impl Storage {
                 cli::ReadFence::Trust => mvcc::ReadFence::Trust,
             },
             lease_checkpoint_interval: store.lease_checkpoint_interval,
+            cluster_id: self.cluster,
+            member_id: cluster::member(self.cluster, &clients.name),
             ..mvcc::Config::new(group, clients.name.clone())
         }
     }

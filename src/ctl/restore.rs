@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use clap::Args;
 use kubebrain_brain::engine::embedded::{self, Staged};
+use kubebrain_brain::mvcc::cluster;
 use kubebrain_brain::mvcc::restore::{Options, restore};
 use kubebrain_shared::group::GroupName;
 use kubebrain_shared::snapshot::Reader;
@@ -39,6 +40,10 @@ pub(crate) struct Restore {
     /// begin anew. Wanted with --bump-revision, and of no use without.
     #[arg(long, requires = "bump_revision")]
     mark_compacted: bool,
+    /// Makes the id of the restored cluster, as it does of a new one. Without it the id is made from the snapshot: another
+    /// one than it had, and the same in all directories that are restored from it.
+    #[arg(long, env = "ETCD_INITIAL_CLUSTER_TOKEN", value_name = "TOKEN")]
+    initial_cluster_token: Option<String>,
     /// Do not compare the sha256 at the end of the file. Each record's own checksum is compared anyway.
     #[arg(long)]
     skip_hash_check: bool,
@@ -61,6 +66,7 @@ pub(super) async fn run(flags: Restore) -> Result<()> {
         placement,
         store_prefix: flags.store_prefix.map(Bytes::from),
         groups: flags.group.into_iter().collect(),
+        cluster: flags.initial_cluster_token.as_deref().map(cluster::of_token),
     };
     let config = embedded::Config::new(&flags.data_dir);
     let staged = tokio::task::spawn_blocking(move || Staged::new(&config)).await??;

@@ -9,6 +9,7 @@
 //! <prefix> "g" esc(group) "s" "alarms"  alarms     AlarmsRow        there while one stands
 //! <prefix> "g" esc(group) "e"           election   MasterRecord     who is elected; outside the log, it fences nothing
 //! <prefix> "g" esc(group) "t" id:u64    leases     LeaseRow
+//! <prefix> "i"                          cluster    u64            the cluster's id; stores of before there were any lack it
 //! <prefix> "o" esc(unit)                ownership  group name       who owns all keys that begin with `unit`
 //! <prefix> "v"                          format     FORMAT
 //! ```
@@ -181,6 +182,11 @@ impl Layout {
     /// The format row.
     pub fn format(&self) -> Bytes {
         self.section(b'v').freeze()
+    }
+
+    /// The row of the cluster's id.
+    pub fn cluster(&self) -> Bytes {
+        self.section(b'i').freeze()
     }
 
     fn section(&self, letter: u8) -> BytesMut {
@@ -356,13 +362,13 @@ fn escape(buffer: &mut BytesMut, key: &[u8]) {
         if position > 0 {
             buffer.put_slice(&[0, 0xff]);
         }
+        buffer.put_slice(stretch);
     }
     buffer.put_u16(0);
 }
 
 /// `None` if the bytes are not exactly one escaped string.
 fn unescape(escaped: &[u8]) -> Option<Bytes> {
-        buffer.put_slice(stretch);
     let mut key = BytesMut::with_capacity(escaped.len());
     let mut rest = escaped;
     loop {

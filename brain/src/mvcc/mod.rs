@@ -8,6 +8,7 @@
 pub mod alarm;
 pub mod answer;
 pub mod claim;
+pub mod cluster;
 pub mod codec;
 pub mod entry;
 pub mod evaluate;
@@ -168,8 +169,8 @@ impl Config {
         let name = name.into();
         Self {
             group,
-            cluster_id: id_of("kubebrain"),
-            member_id: id_of(&name),
+            cluster_id: cluster::unnamed(),
+            member_id: cluster::member(cluster::unnamed(), &name),
             name,
             store_prefix: Bytes::new(),
             limits: Limits::default(),
@@ -186,14 +187,6 @@ impl Config {
             planted: Planted::default(),
         }
     }
-}
-
-/// The id of a member, or a cluster, of this name.
-pub fn id_of(name: &str) -> u64 {
-    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    });
-    hash >> 1
 }
 
 /// An encoded answer and the revision in its header.

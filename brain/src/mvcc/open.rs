@@ -322,19 +322,19 @@ pub(super) async fn take_over(
 
 /// How often something was tried in vain.
 #[derive(Default)]
-struct Tries {
+pub(super) struct Tries {
     delay: Duration,
     since: Option<Instant>,
 }
 
 impl Tries {
-    async fn pause(&mut self) {
+    pub(super) async fn pause(&mut self) {
         self.delay = (self.delay * 2).clamp(Duration::from_millis(1), Duration::from_secs(1));
         sleep(self.delay).await;
     }
 
     /// What was read; `None` after a pause where it may be asked for again.
-    async fn of<T>(&mut self, read: Result<T, ReadError>) -> Result<Option<T>, ReadError> {
+    pub(super) async fn of<T>(&mut self, read: Result<T, ReadError>) -> Result<Option<T>, ReadError> {
         match read {
             Err(ReadError::Unavailable(_) | ReadError::Expired)
                 if self.since.get_or_insert_with(Instant::now).elapsed() < PATIENCE =>

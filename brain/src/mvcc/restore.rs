@@ -23,6 +23,7 @@ use kubebrain_shared::snapshot::{self as file, Reader, Record};
 use prost::Message as _;
 use thiserror::Error;
 
+use super::cluster;
 use super::codec::{self, FORMAT, Layout, LeaseRow, Small, small_value};
 use crate::engine::{Batch, CommitError, Engine};
 
@@ -47,6 +48,9 @@ pub struct Options {
     pub store_prefix: Option<Bytes>,
     /// Only these groups; empty is all.
     pub groups: BTreeSet<GroupName>,
+    /// The cluster's id. Without it a new one is made from what the snapshot holds: another than it had, and one for all
+    /// directories that are made from it.
+    pub cluster: Option<u64>,
 }
 
 /// What was restored.
@@ -201,7 +205,15 @@ impl<'a> Restore<'a> {
 
     async fn take(&mut self, record: Record) -> Result<(), RestoreError> {
         match record {
-            Record::Header(_) | Record::End(_) => {}
+            Record::Header(_) => {}
+            Record::End(end) => {
+                let made = || {
+                    let file::Header { revision, compacted, .. } = &self.restored.header;
+                    cluster::of_token(&format!("restored at {revision} {compacted} {:08x}", end.hash))
+                };
+                let id = self.options.cluster.unwrap_or_else(made);
+                self.put(self.layout.cluster(), small_value(id));
+            }
             Record::Group(group) => {
                 let group = named(&group.name)?;
                 self.key = Bytes::new();
