@@ -11,7 +11,7 @@ use clap::{Args, Subcommand};
 use kubebrain_proto::etcdserverpb::SnapshotRequest;
 use kubebrain_proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use kubebrain_proto::mvccpb::KeyValue;
-use kubebrain_shared::snapshot::{Header, Reader, Record};
+use kubebrain_shared::snapshot::{Content, Header, Reader, Record};
 use prost::Message as _;
 use tokio::time::Instant;
 
@@ -137,6 +137,7 @@ struct Found {
     bytes: u64,
     keys: u64,
     versions: u64,
+    /// HashKV at its revision.
     hash: u32,
     sha256: String,
     groups: Vec<FoundGroup>,
@@ -155,7 +156,7 @@ fn look(path: &Path) -> Result<Found> {
     let file = File::open(path).with_context(|| path.display().to_string())?;
     let mut reader = Reader::new(BufReader::with_capacity(1 << 20, file), true)?;
     let mut found = Found::default();
-    let mut key = bytes::Bytes::new();
+    let (mut key, mut content) = (bytes::Bytes::new(), Content::default());
     while let Some(record) = reader.next_record()? {
         let group = found.groups.last_mut();
         match (record, group) {
@@ -165,18 +166,21 @@ fn look(path: &Path) -> Result<Found> {
                 found.groups.push(FoundGroup { name: group.name, ..FoundGroup::default() });
             }
             (Record::Put(kv), Some(group)) => {
-                let row = KeyValue::decode(kv)?;
+                let row = KeyValue::decode(kv.clone())?;
                 group.versions += 1;
-                group.keys += u64::from(row.key != key);
+                if row.key != key {
+                    group.keys += 1;
+                    content.add(false, &kv);
+                }
                 key = row.key;
             }
             (Record::Tombstone(kv), _) => key = KeyValue::decode(kv)?.key,
             (Record::GroupEnd(end), Some(group)) => group.leases = end.leases,
-            (Record::End(end), _) => found.hash = end.hash,
             _ => {}
         }
     }
     found.bytes = reader.offset();
+    found.hash = content.hash();
     found.keys = found.groups.iter().map(|group| group.keys).sum();
     found.versions = found.groups.iter().map(|group| group.versions).sum();
     found.sha256 = reader.digest().iter().flatten().map(|byte| format!("{byte:02x}")).collect();

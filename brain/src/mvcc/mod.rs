@@ -507,8 +507,8 @@ impl Store {
         Ok(header)
     }
 
-    /// The hash of what is kept at a revision: see [`ContentAt`]. `at` 0 is now. Deletions and old versions count as if
-    /// `compacted` were compacted, where that is above the own compacted revision.
+    /// The hash of what is there at a revision: see [`ContentAt`]. `at` 0 is now. It is refused below `compacted`, where
+    /// that is above the own compacted revision.
     ///
     /// # Errors
     /// [`Fault::Compacted`] below either of them, [`Fault::FutureRevision`] above the current revision,

@@ -38,6 +38,7 @@ var stores = map[string][]string{
 	"small":    {"--max-txn-ops=4", "--max-request-bytes=4096"},
 	"quota":    {"--quota-backend-bytes=4194304"},
 	"own":      nil,
+	"hash":     nil,
 }
 
 // A step is one recorded answer.
