@@ -217,5 +217,5 @@ func fail(err error) {
 
 func rows() []row {
 	return slices.Concat(rangeRows, streamRows, putRows, txnRows, leaseRows, compactRows, watchRows, maintenanceRows,
-		clusterRows, limitRows, httpRows, ctlRows, recipeRows, groupRows, orderRows)
+		clusterRows, limitRows, httpRows, ctlRows, recipeRows, groupRows, progressRows, orderRows)
 }
