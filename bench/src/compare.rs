@@ -18,8 +18,9 @@ pub(crate) struct Compare {
     /// Real etcd; the default is what tests/kubernetes/build makes.
     #[arg(long, value_name = "FILE", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/kubernetes/bin/etcd"))]
     etcd: PathBuf,
-    /// The program to compare with it; the default is what `cargo build --release` makes.
-    #[arg(long, value_name = "FILE", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/release/kubebrain"))]
+    /// The program to compare with it; the default is the one beside this program: of `cargo build --profile dist`, where
+    /// this one was run so too.
+    #[arg(long, value_name = "FILE", default_value_os_t = beside())]
     kubebrain: PathBuf,
     /// Kinds of work; without it all.
     #[arg(long, value_delimiter = ',', value_enum)]
@@ -45,6 +46,12 @@ pub(crate) struct Compare {
     /// Puts the table between the two marks of this page.
     #[arg(long, value_name = "FILE")]
     page: Option<PathBuf>,
+}
+
+/// `kubebrain` as it was built together with this program.
+fn beside() -> PathBuf {
+    let own = std::env::current_exe().unwrap_or_default();
+    own.with_file_name("kubebrain")
 }
 
 pub(crate) async fn run(flags: Compare) -> Result<()> {
