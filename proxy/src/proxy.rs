@@ -143,6 +143,8 @@ impl fmt::Debug for Proxy {
 /// Until every group of the newest table has answered, and home has said who it is.
 async fn fence_all(core: &Core) {
     loop {
+        // First who they are: a brain of another group would answer as well.
+        join_all(core.table().groups().map(|group| group.heard())).await;
         let fenced = core.fence(core.table().groups()).await;
         let learned = core.learn_identity().await;
         match fenced.map(|_| ()).and(learned) {

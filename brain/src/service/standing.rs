@@ -97,6 +97,7 @@ impl Announcer {
             compacted: shared.map_or(-1, |shared| shared.compacted()),
             behind_ms: u64::try_from(behind.as_millis()).unwrap_or(u64::MAX),
             placement: shared.map_or(0, |shared| shared.placement.load().version()),
+            stored_bytes: shared.map_or(0, |shared| shared.engine.size()),
             ..self.inner.brain.clone()
         }
     }

@@ -9,7 +9,8 @@
 //! ```
 //!
 //! While one slave reads, the master is left to writes. Suspects are asked only where all are: then it is more likely
-//! that what we hear with is broken. A group of one node has nowhere else to go, and is asked whatever is known of it.
+//! that what we hear with is broken. A group of one node has nowhere else to go, and is asked whatever is known of it;
+//! only a brain that says that it is of another group is asked nothing, ever.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -42,6 +43,8 @@ struct Ledger {
 #[derive(Debug)]
 pub(crate) enum Report {
     Standing(Box<StandingResponse>),
+    /// As that, of a brain of another group.
+    Foreign(Box<StandingResponse>),
     /// There is no such stream there.
     Unserved,
     Broken,
@@ -148,6 +151,11 @@ impl Roster {
                 node.standing.store(Some(Arc::new(*standing)));
                 node.standing.load_full()
             }
+            Report::Foreign(standing) => {
+                *entry = Known { health: Health::Foreign, said: None };
+                node.standing.store(Some(Arc::new(*standing)));
+                None
+            }
             Report::Unserved => {
                 *entry = Known { health: Health::Fine, said: None };
                 node.standing.store(None);
@@ -209,7 +217,7 @@ impl Roster {
     /// try now.
     pub(crate) fn pick(&self, errand: Errand, tour: &mut Tour, now: Instant) -> Option<&Node> {
         let picked = match errand {
-            _ if self.is_single() => self.first(tour, |_| true),
+            _ if self.is_single() => self.first(tour, |place| place != Place::Foreign),
             Errand::Read => self.lightest(tour, now).or_else(|| self.named(tour)),
             Errand::Watch => self.emptiest(tour, now).or_else(|| self.named(tour)),
             Errand::Master => self.named(tour),
@@ -298,7 +306,7 @@ impl Roster {
             return None;
         }
         let broken = self.first(tour, |place| place == Place::Broken);
-        broken.or_else(|| self.first(tour, |_| errand.is_harmless()))
+        broken.or_else(|| self.first(tour, |place| place != Place::Foreign && errand.is_harmless()))
     }
 
     /// True if a watch stream should leave: its node is suspect or serves no watches, and another one does.
