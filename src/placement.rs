@@ -14,6 +14,13 @@ pub(crate) fn read(path: &Path) -> Result<Arc<Placement>> {
     let text = std::fs::read_to_string(path).with_context(|| format!("placement {}", path.display()))?;
     let placement =
         Placement::parse(&text).map_err(|errors| anyhow!("placement {}:\n{errors}", path.display()))?;
+    for (kind, meant) in placement.doubts() {
+        tracing::warn!(
+            "placement {}: Kubernetes stores nothing as kind {kind}, so the rule for it probably matches no key: is \
+             `{meant}` meant?",
+            path.display()
+        );
+    }
     Ok(Arc::new(placement))
 }
 
