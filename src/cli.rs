@@ -34,8 +34,29 @@ pub(crate) enum Command {
     Brain(Box<Brain>),
     /// One etcd endpoint over the groups of a placement.
     Proxy(Proxy),
-    /// What an operator does: snapshots and their restoration.
+    /// What an operator does: looks at servers and groups, saves snapshots and restores them.
     Ctl(Ctl),
+    /// Version, commit and compiler of this program.
+    Version,
+    /// The completion of command lines for a shell, to be loaded by it.
+    Completion(Completion),
+    /// The manual pages.
+    Man(Man),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Completion {
+    /// As in `source <(kubebrain completion bash)`.
+    pub shell: clap_complete::Shell,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Man {
+    /// The page of this command, as in `kubebrain man ctl restore | man -l -`. Without it: that of the program.
+    pub command: Vec<String>,
+    /// Write all pages into this directory instead, such as /usr/local/share/man/man1.
+    #[arg(long, value_name = "DIR", conflicts_with = "command")]
+    pub dir: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

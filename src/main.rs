@@ -7,15 +7,19 @@ mod cli;
 mod ctl;
 mod duration;
 mod etcd;
+mod headings;
 mod listen;
+mod manual;
 mod numbers;
 mod opening;
 mod placement;
+mod print;
 mod proxy;
 mod shutdown;
 mod standalone;
 mod storage;
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 /// A request allocates some dozens of times, often on one thread what is freed on another.
@@ -36,8 +40,13 @@ fn main() -> ExitCode {
         Err(error) => error.exit(),
     };
     if cli.print_config {
-        print!("{}", etcd::settings(&command, &matches));
-        return ExitCode::SUCCESS;
+        return ended(print::print(&etcd::settings(&command, &matches)));
+    }
+    match &cli.command {
+        Command::Version => return ended(manual::version()),
+        Command::Completion(flags) => return ended(manual::completion(flags, etcd::own())),
+        Command::Man(flags) => return ended(manual::man(flags, etcd::own())),
+        Command::Standalone(_) | Command::Brain(_) | Command::Proxy(_) | Command::Ctl(_) => {}
     }
     cli.log.install();
     if let Err(error) = etcd::review(&command, &matches) {
@@ -52,14 +61,19 @@ fn main() -> ExitCode {
                 Command::Brain(flags) => brain::run(*flags).await,
                 Command::Proxy(flags) => proxy::run(flags).await,
                 Command::Ctl(flags) => ctl::run(flags).await,
+                Command::Version | Command::Completion(_) | Command::Man(_) => Ok(()), // done above
             }
         })
     });
+    ended(outcome)
+}
+
+fn ended(outcome: anyhow::Result<()>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("kubebrain: {error:#}");
-            ExitCode::FAILURE
+            let _nobody_listens = writeln!(std::io::stderr(), "kubebrain: {error:#}");
+            error.downcast_ref::<ctl::Verdict>().map_or(ExitCode::FAILURE, |verdict| verdict.code().into())
         }
     }
 }

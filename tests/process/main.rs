@@ -18,6 +18,7 @@ mod maintenance;
 mod peers;
 mod pings;
 mod metrics;
+mod operators;
 mod placement;
 mod proxies;
 mod reflection;

@@ -60,8 +60,10 @@ pub struct Restored {
     pub revision: Revision,
     /// Reads below it are refused; -1 where nothing is compacted.
     pub compacted: i64,
-    /// Rows that were written.
-    pub rows: u64,
+    /// Keys that are there at that revision.
+    pub keys: u64,
+    /// Versions of keys that were written, deletions not among them.
+    pub versions: u64,
     /// Leases of all groups together.
     pub leases: u64,
     /// Goes before every stored key.
@@ -193,7 +195,16 @@ impl<'a> Restore<'a> {
             leases: BTreeMap::new(),
             holders: BTreeMap::new(),
             moved: BTreeSet::new(),
-            restored: Restored { header, groups, revision, compacted, rows: 0, leases: 0, store_prefix },
+            restored: Restored {
+                header,
+                groups,
+                revision,
+                compacted,
+                keys: 0,
+                versions: 0,
+                leases: 0,
+                store_prefix,
+            },
         };
         restore.put(restore.layout.format(), small_value(FORMAT));
         Ok(restore)
@@ -258,7 +269,8 @@ impl<'a> Restore<'a> {
         let revision = Revision::checked_from(row.mod_revision).unwrap_or_default();
         let stored = codec::data_value((!deleted).then_some(&kv[..]));
         self.put(self.layout.data(&row.key, revision), stored);
-        self.restored.rows += 1;
+        self.restored.keys += u64::from(newest && !deleted);
+        self.restored.versions += u64::from(!deleted);
     }
 
     fn lease(&mut self, lease: file::Lease) {
