@@ -1,5 +1,7 @@
 //! [`Config`]: what a proxy is told once; immutable afterwards.
 
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use kubebrain_shared::dial::DialConfig;
@@ -36,11 +38,36 @@ impl Server {
     }
 }
 
+/// Whether what a proxy has in its own process works; the error says why not.
+#[derive(Clone, Default)]
+pub struct Inside(Option<Arc<dyn Fn() -> Result<(), String> + Send + Sync>>);
+
+impl Inside {
+    /// It is asked for each probe, and must answer at once.
+    pub fn new(works: impl Fn() -> Result<(), String> + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(works)))
+    }
+
+    /// # Errors
+    /// Why it does not work.
+    pub(crate) fn works(&self) -> Result<(), String> {
+        self.0.as_ref().map_or(Ok(()), |works| works())
+    }
+}
+
+impl fmt::Debug for Inside {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inside").finish_non_exhaustive()
+    }
+}
+
 /// Settings of one proxy.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// What it is; default [`Server::Proxy`].
     pub server: Server,
+    /// What is asked whether this process works; default: nobody.
+    pub inside: Inside,
     /// Name of the one member that `MemberList` shows. Default `kubebrain`.
     pub name: String,
     /// Where clients reach this proxy: the member's client URL. Default `http://127.0.0.1:2379`.
@@ -114,6 +141,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             server: Server::Proxy,
+            inside: Inside::default(),
             name: "kubebrain".into(),
             advertised_url: "http://127.0.0.1:2379".into(),
             etcd_version: ETCD_VERSION.into(),

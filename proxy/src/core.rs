@@ -111,6 +111,27 @@ impl Core {
         self.stopper.lock().as_ref().map(Stopper::handle)
     }
 
+    /// Starts a task that the proxy cannot do without; not once it was stopped.
+    pub(crate) fn keep<F>(&self, what: &'static str, task: impl FnOnce(Stop) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        if let Some(stopper) = &*self.stopper.lock() {
+            stopper.keep(what, task);
+        }
+    }
+
+    /// See `Proxy::broken`.
+    pub(crate) fn broken(&self) -> impl Future<Output = &'static str> + Send + use<> {
+        let broken = self.stopper.lock().as_ref().map(Stopper::broken);
+        async move {
+            match broken {
+                Some(broken) => broken.await,
+                None => std::future::pending().await,
+            }
+        }
+    }
+
     pub(crate) fn take_stopper(&self) -> Option<Stopper> {
         self.stopper.lock().take()
     }

@@ -174,7 +174,7 @@ async fn health(subject: &impl Subject, query: &str) -> Response<Body> {
     match healthy.await.unwrap_or_else(|_late| Err("RANGE ERROR:no answer in time".to_owned())) {
         Ok(()) => text(StatusCode::OK, TEXT, r#"{"health":"true","reason":""}"#.to_owned()),
         Err(reason) => {
-            tracing::warn!(reason, "/health says no");
+            tracing::warn!(reason, "probe of /health: not healthy, answered 503");
             let reason = reason.replace(['"', '\\'], "'");
             let body = format!("{{\"health\":\"false\",\"reason\":\"{reason}\"}}\n");
             text(StatusCode::SERVICE_UNAVAILABLE, TEXT, body)
@@ -188,18 +188,21 @@ async fn checked(subject: &impl Subject, query: &str, all: &[Check], only: Optio
         Some(name) => check.name() == name,
         None => !excluded.contains(&check.name()),
     });
-    let (mut said, mut failed) = (String::new(), false);
+    let (mut said, mut failures) = (String::new(), Vec::new());
     for check in wanted {
         let outcome = timeout(ANSWER_WITHIN, check.run(subject)).await;
         let outcome = outcome.unwrap_or_else(|_late| Err("no answer in time".to_owned()));
-        failed |= outcome.is_err();
+        if let Err(reason) = &outcome {
+            failures.push(format!("{}: {}", check.name(), reason.replace('\n', " ")));
+        }
         said += &match outcome {
             Ok(()) => format!("[+]{} ok\n", check.name()),
             Err(reason) => format!("[-]{} failed: {reason}\n", check.name()),
         };
     }
-    if failed {
-        tracing::warn!(checks = said, "a probe is told no");
+    if !failures.is_empty() {
+        let path = if all.len() == LIVEZ.len() { "/livez" } else { "/readyz" };
+        tracing::warn!(reason = failures.join("; "), "probe of {path}: failed, answered 503");
         return text(StatusCode::SERVICE_UNAVAILABLE, TEXT, said + "\n");
     }
     let verbose = values(query, "verbose").next().is_some();

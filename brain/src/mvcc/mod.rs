@@ -36,6 +36,7 @@ pub mod values;
 mod writer;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -71,7 +72,7 @@ use kept::Kept;
 use metrics::Metrics;
 pub use open::OpenError;
 use quota::Quota;
-use shared::{Contents, Ended, Shared};
+use shared::{Contents, Ended, Shared, keep};
 use values::{ValueCache, Values};
 pub use writer::{Adoption, Granted, PlaceError, Renewed, WriteError};
 use writer::{Command, Writer};
@@ -117,6 +118,8 @@ pub struct Config {
     pub tenure: Option<Tenure>,
     /// Where it counts. Default: nowhere to be seen.
     pub metrics: Metrics,
+    /// Rows that were read to open or to follow, ever.
+    pub loaded: Arc<AtomicU64>,
     /// What is wrong on purpose.
     #[cfg(any(test, feature = "faults"))]
     pub planted: Planted,
@@ -152,6 +155,20 @@ pub struct Planted {
     pub skips_tail: bool,
 }
 
+/// Of a whole process, by `KUBEBRAIN_PLANTED`: `panic=KEY` or `hang=KEY` is what the writer does when it is to put KEY.
+#[cfg(any(test, feature = "faults"))]
+pub(crate) async fn planted_at(key: &[u8]) {
+    static PLANTED: std::sync::LazyLock<Option<String>> =
+        std::sync::LazyLock::new(|| std::env::var("KUBEBRAIN_PLANTED").ok());
+    match PLANTED.as_deref().and_then(|planted| planted.split_once('=')) {
+        Some((what, at)) if at.as_bytes() == key => match what {
+            "hang" => std::future::pending().await,
+            _ => panic!("planted"),
+        },
+        _ => {}
+    }
+}
+
 impl Config {
     /// True where a master has to ask the engine whether it still is one.
     fn asks(&self, engine: &dyn Engine) -> bool {
@@ -182,6 +199,7 @@ impl Config {
             read_fence: ReadFence::default(),
             tenure: None,
             metrics: Metrics::default(),
+            loaded: Arc::default(),
             #[cfg(any(test, feature = "faults"))]
             planted: Planted::default(),
         }
@@ -248,7 +266,7 @@ impl Store {
         let shared = &store.shared;
         *shared.leases.lock() = leases;
         shared.set_alarms(&alarms);
-        tokio::spawn(Writer::new(shared.clone(), inbox, start).run());
+        drop(keep(shared, "the task that orders writes", Writer::new(shared.clone(), inbox, start).run()));
         store.sweep(sweeps);
         config.metrics.opened(shared, &store.commands, &store.swept);
         Ok(store)
@@ -317,7 +335,8 @@ impl Store {
 
     fn sweep(&self, sweeps: watch::Sender<u64>) {
         let sweeper = Stopper::default();
-        tokio::spawn(sweep::run(self.shared.clone(), self.commands.downgrade(), sweeps, sweeper.handle()));
+        let run = sweep::run(self.shared.clone(), self.commands.downgrade(), sweeps, sweeper.handle());
+        drop(keep(&self.shared, "the task that frees compacted history", run));
         *self.sweeper.lock() = Some(sweeper);
     }
 

@@ -33,6 +33,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -479,6 +480,7 @@ async fn load_range(
     let mut current: Option<(Bytes, Vec<Version>)> = None;
     loop {
         let page = snapshot.scan(span.clone(), 4096).await?;
+        config.loaded.fetch_add(page.rows.len() as u64, Ordering::Relaxed);
         for (row, value) in page.rows {
             let data = layout.read_data(&row, &value)?;
             if placement.owner(&data.key) != &config.group {

@@ -21,10 +21,9 @@ struct Probed(Arc<Inner>);
 
 impl Subject for Probed {
     fn works(&self) -> Result<(), String> {
-        match (self.0.stop.is_asked(), self.0.store.shared().has_ended()) {
-            (true, _) => Err("stopping".to_owned()),
-            (_, true) => Err("the store has ended".to_owned()),
-            _ => Ok(()),
+        match self.0.stop.is_asked() {
+            true => Err("stopping".to_owned()),
+            false => self.0.store.shared().works(),
         }
     }
 

@@ -13,6 +13,7 @@
 //! * No pick waits for a lock or allocates.
 
 mod breaker;
+mod diary;
 mod errand;
 mod load;
 mod monitor;
@@ -29,6 +30,7 @@ use std::sync::{Arc, OnceLock};
 use kubebrain_shared::dial::{Channel, Connector, State};
 use kubebrain_shared::group::GroupName;
 use kubebrain_shared::revision::Revision;
+use kubebrain_shared::stop::again;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -76,7 +78,7 @@ impl Group {
             .collect();
         let nodes = connectors.into_iter().enumerate();
         let nodes = nodes.map(|(index, connector)| Node::new(&name, index, connector, config)).collect();
-        let roster = Roster::new(nodes, Arc::clone(news));
+        let roster = Roster::new(name.clone(), nodes, Arc::clone(news));
         if alone && heard_by.is_empty() {
             roster.trust();
         }
@@ -103,7 +105,7 @@ impl Group {
                     channel: channel.clone(),
                     dial: config.dial.clone(),
                 };
-                tasks.spawn(monitor.run());
+                tasks.spawn(again("listening to a brain", move || monitor.clone().run()));
             }
             tasks
         });

@@ -31,6 +31,7 @@ const LIVED: Duration = Duration::from_secs(1);
 const MESSAGE_BYTES_MAX: usize = 256 * 1024;
 
 /// See the module. Ends when it is dropped, with its group.
+#[derive(Clone)]
 pub(crate) struct Monitor {
     pub(crate) roster: Arc<Roster>,
     pub(crate) index: usize,

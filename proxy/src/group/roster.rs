@@ -15,9 +15,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use kubebrain_proto::peer::StandingResponse;
+use kubebrain_shared::group::GroupName;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use super::diary::Diary;
 use super::errand::Errand;
 use super::news::News;
 use super::node::Node;
@@ -30,12 +32,14 @@ pub(crate) struct Roster {
     current: AtomicUsize,
     chance: Chance,
     pub(crate) news: Arc<News>,
+    group: GroupName,
 }
 
 struct Ledger {
     /// The highest epoch that was heard of. It does not fall as long as one of the nodes is heard.
     epoch: u64,
     known: Vec<Known>,
+    diary: Diary,
 }
 
 /// What a monitor has to say of its node.
@@ -103,14 +107,15 @@ impl Chance {
 }
 
 impl Roster {
-    pub(crate) fn new(nodes: Vec<Node>, news: Arc<News>) -> Self {
+    pub(crate) fn new(group: GroupName, nodes: Vec<Node>, news: Arc<News>) -> Self {
         let known = vec![Known::default(); nodes.len()];
         Self {
             nodes: nodes.into(),
-            ledger: Mutex::new(Ledger { epoch: 0, known }),
+            ledger: Mutex::new(Ledger { epoch: 0, known, diary: Diary::default() }),
             current: AtomicUsize::new(0),
             chance: Chance::default(),
             news,
+            group,
         }
     }
 
@@ -138,7 +143,7 @@ impl Roster {
     /// Takes what a monitor has to say, and tells whoever waits if that changes where requests go.
     pub(crate) fn hear(&self, index: usize, report: Report) {
         let mut ledger = self.ledger.lock();
-        let Ledger { epoch, known } = &mut *ledger;
+        let Ledger { epoch, known, diary } = &mut *ledger;
         let (Some(node), Some(entry)) = (self.nodes.get(index), known.get_mut(index)) else { return };
         let standing = match report {
             Report::Standing(standing) => {
@@ -178,9 +183,11 @@ impl Roster {
             self.hint(&standing);
         }
         node.health.send_if_modified(|before| std::mem::replace(before, health) != health);
+        let entries = diary.note(*epoch, &places);
         drop(ledger);
+        entries.iter().for_each(|entry| entry.log(&self.group, &self.nodes));
         if changed {
-            tracing::debug!(?places, "who does what in a group has changed");
+            tracing::debug!(group = %self.group, ?places, "who does what in a group has changed");
             self.news.tell();
         }
     }

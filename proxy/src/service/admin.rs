@@ -42,7 +42,10 @@ fn brain(node: &NodeView) -> admin::Brain {
         standing.role = standing_response::Role::Slave.into(); // of a term that is over
     }
     let trouble = match node.trouble() {
-        why if why.is_empty() && standing.is_none() => "it does not say what it is".to_owned(),
+        why if why.is_empty() && standing.is_none() => {
+            "its role is not known: it is of a version that does not tell it, or has not answered yet"
+                .to_owned()
+        }
         why => why,
     };
     admin::Brain { address: node.address.clone(), standing, trouble }

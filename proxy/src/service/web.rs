@@ -33,7 +33,8 @@ struct Probed(Arc<Core>);
 
 impl Subject for Probed {
     fn works(&self) -> Result<(), String> {
-        self.0.stop_handle().map(drop).ok_or_else(|| "stopping".to_owned())
+        let stopping = || "stopping".to_owned();
+        self.0.stop_handle().map(drop).ok_or_else(stopping).and_then(|()| self.0.config.inside.works())
     }
 
     async fn read(&self) -> Result<(), Status> {

@@ -33,7 +33,7 @@ use kubebrain_shared::group::GroupName;
 use kubebrain_shared::placement::Placement;
 use kubebrain_shared::revision::Revision;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::alarm::Alarm;
 use super::answer::Answer;
@@ -50,6 +50,8 @@ const CEILING_STEP: u64 = 1_000_000;
 const SLOW_BATCH: Duration = Duration::from_millis(100);
 /// Commands taken from the inbox at once.
 const DRAIN_MAX: usize = 256;
+/// The writer shows that it lives at least so often, also where the storage is waited for.
+const BEAT: Duration = Duration::from_secs(1);
 /// What a lease is judged to take, as in etcd.
 const LEASE_BYTES: u64 = 64;
 
@@ -257,6 +259,7 @@ impl Writer {
     pub(super) async fn run(self) {
         let shared = self.shared.clone();
         self.work().await;
+        shared.beat_no_more();
         shared.close();
     }
 
@@ -264,7 +267,10 @@ impl Writer {
         let mut commands = Vec::with_capacity(DRAIN_MAX);
         let shared = self.shared.clone();
         let mut ended = std::pin::pin!(shared.ended());
+        let mut beats = interval(BEAT);
+        beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            shared.beat();
             let due = self.leases_due();
             // Here and not only below: an inbox that never runs dry would hold leases up.
             if due <= Instant::now() && self.takes_more() {
@@ -291,6 +297,7 @@ impl Writer {
                     self.backlog.extend(commands.drain(..));
                 }
                 () = tokio::time::sleep_until(due), if self.takes_more() => self.look_after_leases(),
+                _ = beats.tick() => {}
             }
             // The batch may be full before all is taken; then the rest waits until that one flies.
             loop {
@@ -326,7 +333,13 @@ impl Writer {
     async fn take(&mut self, command: Command) {
         self.filling.proposals += i64::from(command.proposes());
         match command {
-            Command::Write { op, floor, part, reply } => self.write(op, floor, part, reply).await,
+            Command::Write { op, floor, part, reply } => {
+                #[cfg(any(test, feature = "faults"))]
+                if let Op::Put(put) = &op {
+                    super::planted_at(&put.key).await;
+                }
+                self.write(op, floor, part, reply).await;
+            }
             Command::Advance { floor, reply } => {
                 let floor = floor.get();
                 let flies = self.flying.as_ref().is_some_and(|flying| flying.closes() >= floor);
