@@ -10,6 +10,7 @@ pub mod relay;
 pub mod stop;
 pub mod budget;
 pub mod compaction;
+pub mod connections;
 pub mod wire;
 pub mod intake;
 pub mod eager;

@@ -23,6 +23,7 @@ use tokio::sync::mpsc;
 use tonic::codegen::Service;
 use tracing::{debug, info, warn};
 
+use crate::connections::{Connections, Party, Place};
 use crate::cork::Cork;
 use crate::gate::Gate;
 use crate::pings::PingGuard;
@@ -64,6 +65,10 @@ pub struct ServeConfig {
     /// What requests in flight get to end when the server stops; 7 s. Watches never end by themselves and always
     /// take this long unless their handler hears the stop too.
     pub drain: Duration,
+    /// How many there may be, with those of other listeners; as many as come.
+    pub connections: Connections,
+    /// Who comes.
+    pub party: Party,
 }
 
 impl Default for ServeConfig {
@@ -81,6 +86,8 @@ impl Default for ServeConfig {
             handshake_timeout: Duration::from_secs(10),
             header_timeout: Duration::from_secs(10),
             drain: Duration::from_secs(7),
+            connections: Connections::default(),
+            party: Party::Others,
         }
     }
 }
@@ -253,22 +260,35 @@ async fn accept_all<A: Accept, S: Serve>(
     tls: Option<TlsServer>,
     stop: Stop,
 ) {
+    let mut failing = false;
     loop {
+        let place = tokio::select! {
+            biased;
+            () = stop.asked() => return,
+            place = config.connections.place(config.party) => place,
+        };
         let accepted = tokio::select! {
             biased;
             () = stop.asked() => return,
             accepted = listener.next() => accepted,
         };
+        if failing && matches!(accepted, Some(Ok(_))) {
+            failing = false;
+            info!("connections are accepted again");
+        }
         match accepted {
             Some(Ok((socket, peer))) => match tls.clone() {
-                None => start(socket, &service, &config, &stop),
-                Some(tls) => start_secure(socket, peer, tls, &service, &config, &stop),
+                None => start(socket, place.taken(), &service, &config, &stop),
+                Some(tls) => start_secure(socket, peer, place.taken(), tls, &service, &config, &stop),
             },
             Some(Err(error)) if is_of_the_connection(&error) => {
                 debug!(%error, "a connection was gone at once")
             }
             Some(Err(error)) => {
-                warn!(%error, "cannot accept connections, trying again");
+                if !failing {
+                    failing = true;
+                    warn!(%error, "connections cannot be accepted now, those that are there are served; trying again");
+                }
                 tokio::select! {
                     () = stop.asked() => return,
                     () = tokio::time::sleep(ACCEPT_PAUSE) => {}
@@ -279,23 +299,34 @@ async fn accept_all<A: Accept, S: Serve>(
     }
 }
 
-fn start<I, S>(io: I, service: &S, config: &ServeConfig, stop: &Stop)
-where
-    I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    S: Serve,
-{
-    let (service, config, stop) = (service.clone(), config.clone(), stop.clone());
-    tokio::spawn(async move { serve_connection(io, service, &config, stop).await });
-}
-
-/// As [`start`], after a handshake. One that fails, hangs or is stopped ends its connection only.
-fn start_secure<I, S>(io: I, peer: Peer, tls: TlsServer, service: &S, config: &ServeConfig, stop: &Stop)
+fn start<I, S>(io: I, place: Place, service: &S, config: &ServeConfig, stop: &Stop)
 where
     I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     S: Serve,
 {
     let (service, config, stop) = (service.clone(), config.clone(), stop.clone());
     tokio::spawn(async move {
+        let _place = place;
+        serve_connection(io, service, &config, stop).await;
+    });
+}
+
+/// As [`start`], after a handshake. One that fails, hangs or is stopped ends its connection only.
+fn start_secure<I, S>(
+    io: I,
+    peer: Peer,
+    place: Place,
+    tls: TlsServer,
+    service: &S,
+    config: &ServeConfig,
+    stop: &Stop,
+) where
+    I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    S: Serve,
+{
+    let (service, config, stop) = (service.clone(), config.clone(), stop.clone());
+    tokio::spawn(async move {
+        let _place = place;
         let handshake = tokio::select! {
             biased;
             () = stop.asked() => return,

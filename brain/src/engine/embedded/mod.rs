@@ -28,6 +28,7 @@
 mod blobs;
 mod commit;
 mod defragment;
+mod exhaustion;
 mod manifest;
 mod metrics;
 mod moment;
@@ -40,6 +41,7 @@ mod wal;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::thread::JoinHandle;
 
 use async_trait::async_trait;
@@ -76,6 +78,11 @@ pub struct Config {
     /// Default 128 MiB. With more, bulk writes stall less and are rewritten less often; memory rises (up to three of
     /// these in a flood), and so does the log, which holds what is in memory, and thus the time to open.
     pub memtable_bytes: u64,
+    /// Files of tables that are kept open. Default 900. With fewer, reads of a large store open files again and again;
+    /// with more than the process has descriptors for, it waits for them.
+    pub open_files_max: usize,
+    /// Bytes of the log that were read to open the store, so far.
+    pub replayed: Arc<AtomicU64>,
     /// Where it counts. Default: nowhere to be seen.
     pub metrics: Metrics,
 }
@@ -100,6 +107,8 @@ impl Config {
             directory: directory.into(),
             cache_bytes: 64 << 20,
             memtable_bytes: 128 << 20,
+            open_files_max: 900,
+            replayed: Arc::default(),
             metrics: Metrics::default(),
         }
     }

@@ -10,6 +10,7 @@ use std::io::{self, ErrorKind, Read, Seek, Write};
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use lsm_tree::config::{
@@ -44,8 +45,6 @@ const TREE: &str = "tree";
 const LOG: &str = "wal";
 /// The tree's own directory for values that are kept apart.
 const BLOBS: &str = "blobs";
-/// Files of tables that are kept open.
-const OPEN_FILES_MAX: usize = 900;
 
 /// Values of this size and more are kept apart from keys and not moved when keys are merged (CPU of a write at 256 a
 /// batch: 18 instead of 34 us). Most Kubernetes objects are larger.
@@ -291,6 +290,7 @@ impl Place<'_> {
         let mut full = Vec::new();
         let log = Log::open(log, sizes(config), |record, bytes| {
             let not_ours = || "a record is not a list of rows".to_owned();
+            config.replayed.fetch_add(bytes.len() as u64, Ordering::Relaxed);
             let stamp = rows::stamp(bytes).ok_or_else(not_ours)?;
             stamps.fetch_max(stamp + 1);
             if persisted.is_some_and(|persisted| stamp <= persisted) {
@@ -380,7 +380,7 @@ fn tree(
     // What the tree itself takes for visible is of no use here: see `Moments`.
     lsm_tree::Config::new(path, stamps.clone(), SequenceNumberCounter::default())
         .use_cache(Arc::new(Cache::with_capacity_bytes(config.cache_bytes)))
-        .use_descriptor_table(Some(Arc::new(DescriptorTable::new(OPEN_FILES_MAX))))
+        .use_descriptor_table(Some(Arc::new(DescriptorTable::new(config.open_files_max))))
         .data_block_restart_interval_policy(RestartIntervalPolicy::new([10, 16]))
         .data_block_compression_policy(CompressionPolicy::new(compression))
         .filter_policy(FilterPolicy::new(filters))

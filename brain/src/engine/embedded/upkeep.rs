@@ -7,7 +7,8 @@
 //!     └── waits only if two memtables are full already, or merges are far behind
 //! ```
 //!
-//! The first failure poisons the engine: nothing is tried twice.
+//! The first failure poisons the engine: nothing is tried twice, but for what could not begin because the system had no
+//! descriptors or memory to give.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -22,6 +23,8 @@ use parking_lot::{Condvar, Mutex};
 use tokio::sync::watch;
 
 use crate::engine::embedded::commit::poison;
+use crate::engine::embedded::exhaustion::{is_exhaustion, lacks_descriptors, patiently};
+use crate::engine::embedded::manifest;
 use crate::engine::embedded::open::{Applied, Store};
 use crate::engine::embedded::wal::Ring;
 use crate::engine::error::{Cause, OpenError, Poison};
@@ -106,6 +109,7 @@ impl Upkeep {
             let ended = std::panic::catch_unwind(AssertUnwindSafe(|| run(&shared)));
             match ended.unwrap_or_else(|_| Err("a thread failed an assertion".into())) {
                 Ok(()) => {}
+                Err(cause) if is_exhaustion(&*cause) && shared.work.lock().stop => {} // the log has it
                 Err(cause) => shared.fail(&*cause),
             }
         };
@@ -204,12 +208,13 @@ impl Shared {
             }
             if let Some(record) = work.segment.take() {
                 drop(work);
-                self.ring.prepare(record)?;
+                let ends = || self.has_ended();
+                patiently("the log's next segment", lacks_descriptors, ends, || self.ring.prepare(record))?;
                 work = self.work.lock();
             } else if let Some(full) = work.full.front() {
                 let (memtable, record) = (Arc::clone(&full.memtable), full.record);
                 drop(work);
-                self.write_out(&memtable)?;
+                self.try_on("writing rows out of memory", || self.write_out(&memtable))?;
                 drop(memtable);
                 self.ring.release(record);
                 self.refresh();
@@ -250,8 +255,10 @@ impl Shared {
                 work.merge = false;
             }
             let before = tree.current_version().id();
-            tree.compact(Arc::clone(&strategy), self.store.moments().watermark())?;
-            self.store.blobs().synced()?;
+            self.try_on("a merge of tables", || {
+                tree.compact(Arc::clone(&strategy), self.store.moments().watermark())?;
+                Ok(self.store.blobs().synced()?)
+            })?;
             self.refresh();
             if tree.current_version().id() != before {
                 let mut work = self.work.lock();
@@ -259,6 +266,25 @@ impl Shared {
                 self.changed.notify_all();
             }
         }
+    }
+
+    /// A step of the tree, again and again as long as the system lacks what it needs. Not where the manifest on disk is
+    /// newer than ours: then the step has failed after it was done, and what it did is learned by opening again.
+    fn try_on(&self, what: &'static str, mut step: impl FnMut() -> Result<(), Cause>) -> Result<(), Cause> {
+        let ends = || self.has_ended();
+        let may_pass = |cause: &Cause| is_exhaustion(&**cause) && self.is_at_its_manifest();
+        patiently(what, may_pass, ends, &mut step)
+    }
+
+    fn is_at_its_manifest(&self) -> bool {
+        let ends = || self.has_ended();
+        let read = || manifest::number(self.store.tree_path());
+        let on_disk = patiently("the store's manifest", lacks_descriptors, ends, read);
+        on_disk.is_ok_and(|number| number == self.store.tree().current_version().id())
+    }
+
+    fn has_ended(&self) -> bool {
+        self.work.lock().stop || self.poison.borrow().is_some()
     }
 
     /// Lets readers see a moment after the change of tables: the one before needs the memtable or the tables that

@@ -38,6 +38,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
+use super::exhaustion::{lacks_descriptors, patiently};
 pub(super) use ring::Ring;
 use sector::{Mark, Part, ROOM, SECTOR};
 use segment::Segment;
@@ -207,14 +208,23 @@ impl Log {
     /// Seals the active segment and goes on in the next one. Nothing of the record is written on an error.
     fn turn(&mut self, sectors: u32) -> Result<(), AppendError> {
         let (index, record, buffer) = (self.next, self.record, &mut self.buffer);
-        let seal = |full: &Segment| {
+        let seal = |full: &Segment| -> io::Result<()> {
             let mark = Mark { segment: full.number(), index, part: Part::Seal, record };
             buffer.clear();
             mark.write(&[], buffer);
             full.file().write_all_at(buffer, u64::from(index) * SECTOR as u64)?;
             full.file().sync_data()
         };
-        self.ring.turn(&mut self.active, sectors, record, seal).map_err(AppendError::Refused)?;
+        let (ring, active) = (&self.ring, &mut self.active);
+        let mut seal = seal;
+        // Nothing is written before the next segment is open.
+        let turned = patiently(
+            "the log's next segment",
+            lacks_descriptors,
+            || false,
+            || ring.turn(active, sectors, record, &mut seal),
+        );
+        turned.map_err(AppendError::Refused)?;
         self.next = 1;
         self.warned = false;
         Ok(())

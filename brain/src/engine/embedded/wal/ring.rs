@@ -113,7 +113,7 @@ impl Ring {
         active: &mut Segment,
         sectors: u32,
         record: u64,
-        seal: impl FnOnce(&Segment) -> io::Result<()>,
+        seal: &mut impl FnMut(&Segment) -> io::Result<()>,
     ) -> io::Result<()> {
         let files = &mut *self.files.lock();
         let next = match files.spare.take() {
