@@ -1,20 +1,27 @@
 //! `kubebrain`: flags in, a program out. Everything that works is in the library crates.
 
+#[macro_use] // first: its macros hold in what follows
+mod print;
+
 mod banner;
 mod boolean;
 mod brain;
 mod cli;
 mod ctl;
+mod descriptors;
 mod duration;
 mod etcd;
 mod listen;
+mod log;
 mod numbers;
 mod opening;
 mod placement;
+mod process;
 mod proxy;
 mod shutdown;
 mod standalone;
 mod storage;
+mod systemd;
 
 use std::process::ExitCode;
 
@@ -22,9 +29,12 @@ use std::process::ExitCode;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+use anyhow::Result;
 use clap::FromArgMatches;
 
 use cli::{Cli, Command};
+use log::Log;
+use process::Process;
 
 fn main() -> ExitCode {
     let mut command = etcd::command();
@@ -39,27 +49,36 @@ fn main() -> ExitCode {
         print!("{}", etcd::settings(&command, &matches));
         return ExitCode::SUCCESS;
     }
-    cli.log.install();
-    if let Err(error) = etcd::review(&command, &matches) {
-        eprintln!("kubebrain: {error:#}");
-        return ExitCode::FAILURE;
-    }
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let outcome = runtime.map_err(anyhow::Error::from).and_then(|runtime| {
-        runtime.block_on(async {
-            match cli.command {
-                Command::Standalone(flags) => standalone::run(flags).await,
-                Command::Brain(flags) => brain::run(*flags).await,
-                Command::Proxy(flags) => proxy::run(flags).await,
-                Command::Ctl(flags) => ctl::run(flags).await,
-            }
-        })
-    });
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+    let log = match cli.log.install() {
+        Ok(log) => log,
         Err(error) => {
-            eprintln!("kubebrain: {error:#}");
-            ExitCode::FAILURE
+            log::tell(format!("kubebrain: {error:#}\n").as_bytes());
+            return ExitCode::FAILURE;
         }
+    };
+    let outcome = etcd::review(&command, &matches).and_then(|()| run(cli.command, &log));
+    if let Err(error) = &outcome {
+        log.tell(&format!("kubebrain: {error:#}"));
     }
+    log.finish();
+    if outcome.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn run(command: Command, log: &Log) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    if let Command::Ctl(flags) = command {
+        return runtime.block_on(ctl::run(flags));
+    }
+    let process = Process::new(log.clone())?;
+    let outcome = runtime.block_on(async {
+        match command {
+            Command::Standalone(flags) => standalone::run(flags, &process).await,
+            Command::Brain(flags) => brain::run(*flags, &process).await,
+            Command::Proxy(flags) => proxy::run(flags, &process).await,
+            Command::Ctl(_) => Ok(()),
+        }
+    });
+    drop(runtime); // what blocks is waited for: nothing is logged after the last line
+    process.stopped(&outcome);
+    outcome
 }

@@ -6,6 +6,7 @@ use kubebrain_shared::metrics::{Calls, Metrics, Observe, Side, Slow};
 use kubebrain_shared::probe::ETCD_VERSION;
 
 use crate::cli::Clients;
+use crate::process::Process;
 
 /// See the module.
 pub(crate) struct Numbers {
@@ -15,8 +16,10 @@ pub(crate) struct Numbers {
 }
 
 impl Numbers {
-    pub(crate) fn new(flags: &Clients) -> Self {
+    pub(crate) fn new(flags: &Clients, process: &Process) -> Self {
         let metrics = Metrics::of_process();
+        process.log.count_in(&metrics);
+        process.connections.count_in(&metrics);
         let says = |name, help, label, value| {
             metrics.gauges(name, help, &[label]).with_label_values(&[value]).set(1);
         };

@@ -47,7 +47,7 @@ impl Watched {
         }
     }
 
-    /// Reads it again. `None`: there is no file, or it means what holds already, wherever brains are.
+    /// Reads it again. `None`: there is no file, or nothing is new in it, wherever brains are.
     pub(crate) fn reload(&self, current: &Placement) -> Option<Arc<Placement>> {
         self.reload_unless(|next| next.version() == current.version())
     }
@@ -61,7 +61,7 @@ impl Watched {
         let path = self.path.as_ref()?;
         match read(path) {
             Ok(placement) if is_same(&placement) => {
-                tracing::info!("the placement means what holds already");
+                tracing::info!(file = %path.display(), "the placement file was read again: nothing has changed");
                 None
             }
             Ok(placement) => Some(placement),

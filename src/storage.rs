@@ -19,6 +19,8 @@ use kubebrain_shared::intake;
 use kubebrain_shared::metrics::Metrics;
 
 use crate::cli::{self, Clients};
+use crate::opening;
+use crate::process::Process;
 
 /// Beside a client's value, a stored one holds its key and some numbers.
 const ROW_BYTES_BESIDE: usize = 64 << 10;
@@ -40,7 +42,12 @@ pub(crate) struct Storage {
 }
 
 /// Opens it. With TiKV that is not more than the intention to connect: who opens a group there waits for it.
-pub(crate) async fn open(flags: &cli::Store, clients: &Clients, metrics: &Metrics) -> Result<Storage> {
+pub(crate) async fn open(
+    flags: &cli::Store,
+    clients: &Clients,
+    metrics: &Metrics,
+    process: &Process,
+) -> Result<Storage> {
     if flags.engine != cli::Engine::Tikv
         && let Some(flag) = flags.tikv.given()
     {
@@ -67,12 +74,21 @@ pub(crate) async fn open(flags: &cli::Store, clients: &Clients, metrics: &Metric
             let config = embedded::Config {
                 cache_bytes: flags.block_cache_bytes,
                 memtable_bytes: flags.memtable_bytes,
+                open_files_max: process.descriptors.tables,
                 metrics: embedded::Metrics::new(metrics),
                 ..embedded::Config::new(&flags.data_dir)
             };
-            let opened = tokio::task::spawn_blocking(move || Embedded::open(&config)).await?;
+            let (replayed, what) =
+                (config.replayed.clone(), format!("the store in {}", flags.data_dir.display()));
+            process.systemd.status(&format!("opening {what}"));
+            let work = tokio::task::spawn_blocking(move || Embedded::open(&config));
+            let opened = tokio::select! { biased;
+                opened = work => opened?,
+                never = opening::progress(process, &what, "bytes of its log", &replayed, &drop) => match never {},
+                never = process.systemd.live(|_| true) => match never {},
+            };
             let embedded = Arc::new(opened.context("the store cannot be opened")?);
-            tracing::debug!(bytes = embedded.size(), "store opened");
+            tracing::info!(bytes = embedded.size(), "opened {what}");
             Ok(storage(embedded.clone(), Some(embedded)))
         }
         cli::Engine::Tikv => Ok(storage(Arc::new(tikv(flags, clients, metrics)?), None)),

@@ -114,8 +114,13 @@ impl Standing {
     fn new(ballot: impl Ballot, me: Candidate, timing: Timing) -> Self {
         let (driver, candidacy) = Driver::new(ballot, me, timing);
         let stopper = Stopper::default();
-        tokio::spawn(driver.run(stopper.handle()));
+        stopper.keep("the task that stands for election", |stop| driver.run(stop));
         Self { candidacy, stopper }
+    }
+
+    /// Returns when the task behind it has panicked, with what it was.
+    pub(super) fn broken(&self) -> impl Future<Output = &'static str> + Send + use<> {
+        self.stopper.broken()
     }
 
     /// Releases what is held, and ends.

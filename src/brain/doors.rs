@@ -143,7 +143,10 @@ impl Doors {
         };
         match self.channels(&record.peer_urls) {
             Ok([calls, changes, questions]) => {
-                tracing::info!(master = record.name, "following");
+                tracing::info!(
+                    master = record.name,
+                    "the group's master is another brain, this one follows it"
+                );
                 let peer_urls = record.peer_urls.clone();
                 self.master.send_replace(Some(Master::At { peer_urls, channel: calls }));
                 let me = FollowRequest {

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use kubebrain_shared::connections::Party;
 use kubebrain_shared::probe::ProbesOnly;
 use kubebrain_shared::serve::{Listener, Serve, ServeConfig, serve_listener};
 use kubebrain_shared::stop::Stopper;
@@ -15,6 +16,7 @@ use kubebrain_shared::tls::TlsServer;
 use tokio::net::{TcpSocket, UnixListener, lookup_host};
 
 use crate::cli::Clients;
+use crate::process::Process;
 pub(crate) use flags::Serving;
 pub(crate) use peers::{Brains, PeerFiles, PeerServing, Peers};
 use socket::SocketFile;
@@ -72,8 +74,8 @@ impl Listeners {
     /// Serves on all of them.
     pub(crate) fn serve<S: Serve>(self, service: &S, config: &ServeConfig, stopper: &Stopper) {
         for Bound { listener, tls, file } in self.sockets {
-            let (service, config, stop) = (service.clone(), config.clone(), stopper.handle());
-            tokio::spawn(async move {
+            let (service, config) = (service.clone(), config.clone());
+            stopper.keep("the task that accepts connections", |stop| async move {
                 serve_listener(listener, tls, service, config, stop).await;
                 drop(file); // after the listener: nobody finds a socket that does not answer
             });
@@ -95,7 +97,7 @@ pub(crate) struct Front {
 
 impl Front {
     /// Reads the certificates and binds every URL.
-    pub(crate) async fn bind(flags: &Clients) -> Result<Self> {
+    pub(crate) async fn bind(flags: &Clients, process: &Process) -> Result<Self> {
         let serving = &flags.serving;
         let tls = serving.tls()?;
         let options = Options { tls: tls.as_ref(), reuse_port: serving.socket_reuse_port };
@@ -112,7 +114,11 @@ impl Front {
         serving.warn_of_unused_tls(clients.urls.iter().chain(&probes.urls));
         let (urls, probe_urls) = (clients.urls.clone(), probes.urls.clone());
         Ok(Self {
-            serve: serving.config(flags.max_concurrent_streams),
+            serve: ServeConfig {
+                connections: process.connections.clone(),
+                party: Party::Clients,
+                ..serving.config(flags.max_concurrent_streams)
+            },
             clients,
             probes,
             tls,
@@ -124,9 +130,10 @@ impl Front {
     /// Serves clients, and probes where they have URLs of their own.
     pub(crate) fn serve<S: Serve>(self, service: &S, stopper: &Stopper) {
         self.clients.serve(service, &self.serve, stopper);
-        self.probes.serve(&ProbesOnly::new(service.clone()), &self.serve, stopper);
+        let for_probes = ServeConfig { party: Party::Others, ..self.serve };
+        self.probes.serve(&ProbesOnly::new(service.clone()), &for_probes, stopper);
         if let Some(tls) = self.tls {
-            tokio::spawn(tls.follow(stopper.handle()));
+            stopper.keep("the task that reads certificates again", |stop| tls.follow(stop));
         }
     }
 }

@@ -16,6 +16,7 @@ use kubebrain_shared::tls::{TlsClient, TlsServer};
 use super::flags::{Given, Names, Serving};
 use super::{Listeners, Options};
 use crate::boolean;
+use crate::process::Process;
 
 const URLS: &str = "listen-peer-urls";
 
@@ -175,10 +176,11 @@ impl Peers {
     }
 
     /// Serves on all of them.
-    pub(crate) fn serve<S: Serve>(self, service: &S, stopper: &Stopper) {
-        self.listeners.serve(service, &ServeConfig::default(), stopper);
+    pub(crate) fn serve<S: Serve>(self, service: &S, process: &Process, stopper: &Stopper) {
+        let config = ServeConfig { connections: process.connections.clone(), ..ServeConfig::default() };
+        self.listeners.serve(service, &config, stopper);
         if let Some(tls) = self.tls {
-            tokio::spawn(tls.follow(stopper.handle()));
+            stopper.keep("the task that reads certificates again", |stop| tls.follow(stop));
         }
     }
 }
@@ -226,7 +228,8 @@ impl Brains {
     /// Reads the certificates again whenever they change.
     pub(crate) fn follow(&self, stopper: &Stopper) {
         if let Some(tls) = &self.tls {
-            tokio::spawn(tls.clone().follow(stopper.handle()));
+            let tls = tls.clone();
+            stopper.keep("the task that reads certificates again", |stop| tls.follow(stop));
         }
     }
 }

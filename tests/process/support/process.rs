@@ -12,7 +12,11 @@ use tokio::time::Instant;
 use super::pki::Pair;
 use super::{PATIENCE, until};
 
-const BINARY: &str = env!("CARGO_BIN_EXE_kubebrain");
+/// Whoever logs does not wait for the line to be written.
+const WRITTEN_WITHIN: Duration = Duration::from_millis(20);
+
+#[allow(dead_code, reason = "for tests/process")]
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_kubebrain");
 
 /// A directory for a test's data and logs; kept, and named, if the test fails.
 pub(crate) struct Place {
@@ -64,6 +68,8 @@ pub(crate) struct Start {
     /// No flags but those that are given.
     exact: bool,
     tied: bool,
+    /// An option of `ulimit` and its number.
+    limit: Option<(&'static str, usize)>,
     /// Variables for it alone.
     pub(crate) environment: Vec<(String, OsString)>,
 }
@@ -97,6 +103,7 @@ impl Start {
             logs: place.join(logs),
             exact: false,
             tied: false,
+            limit: None,
             environment: Vec::new(),
         }
     }
@@ -150,6 +157,20 @@ impl Start {
         self
     }
 
+    /// It may open so many files.
+    #[allow(dead_code, reason = "for tests/process")]
+    pub(crate) fn limited(mut self, files: usize) -> Self {
+        self.limit = Some(("-n", files));
+        self
+    }
+
+    /// It may open so many files, or raise that itself.
+    #[allow(dead_code, reason = "for tests/process")]
+    pub(crate) fn limited_softly(mut self, files: usize) -> Self {
+        self.limit = Some(("-Sn", files));
+        self
+    }
+
     /// Keeps its state in TiKV, under a prefix, and nothing on this machine.
     #[allow(dead_code, reason = "for tests/tikv_brains")]
     pub(crate) fn on_tikv(mut self, pd: &str, prefix: &str) -> Self {
@@ -181,10 +202,14 @@ impl Start {
     }
 
     fn command(&self) -> Command {
-        let mut command = match self.tied {
-            true => Command::new("setpriv"),
-            false => Command::new(BINARY),
+        let mut command = match (self.tied, self.limit) {
+            (true, _) => Command::new("setpriv"),
+            (false, Some(_)) => Command::new("sh"),
+            (false, None) => Command::new(BINARY),
         };
+        if let (false, Some((option, files))) = (self.tied, self.limit) {
+            command.args(["-c", &format!("ulimit {option} {files} && exec \"$0\" \"$@\""), BINARY]);
+        }
         if self.tied {
             command.arg("--pdeathsig=KILL").arg(BINARY);
         }
@@ -228,10 +253,10 @@ impl Start {
     pub(crate) fn begins(self) -> Beginning {
         let append =
             |end: &str| File::options().create(true).append(true).open(self.log(end)).expect("a log file");
-        let before = [read(&self.log("out")).len(), read(&self.log("err")).len()];
+        let before = read(&self.log("err")).len();
         let child =
             self.command().stdout(append("out")).stderr(append("err")).spawn().expect("the binary runs");
-        Beginning { process: Process { child, start: self, probes: None }, before }
+        Beginning { process: Process { child, start: self, probes: None, may_panic: false }, before }
     }
 
     /// Starts it and waits for its end, which must be a failure.
@@ -275,15 +300,15 @@ pub(crate) struct Failure {
 /// A process that may serve some time.
 pub(crate) struct Beginning {
     process: Process,
-    /// How long its output and its log were before it.
-    before: [usize; 2],
+    /// How long its log was before it.
+    before: usize,
 }
 
 #[allow(dead_code, reason = "for tests/tikv_brains")]
 impl Beginning {
     /// What it has logged so far.
     pub(crate) fn log(&self) -> String {
-        self.process.log().split_off(self.before[1])
+        self.process.log().split_off(self.before)
     }
 
     /// See [`Process::must_run`].
@@ -311,19 +336,21 @@ impl Beginning {
     pub(crate) async fn serves(self) -> Result<Process, Failure> {
         let Self { mut process, before } = self;
         let mut start = process.start();
-        let banner = until("a banner", async || {
-            if let Some(failure) = process.failed(before[1]) {
+        let log = until("it is ready", async || {
+            if let Some(failure) = process.failed(before) {
                 return Some(Err(failure));
             }
-            let banner = read(&start.log("out")).split_off(before[0]);
-            banner.contains("\n  try ").then_some(Ok(banner))
+            let log = read(&start.log("err")).split_off(before);
+            log.contains(" ready: ").then_some(Ok(log))
         })
         .await?;
-        process.probes = url(&banner, "probes");
+        let began = log.lines().find(|line| line.contains(&format!("kubebrain {} starts", start.program)));
+        let began = began.expect("its first line");
+        process.probes = url(began, "probes");
         // A restart takes the same ports.
-        start.clients = url(&banner, "clients").expect("it says where it listens");
+        start.clients = url(began, "clients").expect("it says where it listens");
         if start.peers.is_some() {
-            start.peers = url(&banner, "peers");
+            start.peers = url(began, "peers");
         }
         process.start = start;
         if process.start.scheme != "http" || process.start.exact {
@@ -331,7 +358,7 @@ impl Beginning {
         }
         let address = process.address().to_owned();
         let ready = super::in_time("ready", super::client::ready(&address));
-        let ended = until("an end, or not", async || process.failed(before[1]));
+        let ended = until("an end, or not", async || process.failed(before));
         tokio::select! {
             () = ready => {}
             failure = ended => return Err(failure),
@@ -345,6 +372,7 @@ pub(crate) struct Process {
     child: Child,
     start: Start,
     probes: Option<String>,
+    may_panic: bool,
 }
 
 impl Process {
@@ -376,6 +404,7 @@ impl Process {
 
     /// Everything it and those before it in this place have logged.
     pub(crate) fn log(&self) -> String {
+        std::thread::sleep(WRITTEN_WITHIN);
         read(&self.start.log("err"))
     }
 
@@ -402,6 +431,14 @@ impl Process {
     #[allow(dead_code, reason = "for tests/tikv_brains")]
     pub(crate) fn has_ended(&mut self) -> bool {
         self.child.try_wait().expect("a child").is_some()
+    }
+
+    /// The log of one that was made to panic; the others must not have.
+    #[allow(dead_code, reason = "for tests/process")]
+    pub(crate) fn log_of_a_panic(&mut self) -> String {
+        let log = self.log();
+        self.may_panic = true;
+        log
     }
 
     /// Sends a signal by name.
@@ -442,7 +479,11 @@ impl Drop for Process {
             let tail = lines[lines.len().saturating_sub(20)..].join("\n");
             eprintln!("{} {:?} said last:\n{tail}", self.start.program, self.start.arguments);
         } else {
-            assert!(!log.contains("panicked"), "a task of {} has panicked:\n{log}", self.start.program);
+            assert!(
+                self.may_panic || !log.contains("panicked"),
+                "a task of {} has panicked:\n{log}",
+                self.start.program
+            );
         }
     }
 }
@@ -452,8 +493,8 @@ fn read(path: &Path) -> String {
     std::fs::read(path).map_or_else(|_| String::new(), |bytes| String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// The first URL of a line, without its scheme.
-fn url(banner: &str, label: &str) -> Option<String> {
-    let line = banner.lines().find_map(|line| line.trim().strip_prefix(label))?;
-    Some(line.split_whitespace().next()?.split_once("://")?.1.to_owned())
+/// The first URL of a field of a line, without its scheme.
+fn url(line: &str, field: &str) -> Option<String> {
+    let urls = line.split_whitespace().find_map(|word| word.strip_prefix(&format!("{field}=")))?;
+    Some(urls.split(',').next()?.split_once("://")?.1.to_owned())
 }
