@@ -10,6 +10,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "etcd/rpc.proto",
         "etcd/kv.proto",
         "etcd/auth.proto",
+        "etcd/v3lock.proto",
+        "etcd/v3election.proto",
         "health/health.proto",
         "brain/peer.proto",
         "brain/admin.proto",

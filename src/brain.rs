@@ -17,23 +17,27 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow, bail};
+use futures_util::FutureExt as _;
 use kubebrain_brain::compaction::Alone;
 use kubebrain_brain::election::{MasterRecord, Standing as Election};
+use kubebrain_brain::mvcc::codec::Layout;
 use kubebrain_brain::mvcc::follow::Slave;
-use kubebrain_brain::mvcc::shared::Ended;
-use kubebrain_brain::mvcc::{self, OpenError, PlaceError, Store};
+use kubebrain_brain::mvcc::shared::{Ended, Shared};
+use kubebrain_brain::mvcc::{self, OpenError, PlaceError, Store, cluster};
 use kubebrain_brain::service::{Announced, Audience, Standing as Announcement};
 use kubebrain_shared::compaction::Policy;
 use kubebrain_shared::placement::Placement;
 use kubebrain_shared::stop::Stopper;
+use parking_lot::Mutex;
 use tokio::time::timeout;
 
 use crate::cli;
 use crate::listen::{Front, Peers};
 use crate::numbers::Numbers;
+use crate::process::{Place, Process, Starting};
 use crate::shutdown::{self, Heard, Signals};
 use crate::storage::{self, Storage};
-use crate::{banner, opening, placement};
+use crate::{opening, placement};
 use candidate::Standing;
 use doors::Doors;
 
@@ -43,7 +47,7 @@ const LEAVE_WITHIN: Duration = Duration::from_secs(2);
 const SUCCESSOR_WITHIN: Duration = Duration::from_secs(1);
 
 /// One brain, whatever its role.
-struct Brain {
+struct Brain<'a> {
     flags: cli::Brain,
     storage: Storage,
     config: mvcc::Config,
@@ -55,8 +59,29 @@ struct Brain {
     standing: Option<Standing>,
     /// The store of the last term, where nobody waits for it to be given up.
     last: Option<Store>,
-    /// What a person reads after the start, once.
-    greeting: Option<Vec<(&'static str, String)>>,
+    /// Until it serves for the first time.
+    starting: Option<Starting>,
+    process: &'a Process,
+    /// The store that is in use, for who watches over its writer.
+    current: Current,
+}
+
+/// The store of this moment, if there is one.
+#[derive(Clone, Default)]
+struct Current(Arc<Mutex<Option<Arc<Shared>>>>);
+
+impl Current {
+    fn is(&self, store: &Store) {
+        *self.0.lock() = Some(store.shared().clone());
+    }
+
+    fn is_none(&self) {
+        *self.0.lock() = None;
+    }
+
+    fn is_beating(&self, within: Duration) -> bool {
+        self.0.lock().as_ref().is_none_or(|shared| shared.is_beating(within))
+    }
 }
 
 /// One time as master.
@@ -76,10 +101,10 @@ enum End {
     Failed(anyhow::Error),
 }
 
-pub(crate) async fn run(flags: cli::Brain) -> Result<()> {
+pub(crate) async fn run(flags: cli::Brain, process: &Process) -> Result<()> {
     let signals = Signals::new()?;
     let compaction = flags.compaction.policy()?;
-    let clients = Front::bind(&flags.clients).await?;
+    let clients = Front::bind(&flags.clients, process).await?;
     let peers = Peers::bind(&flags.peers, &flags.clients.serving).await?;
     let table = match &flags.placement {
         Some(path) => placement::read(path)?,
@@ -94,35 +119,45 @@ pub(crate) async fn run(flags: cli::Brain) -> Result<()> {
              on the proxy instead"
         );
     }
-    let numbers = Numbers::new(&flags.clients);
-    let storage = storage::open(&flags.store, &flags.clients, &numbers.metrics).await?;
+    let starting = process.starts(
+        "brain",
+        Place {
+            clients: clients.urls.clone(),
+            probes: clients.probe_urls.clone(),
+            peers: peers.urls().to_vec(),
+            data: flags.store.place(),
+            groups: vec![flags.group.to_string()],
+        },
+    );
+    let numbers = Numbers::new(&flags.clients, process);
+    let storage = storage::open(&flags.store, &flags.clients, &numbers, process).await?;
     let config = mvcc::Config {
         metrics: mvcc::metrics::Metrics::new(&numbers.metrics),
         ..storage.config(flags.group.clone(), &flags.store, &flags.clients)
     };
     let accepting = Stopper::default();
-    let mut doors = Doors::new(&flags, &clients.urls, peers.urls(), config.member_id, &accepting);
+    let mut doors = Doors::new(&flags, &clients.urls, peers.urls(), &accepting);
     let standing = candidate::stand(&flags, &storage, &doors).await?;
     let tenure = standing.as_ref().map(|standing| standing.candidacy.tenure().clone());
     let config = mvcc::Config { tenure, ..config };
-    let greeting = vec![
-        ("clients", clients.urls.join(" ")),
-        ("probes", clients.probe_urls.join(" ")),
-        ("peers", peers.urls().join(" ")),
-        ("data", flags.store.place()),
-        ("try", banner::try_it(&clients.urls)),
-    ];
     if standing.is_some() {
         doors.reach(flags.peers.brains()?, &accepting);
     }
     let for_clients = Announced::new(doors.announcer.clone(), Audience::Clients, doors.clients.clone());
-    clients.serve(&numbers.observe(for_clients), &accepting);
+    clients.serve(&numbers.for_clients(for_clients), &numbers.held, &accepting);
     let for_peers = Announced::new(doors.announcer.clone(), Audience::Peers, doors.peers.clone());
     let for_peers = numbers.observe_peers(for_peers, &flags.clients);
-    peers.serve(&for_peers, &accepting);
+    peers.serve(&for_peers, process, &numbers.held, &accepting);
     drop(for_peers);
     let watched = placement::Watched::new(flags.placement.clone());
-    let greeting = Some(greeting);
+    let elects = standing.as_ref().map(Standing::broken);
+    let elected = async move {
+        match elects {
+            Some(broken) => broken.await,
+            None => std::future::pending().await,
+        }
+    };
+    let current = Current::default();
     let mut brain = Brain {
         flags,
         storage,
@@ -134,10 +169,16 @@ pub(crate) async fn run(flags: cli::Brain) -> Result<()> {
         signals,
         standing,
         last: None,
-        greeting,
+        starting: Some(starting),
+        process,
+        current: current.clone(),
     };
-    let outcome = brain.live().await;
-    tracing::info!("stopping");
+    let outcome = tokio::select! { biased;
+        outcome = brain.live() => outcome,
+        error = shutdown::broken(vec![accepting.broken().boxed(), elected.boxed()]) => Err(error),
+        never = process.systemd.live(|within| current.is_beating(within)) => match never {},
+    };
+    process.stopping(&outcome);
     let Brain { standing, doors, last, .. } = brain;
     drop(doors);
     accepting.stop().await;
@@ -150,9 +191,14 @@ pub(crate) async fn run(flags: cli::Brain) -> Result<()> {
     outcome
 }
 
-impl Brain {
+impl Brain<'_> {
     /// Until it is told to end, or cannot go on.
     async fn live(&mut self) -> Result<()> {
+        match self.learn_ids().await {
+            Ok(()) => {}
+            Err(End::Failed(error)) => return Err(error),
+            Err(End::Stop | End::Lost(_)) => return Ok(()),
+        }
         loop {
             let begun = match self.standing {
                 Some(_) => self.follow().await,
@@ -174,13 +220,40 @@ impl Brain {
         }
     }
 
+    /// Reads, or makes, the ids of cluster and member.
+    async fn learn_ids(&mut self) -> Result<(), End> {
+        let (engine, store) = (&self.storage.engine, &self.flags.store);
+        let layout = Layout::new(store.store_prefix.as_bytes(), &self.flags.group);
+        // Groups of one placement may have stores of their own: their clients must not meet two ids.
+        let new = match self.table.groups().count() {
+            0 | 1 => storage::new_cluster(store),
+            _ => storage::token(store).unwrap_or_else(cluster::unnamed),
+        };
+        let doors = &self.doors;
+        let say = |what: String| doors.say(&what);
+        let learned = tokio::select! { biased;
+            () = self.signals.stop() => return Err(End::Stop),
+            learned = opening::cluster(&self.flags.group, engine, &layout, new, &say) => learned,
+        };
+        let id = learned.map_err(|error| self.failed(error))?;
+        let member = cluster::member(id, &self.config.name);
+        (self.config.cluster_id, self.config.member_id) = (id, member);
+        self.doors.know(id, member);
+        Ok(())
+    }
+
     /// Serves as a slave until it is elected and has taken over.
     async fn follow(&mut self) -> Result<Term, End> {
         let (config, engine) = (self.config.clone(), self.storage.engine.clone());
         let (store, mut slave) = Store::follow(config, engine, self.table.clone());
         let streams = Stopper::default();
         self.doors.follow(&store, &slave.state(), &streams);
-        let followed = self.follow_until_elected(&store, &mut slave).await;
+        let (process, loaded) = (self.process, self.config.loaded.clone());
+        let what = format!("group {}", self.flags.group);
+        let followed = tokio::select! { biased;
+            followed = self.follow_until_elected(&store, &mut slave) => followed,
+            never = opening::progress(process, &what, "rows", &loaded, &drop) => match never {},
+        };
         let ended = match followed {
             Ok(()) => {
                 let promoted = self.promote(&mut slave).await;
@@ -225,7 +298,14 @@ impl Brain {
                     if holder(&record) != holder(&master) {
                         match self.doors.show_master(record.as_ref()) {
                             Some(upstream) => slave.attach(upstream),
-                            None => slave.detach("no master is elected"),
+                            None => {
+                                slave.detach("no master is elected");
+                                tracing::warn!(
+                                    group = %self.flags.group,
+                                    "the group has no master: writes, and reads that have to be fresh, wait until one is \
+                                     elected"
+                                );
+                            }
                         }
                         master = record;
                     }
@@ -236,6 +316,17 @@ impl Brain {
             if (state.leaving && !before.leaving) || (!state.level && before.level) {
                 standing.candidacy.hurry();
             }
+            match (before.level, state.level) {
+                (true, false) => tracing::warn!(
+                    group = %self.flags.group,
+                    "this slave answers no reads that have to be fresh: {}", state.trouble
+                ),
+                (false, true) => tracing::info!(
+                    group = %self.flags.group,
+                    "this slave is level with its master, and answers reads"
+                ),
+                _ => {}
+            }
             let said =
                 (state.level, state.trouble.clone(), state.epoch, master.clone().map(|master| master.holder));
             if told.as_ref() != Some(&said) {
@@ -243,8 +334,11 @@ impl Brain {
                 told = Some(said);
             }
             if let (true, Some(master)) = (state.level, &master) {
-                let what = format!("of group {} following {}", self.flags.group, master.name);
-                greet(&mut self.greeting, &what);
+                let what = format!("slave of group {}, its master is {}", self.flags.group, master.name);
+                match self.starting.take() {
+                    Some(starting) => self.process.ready(starting, &what),
+                    None => self.process.systemd.status(&what),
+                }
             }
             before = state;
             tokio::select! { biased;
@@ -253,6 +347,7 @@ impl Brain {
                     Heard::Reload => self.reload(slave),
                 },
                 () = self.watched.changed() => self.reload(slave),
+                ended = store.ended() => return Err(End::Failed(anyhow!("{ended}"))),
                 _standing = standing.candidacy.changed() => {}
                 _changed = following.changed() => {}
                 () = tokio::time::sleep(Duration::from_secs(1)), if master.is_none() => {
@@ -304,7 +399,9 @@ impl Brain {
         let say = |what: String| doors.say(&what);
         let opened = tokio::select! { biased;
             () = self.signals.stop() => return Err(End::Stop),
-            opened = opening::store(self.config.clone(), &self.storage.engine, &self.table, &say) => opened,
+            opened = opening::store(
+                self.config.clone(), &self.storage.engine, &self.table, self.process, &say
+            ) => opened,
         };
         let term = Term { store: opened.map_err(|error| self.failed(error))?, streams: Stopper::default() };
         self.begin(&term);
@@ -318,13 +415,23 @@ impl Brain {
 
     /// A term as master begins.
     fn begin(&mut self, term: &Term) {
+        self.current.is(&term.store);
         self.doors.serve(&term.store, &term.streams);
         if let Some(policy) = &self.compaction {
-            tokio::spawn(policy.run(Alone(term.store.clone()), term.streams.handle()));
+            term.streams.keep("automatic compaction", |stop| policy.run(Alone(term.store.clone()), stop));
         }
         let at = term.store.shared().committed();
-        tracing::info!(group = %self.flags.group, epoch = term.store.shared().identity().term, "master at {at}");
-        greet(&mut self.greeting, &format!("of group {} at {at}", self.flags.group));
+        let epoch = term.store.shared().identity().term;
+        tracing::info!(group = %self.flags.group, epoch, "master at {at}: this brain orders the group's writes");
+        self.serves(&format!("master of group {} at {at}", self.flags.group));
+    }
+
+    /// Clients are served, as what it is now.
+    fn serves(&mut self, what: &str) {
+        match self.starting.take() {
+            Some(starting) => self.process.ready(starting, what),
+            None => self.process.systemd.status(what),
+        }
     }
 
     /// Until the term ends.
@@ -337,6 +444,7 @@ impl Brain {
                 },
                 () = self.watched.changed() => true,
                 error = shutdown::poisoned(self.storage.embedded.as_deref()) => return End::Failed(error),
+                error = shutdown::broken(vec![term.streams.broken().boxed()]) => return End::Failed(error),
                 ended = term.store.ended() => return match ended {
                     Ended::Deposed { .. } if self.standing.is_some() => End::Lost(ended.to_string()),
                     ended => End::Failed(anyhow!("{ended}")),
@@ -364,6 +472,7 @@ impl Brain {
     /// be master.
     async fn leave(&mut self, term: Term, end: &End) {
         let Term { store, streams } = term;
+        self.current.is_none();
         if self.standing.is_none() {
             streams.ask();
             self.last = Some(store); // connections end first, with what is at work on them
@@ -387,12 +496,6 @@ impl Brain {
             let _upstream = self.doors.show_master(Some(&master));
             self.doors.pass_on(&store);
         }
-    }
-}
-
-fn greet(greeting: &mut Option<Vec<(&'static str, String)>>, what: &str) {
-    if let Some(lines) = greeting.take() {
-        banner::print(&format!("kubebrain brain {what}"), &lines);
     }
 }
 

@@ -1,24 +1,23 @@
 //! Flags and environment variables. etcd's names where the meaning is the same.
 
-use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use kubebrain_shared::compaction::Policy;
 use kubebrain_shared::group::GroupName;
-use tracing_subscriber::EnvFilter;
 
 use crate::ctl::Ctl;
 use crate::duration;
 use crate::listen::{PeerFiles, PeerServing, Serving};
+use crate::log;
 
 /// Kubernetes' state on a storage that scales out: etcd v3 over groups of brains.
 #[derive(Debug, Parser)]
 #[command(version, about, max_term_width = 110)]
 pub(crate) struct Cli {
     #[command(flatten)]
-    pub log: Log,
+    pub log: log::Flags,
     /// Print the settings that flags and environment come to, and end.
     #[arg(long, global = true)]
     pub print_config: bool,
@@ -34,8 +33,29 @@ pub(crate) enum Command {
     Brain(Box<Brain>),
     /// One etcd endpoint over the groups of a placement.
     Proxy(Proxy),
-    /// What an operator does: snapshots and their restoration.
+    /// What an operator does: looks at servers and groups, saves snapshots and restores them.
     Ctl(Ctl),
+    /// Version, commit and compiler of this program.
+    Version,
+    /// The completion of command lines for a shell, to be loaded by it.
+    Completion(Completion),
+    /// The manual pages.
+    Man(Man),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Completion {
+    /// As in `source <(kubebrain completion bash)`.
+    pub shell: clap_complete::Shell,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Man {
+    /// The page of this command, as in `kubebrain man ctl restore | man -l -`. Without it: that of the program.
+    pub command: Vec<String>,
+    /// Write all pages into this directory instead, such as /usr/local/share/man/man1.
+    #[arg(long, value_name = "DIR", conflicts_with = "command")]
+    pub dir: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -141,6 +161,10 @@ pub(crate) struct Store {
     /// Goes before every stored key: several clusters can share one engine.
     #[arg(long, env = "KUBEBRAIN_STORE_PREFIX", default_value = "")]
     pub store_prefix: String,
+    /// Makes the id of the cluster, at the first start of a store: stores that are given the same one have the same id.
+    /// Without it the id is drawn. A store keeps the id that it has.
+    #[arg(long, env = "ETCD_INITIAL_CLUSTER_TOKEN", value_name = "TOKEN")]
+    pub initial_cluster_token: Option<String>,
     /// Bytes of values kept in memory, for all groups of the process together.
     #[arg(long, env = "KUBEBRAIN_VALUE_CACHE_BYTES", default_value_t = 256 << 20)]
     pub value_cache_bytes: u64,
@@ -296,47 +320,6 @@ pub(crate) struct Clients {
     pub max_concurrent_streams: u32,
     #[command(flatten)]
     pub serving: Serving,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Log {
-    /// error, warn, info, debug, or a filter such as info,kubebrain_proxy=debug.
-    #[arg(long, global = true, env = "ETCD_LOG_LEVEL", default_value = "info")]
-    log_level: String,
-    /// For people or for machines.
-    #[arg(long, global = true, env = "ETCD_LOG_FORMAT", value_enum, default_value_t = Format::Console)]
-    log_format: Format,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Format {
-    Console,
-    Json,
-}
-
-impl Log {
-    pub(crate) fn install(&self) {
-        let level = match self.log_level.as_str() {
-            "dpanic" | "panic" | "fatal" => "error", // etcd has them; nothing here is worse than an error
-            level => level,
-        };
-        // An error for each call of an election that fails; ours say what it means, and once.
-        let level = match level {
-            level if level.contains("kube_client") => level.to_owned(),
-            level => format!("{level},kube_client=off"),
-        };
-        let filter = EnvFilter::try_new(level).unwrap_or_else(|error| {
-            eprintln!("kubebrain: --log-level {}: {error}; using info", self.log_level);
-            EnvFilter::new("info")
-        });
-        let colours = std::io::stderr().is_terminal();
-        let lines =
-            tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);
-        match self.log_format {
-            Format::Console => lines.with_target(false).init(),
-            Format::Json => lines.json().init(),
-        }
-    }
 }
 
 pub(crate) fn group(text: &str) -> Result<GroupName, String> {

@@ -13,6 +13,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory};
 
 use crate::boolean;
 use crate::cli::Cli;
+use crate::headings;
 
 /// Programs that take etcd's flags.
 const PROGRAMS: [&str; 3] = ["standalone", "brain", "proxy"];
@@ -70,8 +71,6 @@ const VALUES: &[&str] = &[
     "initial-cluster-token",
     "listen-peer-urls",
     "local-address",
-    "log-outputs",
-    "log-rotation-config-json",
     "logger",
     "max-learners",
     "max-snapshots",
@@ -116,7 +115,6 @@ const BOOLEANS: &[&str] = &[
     "enable-grpc-gateway",
     "enable-lease-checkpoint",
     "enable-lease-checkpoint-persist",
-    "enable-log-rotation",
     "enable-pprof",
     "enable-v2",
     "force-new-cluster",
@@ -148,9 +146,14 @@ fn all() -> impl Iterator<Item = &'static str> {
     VALUES.iter().chain(BOOLEANS).copied()
 }
 
+/// The command line without the flags of etcd that mean nothing here.
+pub(crate) fn own() -> Command {
+    headings::arrange(Cli::command(), &PROGRAMS)
+}
+
 /// The command line, with etcd's flags.
 pub(crate) fn command() -> Command {
-    PROGRAMS.into_iter().fold(Cli::command(), |command, program| {
+    PROGRAMS.into_iter().fold(own(), |command, program| {
         command.mut_subcommand(program, |program| {
             let own: BTreeSet<String> =
                 program.get_arguments().filter_map(|arg| arg.get_long().map(str::to_owned)).collect();

@@ -5,16 +5,24 @@ mod boolean;
 mod brain;
 mod cli;
 mod ctl;
+mod descriptors;
 mod duration;
 mod etcd;
+mod headings;
 mod listen;
+mod log;
+mod manual;
 mod numbers;
 mod opening;
 mod placement;
+mod print;
+mod process;
 mod proxy;
 mod shutdown;
 mod standalone;
 mod storage;
+mod systemd;
+mod umask;
 
 use std::process::ExitCode;
 
@@ -22,11 +30,15 @@ use std::process::ExitCode;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+use anyhow::Result;
 use clap::FromArgMatches;
 
 use cli::{Cli, Command};
+use log::Log;
+use process::Process;
 
 fn main() -> ExitCode {
+    umask::close();
     let mut command = etcd::command();
     command.build();
     let arguments = etcd::arguments(&command, std::env::args_os(), std::env::vars_os());
@@ -36,30 +48,61 @@ fn main() -> ExitCode {
         Err(error) => error.exit(),
     };
     if cli.print_config {
-        print!("{}", etcd::settings(&command, &matches));
-        return ExitCode::SUCCESS;
+        return answered(print::print(&etcd::settings(&command, &matches)));
     }
-    cli.log.install();
-    if let Err(error) = etcd::review(&command, &matches) {
-        eprintln!("kubebrain: {error:#}");
-        return ExitCode::FAILURE;
+    match &cli.command {
+        Command::Version => return answered(manual::version()),
+        Command::Completion(flags) => return answered(manual::completion(flags, etcd::own())),
+        Command::Man(flags) => return answered(manual::man(flags, etcd::own())),
+        Command::Standalone(_) | Command::Brain(_) | Command::Proxy(_) | Command::Ctl(_) => {}
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let outcome = runtime.map_err(anyhow::Error::from).and_then(|runtime| {
-        runtime.block_on(async {
-            match cli.command {
-                Command::Standalone(flags) => standalone::run(flags).await,
-                Command::Brain(flags) => brain::run(*flags).await,
-                Command::Proxy(flags) => proxy::run(flags).await,
-                Command::Ctl(flags) => ctl::run(flags).await,
-            }
-        })
-    });
+    let log = match cli.log.install() {
+        Ok(log) => log,
+        Err(error) => {
+            log::tell(format!("kubebrain: {error:#}\n").as_bytes());
+            return ExitCode::FAILURE;
+        }
+    };
+    let outcome = etcd::review(&command, &matches).and_then(|()| run(cli.command, &log));
+    if let Err(error) = &outcome {
+        log.tell(&format!("kubebrain: {error:#}"));
+    }
+    log.finish();
+    code(&outcome)
+}
+
+/// The end of what needs no log.
+fn answered(outcome: Result<()>) -> ExitCode {
+    if let Err(error) = &outcome {
+        log::tell(format!("kubebrain: {error:#}\n").as_bytes());
+    }
+    code(&outcome)
+}
+
+fn code(outcome: &Result<()>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("kubebrain: {error:#}");
-            ExitCode::FAILURE
+            error.downcast_ref::<ctl::Verdict>().map_or(ExitCode::FAILURE, |verdict| verdict.code().into())
         }
     }
+}
+
+fn run(command: Command, log: &Log) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    if let Command::Ctl(flags) = command {
+        return runtime.block_on(ctl::run(flags));
+    }
+    let process = Process::new(log.clone())?;
+    let outcome = runtime.block_on(async {
+        match command {
+            Command::Standalone(flags) => standalone::run(flags, &process).await,
+            Command::Brain(flags) => brain::run(*flags, &process).await,
+            Command::Proxy(flags) => proxy::run(flags, &process).await,
+            Command::Ctl(_) | Command::Version | Command::Completion(_) | Command::Man(_) => Ok(()), // done above
+        }
+    });
+    drop(runtime); // what blocks is waited for: nothing is logged after the last line
+    process.stopped(&outcome);
+    outcome
 }

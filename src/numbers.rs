@@ -1,22 +1,42 @@
 //! [`Numbers`]: what one process counts, made once and handed to its parts.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
-use kubebrain_shared::metrics::{Calls, Metrics, Observe, Side, Slow};
+use http::{Request, Response};
+use kubebrain_shared::gateway::Gateway;
+use kubebrain_shared::gzip::Gzip;
+use kubebrain_shared::held::Held;
+use kubebrain_shared::locks::Locks;
+use kubebrain_shared::metrics::{Calls, Inbound, Metrics, Observe, Side, Slow};
 use kubebrain_shared::probe::ETCD_VERSION;
+use tonic::body::Body;
+use tonic::codegen::Service;
 
 use crate::cli::Clients;
+use crate::process::Process;
+
+/// What gRPC may add to the largest request, as in etcd.
+const GRPC_BYTES: usize = 512 << 10;
 
 /// See the module.
 pub(crate) struct Numbers {
     /// Where parts register, and `/metrics` reads.
     pub metrics: Metrics,
+    /// Whom listeners and budgets hold back.
+    pub held: Held,
+    gzip: Gzip,
     clients: Arc<Calls>,
+    /// Of a request, bytes.
+    message_bytes_max: usize,
+    has_gateway: bool,
 }
 
 impl Numbers {
-    pub(crate) fn new(flags: &Clients) -> Self {
+    pub(crate) fn new(flags: &Clients, process: &Process) -> Self {
         let metrics = Metrics::of_process();
+        process.log.count_in(&metrics);
+        process.connections.count_in(&metrics);
         let says = |name, help, label, value| {
             metrics.gauges(name, help, &[label]).with_label_values(&[value]).set(1);
         };
@@ -32,17 +52,31 @@ impl Numbers {
         says("kubebrain_build_info", "1 for the version of kubebrain.", "version", env!("CARGO_PKG_VERSION"));
         let slow = Slow::new(flags.warning_unary_request_duration);
         let clients = Calls::new(&metrics, Side::Clients, slow);
-        Self { metrics, clients }
+        let held = metrics.held();
+        let message_bytes_max = flags.max_request_bytes + GRPC_BYTES;
+        let gzip = Gzip::new(message_bytes_max, held.clone());
+        let has_gateway = flags.serving.enable_grpc_gateway;
+        Self { metrics, held, gzip, clients, message_bytes_max, has_gateway }
     }
 
-    /// Counts the calls of a listener for clients, and answers `/metrics` there.
-    pub(crate) fn observe<S>(&self, service: S) -> Observe<S> {
-        Observe::new(service, self.metrics.clone(), self.clients.clone())
+    /// What clients find on a listener, over `service`: locks and elections, JSON over HTTP, `/metrics`; counted.
+    pub(crate) fn for_clients<S>(&self, service: S) -> Gateway<Observe<Locks<S>>>
+    where
+        S: Service<Request<Inbound>, Response = Response<Body>, Error = Infallible, Future: Send>,
+        S: Clone + Send + Sync + 'static,
+    {
+        let service = Locks::new(service, self.message_bytes_max, self.held.clone());
+        let service = Observe::new(service, self.metrics.clone(), self.clients.clone(), self.gzip.clone());
+        match self.has_gateway {
+            true => Gateway::new(service, self.message_bytes_max),
+            false => Gateway::none(service),
+        }
     }
 
     /// Counts the calls of a listener for proxies.
     pub(crate) fn observe_peers<S>(&self, service: S, flags: &Clients) -> Observe<S> {
         let slow = Slow::new(flags.warning_unary_request_duration);
-        Observe::new(service, self.metrics.clone(), Calls::new(&self.metrics, Side::Peers, slow))
+        let calls = Calls::new(&self.metrics, Side::Peers, slow);
+        Observe::new(service, self.metrics.clone(), calls, self.gzip.clone())
     }
 }

@@ -14,6 +14,13 @@ pub(crate) fn read(path: &Path) -> Result<Arc<Placement>> {
     let text = std::fs::read_to_string(path).with_context(|| format!("placement {}", path.display()))?;
     let placement =
         Placement::parse(&text).map_err(|errors| anyhow!("placement {}:\n{errors}", path.display()))?;
+    for (kind, meant) in placement.doubts() {
+        tracing::warn!(
+            "placement {}: Kubernetes stores nothing as kind {kind}, so the rule for it probably matches no key: is \
+             `{meant}` meant?",
+            path.display()
+        );
+    }
     Ok(Arc::new(placement))
 }
 
@@ -47,7 +54,7 @@ impl Watched {
         }
     }
 
-    /// Reads it again. `None`: there is no file, or it means what holds already, wherever brains are.
+    /// Reads it again. `None`: there is no file, or nothing is new in it, wherever brains are.
     pub(crate) fn reload(&self, current: &Placement) -> Option<Arc<Placement>> {
         self.reload_unless(|next| next.version() == current.version())
     }
@@ -61,7 +68,7 @@ impl Watched {
         let path = self.path.as_ref()?;
         match read(path) {
             Ok(placement) if is_same(&placement) => {
-                tracing::info!("the placement means what holds already");
+                tracing::info!(file = %path.display(), "the placement file was read again: nothing has changed");
                 None
             }
             Ok(placement) => Some(placement),

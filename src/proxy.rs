@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use anyhow::{Context, Result, bail};
+use futures_util::FutureExt as _;
 use kubebrain_proxy::metrics::Metrics;
 use kubebrain_proxy::{Config, Proxy};
 use kubebrain_shared::dial::Connector;
@@ -11,23 +12,20 @@ use kubebrain_shared::placement::Placement;
 use kubebrain_shared::stop::Stopper;
 
 use crate::cli::{self, Clients};
-use crate::listen::{Brains, Front};
+use crate::listen::{Brains, Front, advertised_to_clients};
 use crate::numbers::Numbers;
+use crate::process::{Place, Process};
 use crate::shutdown::{Heard, Signals};
-use crate::{banner, placement};
+use crate::{placement, shutdown};
 
 /// The proxy's settings from the flags that clients care for.
 pub(crate) fn config(clients: &Clients, urls: &[String]) -> Config {
-    let advertised = clients.advertise_client_urls.first().or(urls.first());
-    let mut config = Config {
+    Config {
         name: clients.name.clone(),
         request_bytes_max: clients.max_request_bytes,
+        advertised_urls: advertised_to_clients(&clients.advertise_client_urls, urls),
         ..Config::default()
-    };
-    if let Some(url) = advertised {
-        config.advertised_url = url.clone();
     }
-    config
 }
 
 /// Connectors of the groups whose brains are others than `before`: the rest keep their connections.
@@ -48,7 +46,7 @@ fn connectors(
     Ok(connectors)
 }
 
-pub(crate) async fn run(flags: cli::Proxy) -> Result<()> {
+pub(crate) async fn run(flags: cli::Proxy, process: &Process) -> Result<()> {
     let mut signals = Signals::new()?;
     let compaction = flags.compaction.policy()?;
     let mut table = placement::read(&flags.placement)?;
@@ -56,43 +54,53 @@ pub(crate) async fn run(flags: cli::Proxy) -> Result<()> {
     let reached = connectors(&brains, &table, None)
         .with_context(|| format!("placement {}", flags.placement.display()))?;
     brains.warn_of_unused_tls(table.groups().flat_map(|(_, urls)| urls));
-    let clients = Front::bind(&flags.clients).await?;
-    let numbers = Numbers::new(&flags.clients);
-    let config = Config { metrics: Metrics::new(&numbers.metrics), ..config(&flags.clients, &clients.urls) };
+    let clients = Front::bind(&flags.clients, process).await?;
+    let mut starting = Some(process.starts(
+        "proxy",
+        Place {
+            clients: clients.urls.clone(),
+            probes: clients.probe_urls.clone(),
+            groups: table.groups().map(|(group, _)| group.to_string()).collect(),
+            ..Place::default()
+        },
+    ));
+    process.systemd.status("waiting for the groups' brains");
+    let numbers = Numbers::new(&flags.clients, process);
+    let config = Config {
+        metrics: Metrics::new(&numbers.metrics),
+        held: numbers.held.clone(),
+        ..config(&flags.clients, &clients.urls)
+    };
     let proxy = Proxy::new(config, table.clone(), reached);
-    banner::print(
-        "kubebrain proxy",
-        &[
-            ("clients", clients.urls.join(" ")),
-            ("probes", clients.probe_urls.join(" ")),
-            ("groups", table.groups().map(|(group, _)| group.as_str()).collect::<Vec<_>>().join(" ")),
-            ("try", banner::try_it(&clients.urls)),
-        ],
-    );
     let accepting = Stopper::default();
     brains.follow(&accepting);
-    clients.serve(&numbers.observe(proxy.service()), &accepting);
+    clients.serve(&numbers.for_clients(proxy.service()), &numbers.held, &accepting);
     let mut watched = placement::Watched::new(Some(flags.placement.clone()));
-    let mut started = false;
-    loop {
+    let mut compaction = compaction;
+    let mut broken =
+        std::pin::pin!(shutdown::broken(vec![accepting.broken().boxed(), proxy.broken().boxed()]));
+    let outcome = loop {
         tokio::select! {
-            () = proxy.start(), if !started => {
-                started = true;
-                compaction.into_iter().for_each(|policy| proxy.compact_automatically(policy));
-                tracing::info!("ready");
+            () = proxy.start(), if starting.is_some() => {
+                compaction.take().into_iter().for_each(|policy| proxy.compact_automatically(policy));
+                if let Some(starting) = starting.take() {
+                    process.ready(starting, &format!("all groups answer, at {}", proxy.floor()));
+                }
             }
+            never = process.systemd.live(|_| true) => match never {},
+            error = &mut broken => break Err(error),
             heard = signals.next() => match heard {
-                Heard::Stop => break,
+                Heard::Stop => break Ok(()),
                 Heard::Reload => reload(&proxy, &brains, &watched, &mut table),
             },
             () = watched.changed() => reload(&proxy, &brains, &watched, &mut table),
         }
-    }
-    tracing::info!("stopping");
+    };
+    process.stopping(&outcome);
     accepting.ask();
     proxy.stop().await;
     accepting.stop().await;
-    Ok(())
+    outcome
 }
 
 fn reload(

@@ -1,6 +1,7 @@
 //! When to end: a signal from outside, or a store that cannot go on.
 
 use anyhow::{Result, anyhow};
+use futures_util::future::{BoxFuture, select_all};
 use kubebrain_brain::engine::embedded::Embedded;
 use kubebrain_brain::mvcc::Store;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -59,6 +60,12 @@ pub(crate) async fn ended(stores: &[Store]) -> anyhow::Error {
         std::task::Poll::Pending
     })
     .await
+}
+
+/// Returns when one of the tasks that a process cannot do without has panicked.
+pub(crate) async fn broken(tasks: Vec<BoxFuture<'static, &'static str>>) -> anyhow::Error {
+    let (what, ..) = select_all(tasks).await;
+    anyhow!("{what} has panicked, which is a bug: this process cannot serve any more")
 }
 
 /// Returns when the engine has stopped for good, with the reason.

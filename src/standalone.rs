@@ -5,6 +5,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
+use futures_util::FutureExt as _;
+use kubebrain_brain::mvcc::codec::Layout;
+use kubebrain_brain::mvcc::shared::Shared;
 use kubebrain_brain::mvcc::{self, Store};
 use kubebrain_brain::service::{Audience, Endpoint, EndpointConfig, Members};
 use kubebrain_proxy::Proxy;
@@ -17,16 +20,19 @@ use kubebrain_shared::probe::ETCD_VERSION;
 use kubebrain_shared::revision::Revision;
 use kubebrain_shared::serve::{ServeConfig, memory, serve_memory};
 use kubebrain_shared::stop::Stopper;
+use parking_lot::Mutex;
 
 use crate::cli::{ReadFence, Standalone};
 use crate::listen::Front;
 use crate::numbers::Numbers;
+use crate::process::{Place, Process};
 use crate::shutdown::{self, Heard, Signals};
 use crate::storage::{self, Storage};
-use crate::{banner, opening, placement, proxy};
+use crate::{opening, placement, proxy};
 
 /// The groups of this process.
-struct Groups {
+struct Groups<'a> {
+    process: &'a Process,
     flags: Standalone,
     storage: Storage,
     metrics: mvcc::metrics::Metrics,
@@ -50,7 +56,7 @@ impl Running {
     }
 }
 
-impl Groups {
+impl Groups<'_> {
     /// Opens a group and serves it to the proxy.
     async fn open(&self, group: &GroupName, placement: &Arc<Placement>) -> Result<Running> {
         let config = mvcc::Config {
@@ -58,7 +64,7 @@ impl Groups {
             ..self.storage.config(group.clone(), &self.flags.store, &self.flags.clients)
         };
         let say = |what| self.opening.waits_for(what);
-        let opened = opening::store(config, &self.storage.engine, placement, &say).await;
+        let opened = opening::store(config, &self.storage.engine, placement, self.process, &say).await;
         let store = opened.with_context(|| storage::unopened(group, &self.flags.store))?;
         let config = EndpointConfig {
             audience: Audience::Peers,
@@ -71,7 +77,9 @@ impl Groups {
         let endpoint = Endpoint::new(store.clone(), config, self.streams.handle());
         let (connector, listener) = memory();
         let connector = Connector::Inside(Direct::new(endpoint.clone()), connector);
-        tokio::spawn(serve_memory(listener, endpoint, ServeConfig::default(), self.accepting.handle()));
+        self.accepting.keep("the task that accepts the proxy's streams", |stop| {
+            serve_memory(listener, endpoint, ServeConfig::default(), stop)
+        });
         Ok(Running { store, connector })
     }
 
@@ -136,13 +144,13 @@ impl Groups {
     }
 }
 
-pub(crate) async fn run(flags: Standalone) -> Result<()> {
+pub(crate) async fn run(flags: Standalone, process: &Process) -> Result<()> {
     let mut signals = Signals::new()?;
     let compaction = flags.compaction.policy()?;
     if flags.store.read_fence == ReadFence::Lease {
         bail!("--read-fence=lease: there is no master lease without an election, and standalone has none");
     }
-    let clients = Front::bind(&flags.clients).await?;
+    let clients = Front::bind(&flags.clients, process).await?;
     let mut table = match &flags.placement {
         Some(path) => placement::read(path)?,
         None => Arc::new(Placement::builtin()),
@@ -150,15 +158,33 @@ pub(crate) async fn run(flags: Standalone) -> Result<()> {
     if let Some((group, _)) = table.groups().find(|(_, brains)| !brains.is_empty()) {
         bail!("the placement names brains of group {group}: in standalone all groups run in this process");
     }
-    let numbers = Numbers::new(&flags.clients);
-    let storage = storage::open(&flags.store, &flags.clients, &numbers.metrics).await?;
+    let starting = process.starts(
+        "standalone",
+        Place {
+            clients: clients.urls.clone(),
+            probes: clients.probe_urls.clone(),
+            data: flags.store.place(),
+            groups: table.groups().map(|(group, _)| group.to_string()).collect(),
+            ..Place::default()
+        },
+    );
+    let numbers = Numbers::new(&flags.clients, process);
+    let storage = storage::open(&flags.store, &flags.clients, &numbers, process).await?;
     let mut watched = placement::Watched::new(flags.placement.clone());
+    // Of the groups that are served, for who watches over their writers.
+    let stores: Arc<Mutex<Vec<Arc<Shared>>>> = Arc::default();
     let proxy_config = kubebrain_proxy::Config {
         server: kubebrain_proxy::Server::Standalone,
+        inside: kubebrain_proxy::Inside::new({
+            let stores = stores.clone();
+            move || stores.lock().iter().try_for_each(|shared| shared.works())
+        }),
         metrics: kubebrain_proxy::metrics::Metrics::new(&numbers.metrics),
+        held: numbers.held.clone(),
         ..proxy::config(&flags.clients, &clients.urls)
     };
     let mut groups = Groups {
+        process,
         flags,
         storage,
         metrics: mvcc::metrics::Metrics::new(&numbers.metrics),
@@ -168,8 +194,18 @@ pub(crate) async fn run(flags: Standalone) -> Result<()> {
         streams: Stopper::default(),
     };
     let accepting = Stopper::default();
-    let (urls, probe_urls) = (clients.urls.clone(), clients.probe_urls.clone());
-    clients.serve(&numbers.observe(groups.opening.clone()), &accepting);
+    clients.serve(&numbers.for_clients(groups.opening.clone()), &numbers.held, &accepting);
+    let layout = Layout::new(groups.flags.store.store_prefix.as_bytes(), table.home());
+    let new = storage::new_cluster(&groups.flags.store);
+    let say = |what| groups.opening.waits_for(what);
+    let learned = tokio::select! { biased;
+        () = signals.stop() => {
+            accepting.stop().await;
+            return Ok(());
+        }
+        learned = opening::cluster(table.home(), &groups.storage.engine, &layout, new, &say) => learned,
+    };
+    groups.storage.cluster = learned.with_context(|| storage::unopened(table.home(), &groups.flags.store))?;
     for (group, _) in table.groups() {
         let running = tokio::select! { biased;
             () = signals.stop() => {
@@ -177,6 +213,7 @@ pub(crate) async fn run(flags: Standalone) -> Result<()> {
                 return Ok(());
             }
             running = groups.open(group, &table) => running?,
+            never = process.systemd.live(|_| true) => match never {},
         };
         groups.running.insert(group.clone(), running);
     }
@@ -184,19 +221,13 @@ pub(crate) async fn run(flags: Standalone) -> Result<()> {
     proxy.start().await;
     compaction.into_iter().for_each(|policy| proxy.compact_automatically(policy));
     groups.opening.open(proxy.service());
-    banner::print(
-        &format!("kubebrain standalone at {}", proxy.floor()),
-        &[
-            ("clients", urls.join(" ")),
-            ("probes", probe_urls.join(" ")),
-            ("groups", groups.running.keys().map(GroupName::as_str).collect::<Vec<_>>().join(" ")),
-            ("data", groups.flags.store.place()),
-            ("try", banner::try_it(&urls)),
-            ("", format!("kube-apiserver --etcd-servers={} ...", urls.join(","))),
-        ],
-    );
+    process.ready(starting, &format!("all groups are open, at {}", proxy.floor()));
+    let broken = vec![accepting.broken().boxed(), groups.accepting.broken().boxed(), proxy.broken().boxed()];
+    let mut broken = std::pin::pin!(shutdown::broken(broken));
     let outcome = loop {
-        let stores = groups.stores();
+        let running = groups.stores();
+        *stores.lock() = running.iter().map(|store| store.shared().clone()).collect();
+        let is_well = |within| stores.lock().iter().all(|shared| shared.is_beating(within));
         tokio::select! { biased; // the engine's reason is the cause of its groups'
             heard = signals.next() => match heard {
                 Heard::Stop => break Ok(()),
@@ -204,7 +235,9 @@ pub(crate) async fn run(flags: Standalone) -> Result<()> {
             },
             () = watched.changed() => {}
             error = shutdown::poisoned(groups.storage.embedded.as_deref()) => break Err(error),
-            error = shutdown::ended(&stores) => break Err(error),
+            error = shutdown::ended(&running) => break Err(error),
+            error = &mut broken => break Err(error),
+            never = process.systemd.live(is_well) => match never {},
         }
         if let Some(next) = watched.reload(&table) {
             match groups.replace(&next).await {
@@ -217,7 +250,7 @@ pub(crate) async fn run(flags: Standalone) -> Result<()> {
             }
         }
     };
-    tracing::info!("stopping");
+    process.stopping(&outcome);
     accepting.ask();
     proxy.stop().await;
     accepting.stop().await;

@@ -8,6 +8,7 @@ use kubebrain_brain::engine::Engine;
 use kubebrain_brain::engine::embedded::{self, Embedded};
 use kubebrain_brain::engine::memory::Memory;
 use kubebrain_brain::mvcc;
+use kubebrain_brain::mvcc::cluster;
 use kubebrain_brain::mvcc::codec;
 use kubebrain_brain::mvcc::quota::Quota;
 use kubebrain_brain::mvcc::values::ValueCache;
@@ -16,9 +17,11 @@ use kubebrain_brain_tikv::{Gc, Tikv, Tls};
 use kubebrain_shared::budget::Budget;
 use kubebrain_shared::group::GroupName;
 use kubebrain_shared::intake;
-use kubebrain_shared::metrics::Metrics;
 
 use crate::cli::{self, Clients};
+use crate::numbers::Numbers;
+use crate::opening;
+use crate::process::Process;
 
 /// Beside a client's value, a stored one holds its key and some numbers.
 const ROW_BYTES_BESIDE: usize = 64 << 10;
@@ -37,10 +40,27 @@ pub(crate) struct Storage {
     pub requests: Arc<Budget>,
     /// Values that they keep in memory together.
     pub values: ValueCache,
+    /// The cluster's id, once it is learned.
+    pub cluster: u64,
+}
+
+/// The cluster's id by the token that was given, if one was.
+pub(crate) fn token(flags: &cli::Store) -> Option<u64> {
+    flags.initial_cluster_token.as_deref().filter(|token| !token.is_empty()).map(cluster::of_token)
+}
+
+/// The cluster's id, should the store be a new one.
+pub(crate) fn new_cluster(flags: &cli::Store) -> u64 {
+    token(flags).unwrap_or_else(|| cluster::drawn(rand::random()))
 }
 
 /// Opens it. With TiKV that is not more than the intention to connect: who opens a group there waits for it.
-pub(crate) async fn open(flags: &cli::Store, clients: &Clients, metrics: &Metrics) -> Result<Storage> {
+pub(crate) async fn open(
+    flags: &cli::Store,
+    clients: &Clients,
+    numbers: &Numbers,
+    process: &Process,
+) -> Result<Storage> {
     if flags.engine != cli::Engine::Tikv
         && let Some(flag) = flags.tikv.given()
     {
@@ -50,9 +70,10 @@ pub(crate) async fn open(flags: &cli::Store, clients: &Clients, metrics: &Metric
         engine,
         embedded,
         quota: Quota::new(u64::try_from(flags.quota_backend_bytes).ok().filter(|bytes| *bytes > 0)),
-        answers: Budget::new(flags.answer_bytes),
-        requests: Budget::new(intake::DEFAULT_BYTES),
+        answers: Budget::of_answers(flags.answer_bytes, numbers.held.clone()),
+        requests: Budget::of_requests(intake::DEFAULT_BYTES, numbers.held.clone()),
         values: ValueCache::new(flags.value_cache_bytes),
+        cluster: cluster::unnamed(),
     };
     match flags.engine {
         cli::Engine::Memory => Ok(storage(Arc::new(Memory::new()), None)),
@@ -67,19 +88,28 @@ pub(crate) async fn open(flags: &cli::Store, clients: &Clients, metrics: &Metric
             let config = embedded::Config {
                 cache_bytes: flags.block_cache_bytes,
                 memtable_bytes: flags.memtable_bytes,
-                metrics: embedded::Metrics::new(metrics),
+                open_files_max: process.descriptors.tables,
+                metrics: embedded::Metrics::new(&numbers.metrics),
                 ..embedded::Config::new(&flags.data_dir)
             };
-            let opened = tokio::task::spawn_blocking(move || Embedded::open(&config)).await?;
+            let (replayed, what) =
+                (config.replayed.clone(), format!("the store in {}", flags.data_dir.display()));
+            process.systemd.status(&format!("opening {what}"));
+            let work = tokio::task::spawn_blocking(move || Embedded::open(&config));
+            let opened = tokio::select! { biased;
+                opened = work => opened?,
+                never = opening::progress(process, &what, "bytes of its log", &replayed, &drop) => match never {},
+                never = process.systemd.live(|_| true) => match never {},
+            };
             let embedded = Arc::new(opened.context("the store cannot be opened")?);
-            tracing::debug!(bytes = embedded.size(), "store opened");
+            tracing::info!(bytes = embedded.size(), "opened {what}");
             Ok(storage(embedded.clone(), Some(embedded)))
         }
-        cli::Engine::Tikv => Ok(storage(Arc::new(tikv(flags, clients, metrics)?), None)),
+        cli::Engine::Tikv => Ok(storage(Arc::new(tikv(flags, clients, numbers)?), None)),
     }
 }
 
-fn tikv(flags: &cli::Store, clients: &Clients, metrics: &Metrics) -> Result<Tikv> {
+fn tikv(flags: &cli::Store, clients: &Clients, numbers: &Numbers) -> Result<Tikv> {
     let cluster = &flags.tikv;
     if cluster.pd.is_empty() {
         bail!("--engine tikv: --pd must say where its placement driver is");
@@ -103,7 +133,7 @@ fn tikv(flags: &cli::Store, clients: &Clients, metrics: &Metrics) -> Result<Tikv
         tls,
         gc: (cluster.tikv_gc == cli::Gc::On)
             .then(|| Gc::new(codec::collector(flags.store_prefix.as_bytes()))),
-        metrics: kubebrain_brain_tikv::Metrics::new(metrics),
+        metrics: kubebrain_brain_tikv::Metrics::new(&numbers.metrics),
         ..kubebrain_brain_tikv::Config::new(cluster.pd.iter().cloned())
     };
     Tikv::open(config).context("the engine on TiKV cannot be opened")
@@ -137,6 +167,8 @@ impl Storage {
                 cli::ReadFence::Trust => mvcc::ReadFence::Trust,
             },
             lease_checkpoint_interval: store.lease_checkpoint_interval,
+            cluster_id: self.cluster,
+            member_id: cluster::member(self.cluster, &clients.name),
             ..mvcc::Config::new(group, clients.name.clone())
         }
     }

@@ -18,9 +18,13 @@ pub(crate) struct Compare {
     /// Real etcd; the default is what tests/kubernetes/build makes.
     #[arg(long, value_name = "FILE", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/kubernetes/bin/etcd"))]
     etcd: PathBuf,
-    /// The program to compare with it; the default is what `cargo build --release` makes.
-    #[arg(long, value_name = "FILE", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/release/kubebrain"))]
+    /// The program to compare with it; the default is the one beside this program: of `cargo build --profile dist`, where
+    /// this one was run so too.
+    #[arg(long, value_name = "FILE", default_value_os_t = beside())]
     kubebrain: PathBuf,
+    /// etcd's `benchmark`, for the rows by Go's client; the default is what tests/kubernetes/build makes.
+    #[arg(long, value_name = "FILE", default_value = crate::BENCHMARK)]
+    benchmark: PathBuf,
     /// Kinds of work; without it all.
     #[arg(long, value_delimiter = ',', value_enum)]
     work: Vec<Work>,
@@ -47,6 +51,12 @@ pub(crate) struct Compare {
     page: Option<PathBuf>,
 }
 
+/// `kubebrain` as it was built together with this program.
+fn beside() -> PathBuf {
+    let own = std::env::current_exe().unwrap_or_default();
+    own.with_file_name("kubebrain")
+}
+
 pub(crate) async fn run(flags: Compare) -> Result<()> {
     ensure!(flags.rounds > 0 && flags.seconds > 0.0, "--rounds and --seconds must be above 0");
     let programs = Programs { etcd: flags.etcd.clone(), kubebrain: flags.kubebrain.clone() };
@@ -61,6 +71,11 @@ pub(crate) async fn run(flags: Compare) -> Result<()> {
     }
     let all = flags.work.is_empty();
     let wanted = if all { Work::value_variants().to_vec() } else { flags.work.clone() };
+    let has_go = flags.benchmark.exists();
+    if !has_go && wanted.iter().any(|work| work.is_by_go()) {
+        eprintln!("the rows by Go's client are left out: {} does not exist", flags.benchmark.display());
+    }
+    let wanted: Vec<_> = wanted.into_iter().filter(|work| has_go || !work.is_by_go()).collect();
     let mut comparison = Comparison::new(machine, programs.versions(), flags.rounds, flags.seconds);
     for work in wanted {
         let plan = Plan::of(work);
@@ -85,7 +100,8 @@ async fn row(flags: &Compare, programs: &Programs, core: Option<usize>, plan: Pl
         let first = round % servers.len();
         servers.rotate_left(first);
         for (kind, data, server, runs) in &mut servers {
-            let run = work::run(&plan, data, &server.endpoint, measured, &server.usage()).await;
+            let run =
+                work::run(&plan, data, &server.endpoint, measured, &server.usage(), &flags.benchmark).await;
             let run = run.with_context(|| format!("{:?} on {kind:?}", plan.work))?;
             eprintln!("{:?} round {} {kind:?}: {}", plan.work, round + 1, report::line(&run));
             runs.push(run);

@@ -18,6 +18,7 @@ mod stats;
 mod usage;
 mod work;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -26,6 +27,8 @@ use clap::{Parser, Subcommand};
 use compare::Compare;
 use usage::Usage;
 use work::{Plan, Work};
+
+const BENCHMARK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/kubernetes/bin/benchmark");
 
 #[derive(Debug, Parser)]
 #[command(version, about = "Load on etcd endpoints, and the comparison of kubebrain with etcd")]
@@ -62,6 +65,9 @@ struct Load {
     /// How long, after a warm-up of a quarter of it.
     #[arg(long, default_value_t = 5.0)]
     seconds: f64,
+    /// etcd's `benchmark`, for what is done by Go's client; the default is what tests/kubernetes/build makes.
+    #[arg(long, value_name = "FILE", default_value = BENCHMARK)]
+    benchmark: PathBuf,
     #[arg(value_enum)]
     work: Work,
 }
@@ -94,8 +100,10 @@ async fn load(flags: Load) -> Result<()> {
         tokio::time::sleep(measured).await;
         used().into_iter().zip(before).map(|(after, before)| after.saturating_sub(before)).collect::<Vec<_>>()
     };
-    let (run, others) =
-        futures_util::join!(work::run(&plan, &data, &flags.endpoint, measured, &usage), others);
+    let (run, others) = futures_util::join!(
+        work::run(&plan, &data, &flags.endpoint, measured, &usage, &flags.benchmark),
+        others
+    );
     let run = run?;
     let done = run.per_second * flags.seconds;
     let others = flags

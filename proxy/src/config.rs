@@ -1,8 +1,11 @@
 //! [`Config`]: what a proxy is told once; immutable afterwards.
 
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use kubebrain_shared::dial::DialConfig;
+use kubebrain_shared::held::Held;
 use kubebrain_shared::probe::ETCD_VERSION;
 
 use crate::group::SILENCE;
@@ -36,15 +39,40 @@ impl Server {
     }
 }
 
+/// Whether what a proxy has in its own process works; the error says why not.
+#[derive(Clone, Default)]
+pub struct Inside(Option<Arc<dyn Fn() -> Result<(), String> + Send + Sync>>);
+
+impl Inside {
+    /// It is asked for each probe, and must answer at once.
+    pub fn new(works: impl Fn() -> Result<(), String> + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(works)))
+    }
+
+    /// # Errors
+    /// Why it does not work.
+    pub(crate) fn works(&self) -> Result<(), String> {
+        self.0.as_ref().map_or(Ok(()), |works| works())
+    }
+}
+
+impl fmt::Debug for Inside {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inside").finish_non_exhaustive()
+    }
+}
+
 /// Settings of one proxy.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// What it is; default [`Server::Proxy`].
     pub server: Server,
+    /// What is asked whether this process works; default: nobody.
+    pub inside: Inside,
     /// Name of the one member that `MemberList` shows. Default `kubebrain`.
     pub name: String,
-    /// Where clients reach this proxy: the member's client URL. Default `http://127.0.0.1:2379`.
-    pub advertised_url: String,
+    /// Where clients reach this proxy: the member's client URLs. Default `http://127.0.0.1:2379`.
+    pub advertised_urls: Vec<String>,
     /// What `Status` and `/version` claim to be. Default [`ETCD_VERSION`].
     pub etcd_version: String,
     /// Largest request, without gRPC's overhead of 512 KiB; default 1.5 MiB as in etcd. Larger costs memory per
@@ -76,6 +104,8 @@ pub struct Config {
     pub watch_window_bytes: u32,
     /// Where it counts. Default: nowhere to be seen.
     pub metrics: Metrics,
+    /// Counts whom it holds back. Default: nobody.
+    pub held: Held,
     /// Planted faults.
     #[cfg(any(test, feature = "seams"))]
     pub seams: Seams,
@@ -114,8 +144,9 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             server: Server::Proxy,
+            inside: Inside::default(),
             name: "kubebrain".into(),
-            advertised_url: "http://127.0.0.1:2379".into(),
+            advertised_urls: vec!["http://127.0.0.1:2379".into()],
             etcd_version: ETCD_VERSION.into(),
             request_bytes_max: 1536 * 1024,
             merged_bytes_max: 128 * 1024 * 1024,
@@ -130,6 +161,7 @@ impl Default for Config {
             dial: DialConfig { stream_window_bytes: 256 << 10, ..DialConfig::default() },
             watch_window_bytes: 64 * 1024,
             metrics: Metrics::default(),
+            held: Held::default(),
             #[cfg(any(test, feature = "seams"))]
             seams: Seams::default(),
         }

@@ -58,7 +58,7 @@ impl Core {
         let version = watch::Sender::new(table.version());
         Self {
             in_flight: Arc::new(Semaphore::new(config.in_flight_max)),
-            requests: Budget::new(intake::DEFAULT_BYTES),
+            requests: Budget::of_requests(intake::DEFAULT_BYTES, config.held.clone()),
             config,
             floor: Floor::default(),
             reflection: Reflection::new(CLIENT_SERVICES.iter().copied()).ok(),
@@ -109,6 +109,27 @@ impl Core {
     /// For a task or stream; `None` once the proxy was stopped.
     pub(crate) fn stop_handle(&self) -> Option<Stop> {
         self.stopper.lock().as_ref().map(Stopper::handle)
+    }
+
+    /// Starts a task that the proxy cannot do without; not once it was stopped.
+    pub(crate) fn keep<F>(&self, what: &'static str, task: impl FnOnce(Stop) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        if let Some(stopper) = &*self.stopper.lock() {
+            stopper.keep(what, task);
+        }
+    }
+
+    /// See `Proxy::broken`.
+    pub(crate) fn broken(&self) -> impl Future<Output = &'static str> + Send + use<> {
+        let broken = self.stopper.lock().as_ref().map(Stopper::broken);
+        async move {
+            match broken {
+                Some(broken) => broken.await,
+                None => std::future::pending().await,
+            }
+        }
     }
 
     pub(crate) fn take_stopper(&self) -> Option<Stopper> {

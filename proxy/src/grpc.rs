@@ -108,7 +108,9 @@ fn refuse_frame(error: FrameError) -> Status {
         FrameError::TooLong { bytes, bytes_max } => Status::resource_exhausted(format!(
             "grpc: received message larger than max ({bytes} vs. {bytes_max})"
         )),
-        FrameError::Compressed => Status::unimplemented("grpc: compressed messages are not accepted"),
+        FrameError::Compressed => {
+            Status::internal("grpc: compressed flag set with identity or empty encoding")
+        }
         FrameError::Flag(_) => Status::internal(format!("grpc: {error}")),
     }
 }

@@ -42,6 +42,6 @@ mod tests;
 
 #[cfg(feature = "seams")]
 pub use classify::agreement::check as check_shallow_reading;
-pub use config::{Config, Server};
+pub use config::{Config, Inside, Server};
 pub use group::{GroupView, NodeView, Role};
 pub use proxy::{Proxy, Service};

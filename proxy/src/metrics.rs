@@ -128,7 +128,7 @@ impl Upstream {
         match place {
             Place::Reader => slave.inc(),
             Place::Master => master.inc(),
-            Place::Untold | Place::Idle | Place::Broken | Place::Silent => unknown.inc(),
+            Place::Untold | Place::Idle | Place::Broken | Place::Silent | Place::Foreign => unknown.inc(),
         }
     }
 
@@ -220,7 +220,7 @@ impl NodeGauges {
         Self {
             role: metrics.gauges(
                 "kubebrain_proxy_node_role",
-                "1 for what a brain is taken for: master, slave, or unknown where it does not say.",
+                "1 for what a brain is taken for: master, slave, or unknown where it does not say or is not heard.",
                 &["group", "node", "role"],
             ),
             reads: metrics.gauges(

@@ -56,7 +56,8 @@ impl Proxy {
             () = fence_all(&self.core) => {}
         }
         if !self.core.ready().send_replace(true) {
-            tokio::spawn(refresh(Arc::clone(&self.core), stop));
+            let core = Arc::clone(&self.core);
+            self.core.keep("the task that keeps revisions near each other", |stop| refresh(core, stop));
         }
     }
 
@@ -101,9 +102,13 @@ impl Proxy {
     /// Compacts all groups by a policy, at one revision, until the stop. Once is enough for all proxies; with several, each
     /// compacts what it has seen, and what another one has compacted counts as done.
     pub fn compact_automatically(&self, policy: Policy) {
-        let Some(stop) = self.core.stop_handle() else { return };
         let groups = Together { core: Arc::clone(&self.core) };
-        tokio::spawn(groups.run(policy, stop));
+        self.core.keep("automatic compaction", |stop| groups.run(policy, stop));
+    }
+
+    /// Returns when a task has panicked that the proxy cannot do without, with what it was.
+    pub fn broken(&self) -> impl Future<Output = &'static str> + Send + use<> {
+        self.core.broken()
     }
 
     /// Ends every stream with `Unavailable` "server stopped" and waits for them, up to the configured drain time. New
@@ -142,12 +147,23 @@ impl fmt::Debug for Proxy {
 
 /// Until every group of the newest table has answered, and home has said who it is.
 async fn fence_all(core: &Core) {
+    let mut said = String::new();
     loop {
+        // First who they are: a brain of another group would answer as well.
+        join_all(core.table().groups().map(|group| group.heard())).await;
         let fenced = core.fence(core.table().groups()).await;
         let learned = core.learn_identity().await;
         match fenced.map(|_| ()).and(learned) {
             Ok(()) => return,
-            Err(status) => tracing::warn!(%status, "not every group answers: not ready"),
+            // Each reason once.
+            Err(status) if said == status.message() => {}
+            Err(status) => {
+                tracing::warn!(
+                    reason = status.message(),
+                    "not ready: not every group answers. Clients wait, and are refused as Unavailable after some seconds"
+                );
+                status.message().clone_into(&mut said);
+            }
         }
         let _never_over = core.retry().pause().await;
     }

@@ -25,6 +25,7 @@ use tonic::Status;
 use tonic::body::Body;
 
 use crate::fault::Fault;
+use crate::held::{self, Bound};
 
 /// Up to this an answer is not counted: its stream costs about as much.
 pub const UNCOUNTED_BYTES: u64 = 16 << 10;
@@ -50,6 +51,9 @@ pub struct Budget {
     units: u32,
     makers: Semaphore,
     answers: Mutex<Answers>,
+    held: held::Held,
+    /// As what it counts who waits, and who waits in vain.
+    bounds: [Bound; 2],
 }
 
 #[derive(Default)]
@@ -79,14 +83,30 @@ struct Content {
 }
 
 impl Budget {
-    /// At most so many bytes, at least a unit.
+    /// At most so many bytes, at least a unit. Nobody hears whom it holds back.
     pub fn new(bytes: u64) -> Arc<Self> {
+        Self::of_answers(bytes, held::Held::default())
+    }
+
+    /// Of answers; `held` counts whom it holds back.
+    pub fn of_answers(bytes: u64, held: held::Held) -> Arc<Self> {
+        Self::with(bytes, held, [Bound::AnswersWaited, Bound::AnswersRefused])
+    }
+
+    /// Of requests.
+    pub fn of_requests(bytes: u64, held: held::Held) -> Arc<Self> {
+        Self::with(bytes, held, [Bound::RequestsWaited, Bound::RequestsRefused])
+    }
+
+    fn with(bytes: u64, held: held::Held, bounds: [Bound; 2]) -> Arc<Self> {
         let units = u32::try_from(bytes / UNIT_BYTES).unwrap_or(u32::MAX).clamp(1, u32::MAX >> 4);
         Arc::new(Self {
             free: Arc::new(Semaphore::new(units as usize)),
             units,
             makers: Semaphore::new(makers()),
             answers: Mutex::new(Answers::default()),
+            held,
+            bounds,
         })
     }
 
@@ -103,6 +123,8 @@ impl Budget {
         }
         let units = u32::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX).min(self.units);
         let mut permit = std::pin::pin!(Arc::clone(&self.free).acquire_many_owned(units));
+        let [waited, refused] = self.bounds;
+        let mut waits = false;
         let end = Instant::now() + WAIT_MAX;
         loop {
             tokio::select! {
@@ -111,7 +133,14 @@ impl Budget {
                     let permit = permit.map_err(|_closed| Fault::Stopped)?;
                     return Ok(Some(Arc::new(Share { budget: Arc::clone(self), _permit: permit })));
                 }
-                () = tokio::time::sleep_until(end) => return Err(Fault::TooManyRequests),
+                () = std::future::ready(()), if !waits => {
+                    waits = true;
+                    self.held.count(waited);
+                }
+                () = tokio::time::sleep_until(end) => {
+                    self.held.count(refused);
+                    return Err(Fault::TooManyRequests);
+                }
                 () = tokio::time::sleep(LOOK_EVERY) => self.give_up_unread(),
             }
         }
@@ -126,12 +155,17 @@ impl Budget {
         self.makers.acquire().await.ok()
     }
 
+    /// Whose numbers these are.
+    pub(crate) const fn held(&self) -> &held::Held {
+        &self.held
+    }
+
     fn give_up_unread(&self) {
         let held: Vec<_> = self.answers.lock().held.values().cloned().collect();
         for answer in held {
             let mut answer = answer.lock();
-            if answer.taken.elapsed() >= UNREAD_MAX {
-                drop(answer.content.take());
+            if answer.taken.elapsed() >= UNREAD_MAX && answer.content.take().is_some() {
+                self.held.count(Bound::AnswersUnread);
             }
         }
     }

@@ -11,6 +11,8 @@
 //! * The work begins a turn of the task after it was asked for. Servers look only between turns whether their client is
 //!   still there: a flood of requests that are reset at once makes no work here.
 
+mod ask;
+
 use std::convert::Infallible;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -24,6 +26,8 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::Service;
+
+pub use ask::{Answer, Messages};
 
 type Answering = Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
 

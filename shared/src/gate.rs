@@ -7,6 +7,8 @@
 //! * Frames that cost their sender nothing and make work here (resets, settings, pings, empty data) have a pace. Who
 //!   sends more is read more slowly; nobody is thrown out, as a client may well give up thousands of requests at once.
 //!   So have small messages of streams, which h2 throws out too many of.
+//! * What our own answers provoke is free ([`Owed`]): clients of gRPC measure their bandwidth by a ping whenever data
+//!   comes and none is under way, and reset a stream that they are done with before it has ended.
 //!
 //! Invariants: bytes pass unchanged and in order. It lies below the cork, which must be reached on every turn.
 
@@ -21,7 +23,8 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
-use crate::pings::{ACK, DATA, Frames, PING, PREFACE};
+use crate::held::{Bound, Held};
+use crate::pings::{ACK, DATA, Frames, HEADERS, PING, PREFACE};
 
 /// What is read of one connection before others get their turn.
 const TURN_BYTES: usize = 16 << 10;
@@ -56,11 +59,39 @@ pub(crate) struct Spoken(Arc<AtomicBool>);
 /// How fast frames may come.
 #[derive(Debug)]
 struct Pace {
-    frames: Frames,
+    inbound: Frames,
+    outbound: Frames,
+    owed: Owed,
     /// Of frames that make work.
     control: Option<Bucket>,
     /// Of small messages of streams.
     small: Bucket,
+    held: Held,
+}
+
+/// What may come for nothing, since we have sent what provokes it. An answer was work that its client asked for, so this
+/// gives a flood nothing that it has not paid for, up to the bursts.
+#[derive(Debug, Default)]
+struct Owed {
+    /// After data or a head: grpc-go, grpc-java, gRPC's core, .NET and hyper have one ping under way at most, and begin
+    /// the next one only when data comes after its answer.
+    ping: bool,
+    /// One for each frame of data and for each trailers: with either a client may be done with a stream that it has not
+    /// ended. Go's `KeepAliveOnce` resets each of its streams. Not for a head: who reads nothing gets those without end,
+    /// while data stops at the connection's window, and so lists that are asked for and reset at once keep their pace.
+    resets: u32,
+    /// One for each frame of an answer: whoever answers has read. tonic and Node's clients end their requests by a
+    /// frame of its own, so that all their requests are small messages of streams.
+    small: u32,
+}
+
+impl Owed {
+    /// Takes off what is owed; gives what is left.
+    fn settle(owed: &mut u32, came: u32) -> u32 {
+        let free = came.min(*owed);
+        *owed -= free;
+        came - free
+    }
 }
 
 /// So many at once, and then one in each so often.
@@ -90,17 +121,43 @@ impl Bucket {
 
 impl Pace {
     fn hear(&mut self, bytes: &[u8]) -> Option<Instant> {
-        let (mut control, mut small) = (0, 0);
-        self.frames.follow(bytes, |kind, flags, payload| match kind {
-            RESET | PRIORITY => control += 1,
-            SETTINGS | PING if flags & ACK == 0 => control += 1,
+        let (mut control, mut resets, mut small) = (0, 0, 0);
+        let owed = &mut self.owed;
+        self.inbound.follow(bytes, |kind, flags, payload| match kind {
+            RESET => resets += 1,
+            PRIORITY => control += 1,
+            PING if flags & ACK == 0 => control += u32::from(!std::mem::take(&mut owed.ping)),
+            SETTINGS if flags & ACK == 0 => control += 1,
             DATA if flags & END_STREAM != 0 => {}
             DATA if payload == 0 => control += 1,
             DATA if payload < SMALL_BYTES => small += 1,
             _ => {}
         });
+        control += Owed::settle(&mut owed.resets, resets);
+        let small = Owed::settle(&mut owed.small, small);
         let control = self.control.as_mut().and_then(|bucket| bucket.take(control));
-        control.max(self.small.take(small))
+        let small = self.small.take(small);
+        for (until, bound) in [(control, Bound::ControlFrames), (small, Bound::SmallMessages)] {
+            if until.is_some() {
+                self.held.count(bound);
+            }
+        }
+        control.max(small)
+    }
+
+    fn said(&mut self, bytes: &[u8]) {
+        let owed = &mut self.owed;
+        let resets_max = self.control.as_ref().map_or(0, |bucket| bucket.burst);
+        self.outbound.follow(bytes, |kind, flags, _| {
+            if !matches!(kind, DATA | HEADERS) {
+                return;
+            }
+            owed.ping = true;
+            owed.small = (owed.small + 1).min(SMALL_BURST);
+            if kind == DATA || flags & END_STREAM != 0 {
+                owed.resets = (owed.resets + 1).min(resets_max);
+            }
+        });
     }
 }
 
@@ -115,13 +172,16 @@ impl Spoken {
 }
 
 impl<T> Gate<T> {
-    /// `per_second` frames that make work; `None`: as many as come.
-    pub(crate) fn new(inner: T, per_second: Option<NonZeroU32>) -> (Self, Spoken) {
+    /// `per_second` frames that make work; `None`: as many as come. `held` counts whom a pace held back.
+    pub(crate) fn new(inner: T, per_second: Option<NonZeroU32>, held: Held) -> (Self, Spoken) {
         let spoken = Spoken::default();
         let pace = Pace {
-            frames: Frames::default(),
+            inbound: Frames::default(),
+            outbound: Frames::default(),
+            owed: Owed::default(),
             control: per_second.map(|count| Bucket::new(count, count.get())),
             small: Bucket::new(SMALL_PER_SECOND, SMALL_BURST),
+            held,
         };
         (Self { inner, matched: 0, spoken: spoken.clone(), turn: 0, pace: Some(pace), rest: None }, spoken)
     }
@@ -142,6 +202,12 @@ impl<T> Gate<T> {
         }
         let until = self.pace.as_mut().and_then(|pace| pace.hear(bytes));
         self.rest = until.map(|until| Box::pin(tokio::time::sleep_until(until)));
+    }
+
+    fn said(&mut self, bytes: &[u8]) {
+        if let Some(pace) = &mut self.pace {
+            pace.said(bytes);
+        }
     }
 }
 
@@ -171,7 +237,11 @@ impl<T: AsyncRead + Unpin> AsyncRead for Gate<T> {
 
 impl<T: AsyncWrite + Unpin> AsyncWrite for Gate<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(cx, bytes)
+        let written = Pin::new(&mut self.inner).poll_write(cx, bytes);
+        if let Poll::Ready(Ok(written)) = written {
+            self.said(&bytes[..written]);
+        }
+        written
     }
 
     fn poll_write_vectored(
@@ -179,7 +249,15 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Gate<T> {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write_vectored(cx, slices)
+        let written = Pin::new(&mut self.inner).poll_write_vectored(cx, slices);
+        if let Poll::Ready(Ok(mut left)) = written {
+            for slice in slices {
+                let taken = slice.len().min(left);
+                self.said(&slice[..taken]);
+                left -= taken;
+            }
+        }
+        written
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -196,126 +274,4 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Gate<T> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::future::poll_fn;
-
-    use bytes::{BufMut, BytesMut};
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
-    use super::*;
-
-    const PER_SECOND: u32 = 100;
-
-    fn put_frame(buffer: &mut BytesMut, kind: u8, flags: u8, payload: &[u8]) {
-        buffer.put_uint(payload.len() as u64, 3);
-        buffer.put_slice(&[kind, flags, 0, 0, 0, 1]);
-        buffer.put_slice(payload);
-    }
-
-    fn begin() -> BytesMut {
-        let mut bytes = BytesMut::from(PREFACE);
-        put_frame(&mut bytes, SETTINGS, 0, b"");
-        bytes
-    }
-
-    /// How long it takes to read these bytes, which come unchanged.
-    async fn seconds_for(bytes: &[u8]) -> u64 {
-        let (mut theirs, ours) = tokio::io::duplex(2 << 20);
-        theirs.write_all(bytes).await.expect("there is room");
-        let (mut gate, _spoken) = Gate::new(ours, NonZeroU32::new(PER_SECOND));
-        let (began, mut read) = (Instant::now(), vec![0; bytes.len()]);
-        for part in read.chunks_mut(100) {
-            gate.read_exact(part).await.expect("all of it");
-        }
-        assert_eq!(read, bytes);
-        began.elapsed().as_secs()
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn frames_that_make_work_have_a_pace_and_others_have_none() {
-        type Frame = (u8, u8, &'static [u8]);
-        let paced: [Frame; 5] = [
-            (RESET, 0, b"1234"),
-            (SETTINGS, 0, b""),
-            (PING, 0, b"12345678"),
-            (DATA, 0, b""),
-            (PRIORITY, 0, b"12345"),
-        ];
-        let free: [Frame; 4] =
-            [(SETTINGS, ACK, b""), (PING, ACK, b"12345678"), (DATA, 0, b"x"), (DATA, END_STREAM, b"x")];
-        for (paced, (kind, flags, payload)) in
-            paced.map(|frame| (true, frame)).into_iter().chain(free.map(|frame| (false, frame)))
-        {
-            let mut bytes = begin();
-            for _ in 0..PER_SECOND * 10 {
-                put_frame(&mut bytes, kind, flags, payload);
-            }
-            let seconds = seconds_for(&bytes).await;
-            // One second's come at once, the last ones are not waited for.
-            assert_eq!(seconds, if paced { 8 } else { 0 }, "frames of type {kind}, flags {flags}");
-        }
-        let mut burst = begin();
-        for _ in 0..PER_SECOND - 1 {
-            put_frame(&mut burst, RESET, 0, b"1234");
-        }
-        assert_eq!(seconds_for(&burst).await, 0, "a burst passes");
-        let mut small = begin();
-        for _ in 0..SMALL_BURST + 3 * SMALL_PER_SECOND.get() {
-            put_frame(&mut small, DATA, 0, b"a watch");
-        }
-        assert!(seconds_for(&small).await >= 2, "messages of streams have a pace of their own");
-        let http1 = b"GET / HTTP/1.1\r\n\r\n".repeat(1000);
-        assert_eq!(seconds_for(&http1).await, 0, "no HTTP/2");
-    }
-
-    #[tokio::test]
-    async fn a_turn_ends_however_much_there_is() {
-        let (mut theirs, ours) = tokio::io::duplex(1 << 20);
-        theirs.write_all(&begin()).await.expect("there is room");
-        theirs.write_all(&vec![0; 1 << 20][..1 << 19]).await.expect("there is room");
-        let (mut gate, _spoken) = Gate::new(ours, None);
-        let mut turns = Vec::new();
-        let (mut memory, mut all) = (vec![0; 4 << 10], 0);
-        while all < 1 << 19 {
-            let mut turn = 0;
-            poll_fn(|cx| {
-                loop {
-                    let mut buffer = ReadBuf::new(&mut memory);
-                    match Pin::new(&mut gate).poll_read(cx, &mut buffer) {
-                        Poll::Ready(read) => read.expect("it is open"),
-                        // It has woken itself, or this would not end.
-                        Poll::Pending if turn == 0 => return Poll::Pending,
-                        Poll::Pending => return Poll::Ready(()),
-                    }
-                    turn += buffer.filled().len();
-                }
-            })
-            .await;
-            all += turn;
-            turns.push(turn);
-        }
-        assert!(turns.iter().all(|turn| *turn < TURN_BYTES + (4 << 10)), "{turns:?}");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn half_a_preface_says_nothing() {
-        for (said, spoken) in [
-            (&b""[..], false),
-            (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r", false),
-            (PREFACE, true),
-            (b"G", true),
-            (b"PRI * HTTP/1.1\r\n", true),
-        ] {
-            let (mut theirs, ours) = tokio::io::duplex(1 << 10);
-            theirs.write_all(said).await.expect("there is room");
-            let (mut gate, heard) = Gate::new(ours, None);
-            let mut buffer = [0; 64];
-            if !said.is_empty() {
-                let _bytes = gate.read(&mut buffer).await.expect("what was said");
-            }
-            let silent =
-                tokio::time::timeout(Duration::from_secs(20), heard.not_within(Duration::from_secs(10)));
-            assert_eq!(silent.await.is_err(), spoken, "{}", said.escape_ascii());
-        }
-    }
-}
+mod tests;

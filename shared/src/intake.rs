@@ -20,6 +20,7 @@ use tonic::Status;
 
 use crate::budget::{Budget, Share, UNCOUNTED_BYTES};
 use crate::fault::Fault;
+use crate::held::Bound;
 use crate::wire::FRAME_PREFIX_BYTES;
 
 /// A request's message must be there within this time.
@@ -30,6 +31,13 @@ pub const DEFAULT_BYTES: u64 = 256 << 20;
 /// What a request takes of the budget; dropped when it is answered.
 #[derive(Clone, Debug, Default)]
 pub struct Taken(Arc<Mutex<Option<Arc<Share>>>>);
+
+impl Taken {
+    /// What is counted is no longer there.
+    pub(crate) fn release(&self) {
+        self.0.lock().take();
+    }
+}
 
 type Asking = Pin<Box<dyn Future<Output = Result<Option<Arc<Share>>, Fault>> + Send>>;
 
@@ -99,7 +107,10 @@ impl<B> Intake<B> {
 
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Status> {
         let end = self.end.get_or_insert_with(|| Box::pin(tokio::time::sleep(BODY_MAX)));
-        end.as_mut().poll(cx).map(|()| Fault::Timeout.into())
+        end.as_mut().poll(cx).map(|()| {
+            self.budget.held().count(Bound::RequestsSlow);
+            Fault::Timeout.into()
+        })
     }
 }
 

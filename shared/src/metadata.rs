@@ -15,6 +15,9 @@ pub const REVISION: HeaderName = HeaderName::from_static("kubebrain-revision");
 /// On a request for a range that spans groups: the version of the placement by which this group is asked for its
 /// part, in hex. A brain with another table refuses; one with the same serves only keys that it owns.
 pub const PART: HeaderName = HeaderName::from_static("kubebrain-part");
+/// On a watch stream of a proxy, with any value: it knows which starts its clients have named, and holds progress back
+/// itself. The brain tells all that it has.
+pub const PROGRESS: HeaderName = HeaderName::from_static("kubebrain-progress");
 /// On a refusal: why, as [`NOT_OWNER`] or [`NOT_MASTER`]; surely nothing was applied.
 pub const REFUSAL: HeaderName = HeaderName::from_static("kubebrain-refusal");
 /// On an answer to `Status`: a number that the groups of one store have in common, in hex. Sizes are added up by store.

@@ -19,9 +19,7 @@ mod tests;
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use http::{Method, Response, StatusCode, header};
-use http_body_util::Full;
+use http::{HeaderMap, Response, header};
 use parking_lot::Mutex;
 use prometheus::core::Collector;
 use prometheus::{
@@ -30,6 +28,8 @@ use prometheus::{
 };
 use tonic::body::Body;
 
+use crate::gzip;
+use crate::held::Held;
 pub use call::{Calls, Side};
 pub use observe::{Inbound, Observe};
 pub use slow::Slow;
@@ -142,6 +142,12 @@ impl Metrics {
         self.made(HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets), labels))
     }
 
+    /// Whom bounds hold back; once for each registry.
+    pub fn held(&self) -> Held {
+        let help = "How often a bound held a client back or turned it away, by the bound.";
+        Held::new(&self.counters("kubebrain_held_back_total", help, &["bound"]))
+    }
+
     /// Called before each page: sets what nobody keeps up to date otherwise. It must be quick and not wait.
     pub fn refresh(&self, refresh: impl Fn() + Send + Sync + 'static) {
         self.inner.refreshes.lock().push(Box::new(refresh));
@@ -160,16 +166,11 @@ impl Metrics {
         page
     }
 
-    /// The page as an answer to a plain HTTP request for `/metrics`.
-    pub fn answer(&self, method: &Method) -> Response<Body> {
-        let get = matches!(*method, Method::GET | Method::HEAD);
-        let text = if get { self.page() } else { "only GET is answered here\n".to_owned() };
-        let mut response = Response::new(Body::new(Full::new(Bytes::from(text))));
-        if !get {
-            *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
-        }
+    /// The page as an answer to a plain HTTP request for `/metrics`, by whatever method, as etcd answers it.
+    pub fn answer(&self, asked: &HeaderMap) -> Response<Body> {
+        let mut response = Response::new(());
         response.headers_mut().insert(header::CONTENT_TYPE, CONTENT_TYPE);
-        response
+        gzip::page(asked, response, self.page())
     }
 }
 

@@ -16,11 +16,13 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
+use crate::held::{Bound, Held};
+
 /// What an HTTP/2 client says first.
 pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const HEAD_BYTES: usize = 9;
 pub(crate) const DATA: u8 = 0;
-const HEADERS: u8 = 1;
+pub(crate) const HEADERS: u8 = 1;
 pub(crate) const PING: u8 = 6;
 pub(crate) const ACK: u8 = 1;
 
@@ -35,6 +37,7 @@ const GOAWAY: &[u8] = b"\0\0\x16\x07\0\0\0\0\0\x7f\xff\xff\xff\0\0\0\x0btoo_many
 pub(crate) struct PingGuard<T> {
     inner: T,
     rule: Option<Rule>,
+    held: Held,
 }
 
 #[derive(Debug)]
@@ -118,8 +121,8 @@ impl Rule {
 }
 
 impl<T> PingGuard<T> {
-    /// `None`: nothing is watched.
-    pub(crate) fn new(inner: T, interval_min: Option<Duration>) -> Self {
+    /// `None`: nothing is watched. `held` counts who was sent away.
+    pub(crate) fn new(inner: T, interval_min: Option<Duration>, held: Held) -> Self {
         let rule = interval_min.filter(|interval| !interval.is_zero()).map(|interval_min| Rule {
             interval_min,
             preface: 0,
@@ -128,13 +131,14 @@ impl<T> PingGuard<T> {
             last_ping: None,
             strikes: 0,
         });
-        Self { inner, rule }
+        Self { inner, rule, held }
     }
 }
 
 impl<T: AsyncWrite + Unpin> PingGuard<T> {
     /// Says goodbye as far as that goes without waiting.
     fn refuse(&mut self, cx: &mut Context<'_>) -> io::Error {
+        self.held.count(Bound::Pings);
         if self.rule.take().is_some_and(|rule| rule.outbound.is_between())
             && matches!(Pin::new(&mut self.inner).poll_write(cx, GOAWAY), Poll::Ready(Ok(_)))
         {

@@ -19,6 +19,7 @@
 //! equal [`Placement::version`]s mean equal owners of all keys, on every machine and in every release (fixed hashes).
 
 mod file;
+mod kinds;
 mod ring;
 mod yaml;
 
@@ -230,6 +231,16 @@ impl Placement {
     /// The prefixes of all rules, ascending.
     pub fn boundaries(&self) -> impl Iterator<Item = &Bytes> {
         self.0.draft.rules.keys()
+    }
+
+    /// Rules that probably match no key: for each the kind that it names, and what was probably meant, as a rule's field.
+    pub fn doubts(&self) -> impl Iterator<Item = (&str, String)> {
+        let prefix = std::str::from_utf8(self.prefix()).unwrap_or("");
+        self.boundaries().filter_map(move |rule| {
+            let kind = std::str::from_utf8(rule).ok()?.strip_prefix(prefix)?.strip_prefix('/')?;
+            let kind = kind.strip_suffix('/')?;
+            Some((kind, kinds::meant(kind, prefix)?))
+        })
     }
 
     fn segment(&self, key: &[u8]) -> usize {

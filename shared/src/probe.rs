@@ -2,8 +2,10 @@
 //! [`ProbesOnly`] for listeners where nothing else is served.
 //!
 //! Invariants: `/livez` and `serializable=true` ask nobody but this process; every check
-//! ends within [`ANSWER_WITHIN`].
+//! ends within [`ANSWER_WITHIN`]. Who has several groups behind it has a check more for each of them, `group-NAME`, which
+//! is asked for and excluded as etcd's own are.
 
+use std::borrow::Cow;
 use std::convert::Infallible;
 use std::future::ready;
 use std::pin::Pin;
@@ -11,6 +13,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::{join, join_all, try_join, try_join_all};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -20,6 +23,7 @@ use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::Service;
 
+use crate::group::GroupName;
 use crate::serve::Serve;
 
 /// The etcd release whose behaviour these servers have, as `Status` and `/version` say; clients switch features on by it.
@@ -36,67 +40,104 @@ pub trait Subject: Sync {
     /// Why it does not.
     fn works(&self) -> Result<(), String>;
 
-    /// A read that contains every write before it.
+    /// A read that contains every write before it; of several groups, in the one that owns the keys outside all kinds.
     fn read(&self) -> impl Future<Output = Result<(), Status>> + Send;
 
-    /// The alarms that are raised.
-    fn alarms(&self) -> impl Future<Output = Result<Vec<AlarmType>, Status>> + Send;
+    /// The alarms that are raised, as far as they are known here: who cannot be asked is found by the reads.
+    fn alarms(&self) -> impl Future<Output = Vec<AlarmType>> + Send;
+
+    /// Groups that are a check each, `group-NAME`. None where there is but what [`Subject::read`] reads.
+    fn groups(&self) -> Vec<GroupName> {
+        Vec::new()
+    }
+
+    /// As [`Subject::read`], in one of [`Subject::groups`].
+    fn reads_in(&self, _group: &GroupName) -> impl Future<Output = Result<(), Status>> + Send {
+        self.read()
+    }
 }
 
 /// A check that a probe consists of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Check {
     DataCorruption,
     SerializableRead,
     LinearizableRead,
     NonLearner,
+    Group(GroupName),
 }
+
+/// What [`Check::Group`] is called, before the group's name. No check of etcd begins so.
+const GROUP: &str = "group-";
 
 const LIVEZ: &[Check] = &[Check::SerializableRead];
 const READYZ: &[Check] =
     &[Check::DataCorruption, Check::SerializableRead, Check::LinearizableRead, Check::NonLearner];
 
 impl Check {
-    const fn name(self) -> &'static str {
+    fn name(&self) -> Cow<'static, str> {
         match self {
-            Self::DataCorruption => "data_corruption",
-            Self::SerializableRead => "serializable_read",
-            Self::LinearizableRead => "linearizable_read",
-            Self::NonLearner => "non_learner",
+            Self::DataCorruption => "data_corruption".into(),
+            Self::SerializableRead => "serializable_read".into(),
+            Self::LinearizableRead => LINEARIZABLE_READ.into(),
+            Self::NonLearner => "non_learner".into(),
+            Self::Group(group) => format!("{GROUP}{group}").into(),
         }
     }
 
-    async fn run(self, subject: &impl Subject) -> Result<(), String> {
+    /// Who excludes the read excludes it everywhere: then nobody but this process is asked.
+    fn is_among(&self, excluded: &[&str]) -> bool {
+        let name = self.name();
+        excluded
+            .iter()
+            .any(|one| *one == name || (*one == LINEARIZABLE_READ && matches!(self, Self::Group(_))))
+    }
+
+    async fn run(&self, subject: &impl Subject) -> Result<(), String> {
+        let said = |status: Status| status.message().to_owned();
         match self {
-            Self::DataCorruption => match subject.alarms().await {
-                Ok(alarms) if alarms.contains(&AlarmType::Corrupt) => {
-                    Err("alarm activated: CORRUPT".to_owned())
-                }
-                Ok(_) => Ok(()),
-                Err(status) => Err(status.message().to_owned()),
+            Self::DataCorruption => match subject.alarms().await.contains(&AlarmType::Corrupt) {
+                true => Err("alarm activated: CORRUPT".to_owned()),
+                false => Ok(()),
             },
             Self::SerializableRead => subject.works(),
-            Self::LinearizableRead => subject.read().await.map_err(|status| status.message().to_owned()),
+            Self::LinearizableRead => subject.read().await.map_err(said),
             Self::NonLearner => Ok(()), // there are no learners
+            Self::Group(group) => subject.reads_in(group).await.map_err(said),
         }
     }
 }
 
-/// True for the paths that [`answer`] knows.
-pub fn is_probe(path: &str) -> bool {
-    path == "/health" || checks(path).is_some()
+const LINEARIZABLE_READ: &str = "linearizable_read";
+
+/// What a path of probes asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked<'a> {
+    Health,
+    /// All checks, or the one of that name.
+    Livez(Option<&'a str>),
+    Readyz(Option<&'a str>),
 }
 
-/// Which checks a path stands for, and whether it can leave some out.
-fn checks(path: &str) -> Option<(&'static [Check], Option<&str>)> {
-    let (all, rest) = match path.strip_prefix("/livez") {
-        Some(rest) => (LIVEZ, rest),
-        None => (READYZ, path.strip_prefix("/readyz")?),
-    };
-    match rest.strip_prefix('/') {
-        None => rest.is_empty().then_some((all, None)),
-        Some(name) => all.iter().any(|check| check.name() == name).then_some((all, Some(name))),
+impl<'a> Asked<'a> {
+    fn of(path: &'a str) -> Option<Self> {
+        if path == "/health" {
+            return Some(Self::Health);
+        }
+        let (rest, asked): (_, fn(Option<&'a str>) -> Self) = match path.strip_prefix("/livez") {
+            Some(rest) => (rest, Self::Livez),
+            None => (path.strip_prefix("/readyz")?, Self::Readyz),
+        };
+        match rest.strip_prefix('/') {
+            None => rest.is_empty().then(|| asked(None)),
+            Some(name) => Some(asked(Some(name))),
+        }
     }
+}
+
+/// True for the paths that [`answer`] knows, but for names of checks that there are not.
+pub fn is_probe(path: &str) -> bool {
+    Asked::of(path).is_some()
 }
 
 /// The answer to a probe. `404` for a path that is none.
@@ -108,10 +149,14 @@ pub async fn answer(subject: &impl Subject, method: &Method, uri: &Uri) -> Respo
         return only_get();
     }
     let query = uri.query().unwrap_or("");
-    match (uri.path(), checks(uri.path())) {
-        ("/health", _) => health(subject, query).await,
-        (_, Some((all, only))) => checked(subject, query, all, only).await,
-        _ => not_found(),
+    match Asked::of(uri.path()) {
+        Some(Asked::Health) => health(subject, query).await,
+        Some(Asked::Livez(only)) => checked(subject, query, LIVEZ.to_vec(), only).await,
+        Some(Asked::Readyz(only)) => {
+            let groups = subject.groups().into_iter().map(Check::Group);
+            checked(subject, query, READYZ.iter().cloned().chain(groups).collect(), only).await
+        }
+        None => not_found(),
     }
 }
 
@@ -143,6 +188,17 @@ pub fn version(method: &Method, version: &str) -> Response<Body> {
     text(StatusCode::OK, JSON, body)
 }
 
+/// The answer to what is asked of the server as a whole, `*`, as Go's servers give it.
+pub(crate) fn whole_server(method: &Method, uri: &Uri) -> Option<Response<Body>> {
+    (uri.path() == "*").then(|| {
+        let mut response = Response::new(Body::empty());
+        if method != Method::OPTIONS {
+            *response.status_mut() = StatusCode::BAD_REQUEST;
+        }
+        response
+    })
+}
+
 /// The answer to a path that nobody serves.
 pub fn not_found() -> Response<Body> {
     text(StatusCode::NOT_FOUND, TEXT, "404 page not found\n".to_owned())
@@ -159,22 +215,22 @@ async fn health(subject: &impl Subject, query: &str) -> Response<Body> {
     let serializable = values(query, "serializable").next() == Some("true");
     let healthy = timeout(ANSWER_WITHIN, async {
         subject.works().map_err(|reason| format!("RANGE ERROR:{reason}"))?;
-        // What is alive without its alarms being known is alive.
-        let alarms = match (subject.alarms().await, serializable) {
-            (Ok(alarms), _) => alarms,
-            (Err(_), true) => Vec::new(),
-            (Err(status), false) => return Err(format!("RANGE ERROR:{}", status.message())),
+        let read = async {
+            match serializable {
+                true => Ok(()),
+                false => all_read(subject, &excluded).await,
+            }
         };
+        let (alarms, read) = join(subject.alarms(), read).await;
         match alarms.iter().find(|alarm| !excluded.contains(&alarm.as_str_name())) {
             Some(alarm) => Err(format!("ALARM {}", alarm.as_str_name())),
-            None if serializable => Ok(()),
-            None => subject.read().await.map_err(|status| format!("RANGE ERROR:{}", status.message())),
+            None => read.map_err(|status| format!("RANGE ERROR:{}", status.message())),
         }
     });
     match healthy.await.unwrap_or_else(|_late| Err("RANGE ERROR:no answer in time".to_owned())) {
         Ok(()) => text(StatusCode::OK, TEXT, r#"{"health":"true","reason":""}"#.to_owned()),
         Err(reason) => {
-            tracing::warn!(reason, "/health says no");
+            tracing::warn!(reason, "probe of /health: not healthy, answered 503");
             let reason = reason.replace(['"', '\\'], "'");
             let body = format!("{{\"health\":\"false\",\"reason\":\"{reason}\"}}\n");
             text(StatusCode::SERVICE_UNAVAILABLE, TEXT, body)
@@ -182,24 +238,41 @@ async fn health(subject: &impl Subject, query: &str) -> Response<Body> {
     }
 }
 
-async fn checked(subject: &impl Subject, query: &str, all: &[Check], only: Option<&str>) -> Response<Body> {
+/// A read everywhere but in the groups that are excluded.
+async fn all_read(subject: &impl Subject, excluded: &[&str]) -> Result<(), Status> {
+    let groups = subject.groups();
+    let wanted = groups.iter().filter(|group| !Check::Group((*group).clone()).is_among(excluded));
+    try_join(subject.read(), try_join_all(wanted.map(|group| subject.reads_in(group)))).await.map(drop)
+}
+
+async fn checked(subject: &impl Subject, query: &str, all: Vec<Check>, only: Option<&str>) -> Response<Body> {
     let excluded: Vec<&str> = values(query, "exclude").collect();
-    let wanted = all.iter().filter(|check| match only {
-        Some(name) => check.name() == name,
-        None => !excluded.contains(&check.name()),
-    });
-    let (mut said, mut failed) = (String::new(), false);
-    for check in wanted {
-        let outcome = timeout(ANSWER_WITHIN, check.run(subject)).await;
+    let wanted: Vec<&Check> = all
+        .iter()
+        .filter(|check| match only {
+            Some(name) => check.name() == name,
+            None => !check.is_among(&excluded),
+        })
+        .collect();
+    if wanted.is_empty() && only.is_some() {
+        return not_found();
+    }
+    // At once: several that wait for what does not answer take no longer than one.
+    let outcomes = join_all(wanted.iter().map(|check| timeout(ANSWER_WITHIN, check.run(subject)))).await;
+    let (mut said, mut failures) = (String::new(), Vec::new());
+    for (check, outcome) in wanted.iter().zip(outcomes) {
         let outcome = outcome.unwrap_or_else(|_late| Err("no answer in time".to_owned()));
-        failed |= outcome.is_err();
+        if let Err(reason) = &outcome {
+            failures.push(format!("{}: {}", check.name(), reason.replace('\n', " ")));
+        }
         said += &match outcome {
             Ok(()) => format!("[+]{} ok\n", check.name()),
             Err(reason) => format!("[-]{} failed: {reason}\n", check.name()),
         };
     }
-    if failed {
-        tracing::warn!(checks = said, "a probe is told no");
+    if !failures.is_empty() {
+        let path = if all.len() == LIVEZ.len() { "/livez" } else { "/readyz" };
+        tracing::warn!(reason = failures.join("; "), "probe of {path}: failed, answered 503");
         return text(StatusCode::SERVICE_UNAVAILABLE, TEXT, said + "\n");
     }
     let verbose = values(query, "verbose").next().is_some();
@@ -249,6 +322,9 @@ impl<S: Serve> Service<Request<Incoming>> for ProbesOnly<S> {
     }
 
     fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+        if let Some(answer) = whole_server(request.method(), request.uri()) {
+            return Box::pin(ready(Ok(answer)));
+        }
         let path = request.uri().path();
         match !is_grpc(request.headers()) && (is_probe(path) || matches!(path, "/version" | "/metrics")) {
             true => Box::pin(self.inner.call(request)),

@@ -20,6 +20,8 @@ pub const CLIENT_SERVICES: &[&str] = &[
     "etcdserverpb.Lease",
     "etcdserverpb.Cluster",
     "etcdserverpb.Maintenance",
+    "v3lockpb.Lock",
+    "v3electionpb.Election",
     "grpc.health.v1.Health",
     "kubebrain.admin.v1.Admin",
 ];

@@ -23,8 +23,10 @@ use tokio::sync::mpsc;
 use tonic::codegen::Service;
 use tracing::{debug, info, warn};
 
+use crate::connections::{Connections, Party, Place};
 use crate::cork::Cork;
 use crate::gate::Gate;
+use crate::held::{Bound, Held};
 use crate::pings::PingGuard;
 use crate::stop::Stop;
 use crate::tls::TlsServer;
@@ -64,6 +66,12 @@ pub struct ServeConfig {
     /// What requests in flight get to end when the server stops; 7 s. Watches never end by themselves and always
     /// take this long unless their handler hears the stop too.
     pub drain: Duration,
+    /// Counts whom a bound held back; nobody unless given.
+    pub held: Held,
+    /// How many there may be, with those of other listeners; as many as come.
+    pub connections: Connections,
+    /// Who comes.
+    pub party: Party,
 }
 
 impl Default for ServeConfig {
@@ -81,6 +89,9 @@ impl Default for ServeConfig {
             handshake_timeout: Duration::from_secs(10),
             header_timeout: Duration::from_secs(10),
             drain: Duration::from_secs(7),
+            held: Held::default(),
+            connections: Connections::default(),
+            party: Party::Others,
         }
     }
 }
@@ -141,8 +152,8 @@ where
         .max_local_error_reset_streams(config.pending_resets_max)
         .keep_alive_interval(config.keepalive_interval)
         .keep_alive_timeout(config.keepalive_timeout);
-    let (io, spoken) = Gate::new(io, config.control_frames_per_second);
-    let io = TokioIo::new(PingGuard::new(Cork::new(io), config.ping_interval_min));
+    let (io, spoken) = Gate::new(io, config.control_frames_per_second, config.held.clone());
+    let io = TokioIo::new(PingGuard::new(Cork::new(io), config.ping_interval_min, config.held.clone()));
     let connection = builder.serve_connection(io, TowerToHyperService::new(service));
     let mut connection = std::pin::pin!(connection);
 
@@ -154,13 +165,24 @@ where
         }
         ended = connection.as_mut() => ended,
         () = spoken.not_within(config.header_timeout) => {
+            config.held.count(Bound::FirstBytes);
             debug!("a connection that says nothing is closed");
             Ok(())
         }
     };
     if let Err(error) = ended {
+        if asks_for_calm(&*error) {
+            config.held.count(Bound::Calm);
+        }
         debug!(?error, "a connection ended with an error");
     }
+}
+
+/// True where HTTP/2 itself has ended a connection as too much.
+fn asks_for_calm(error: &(dyn std::error::Error + 'static)) -> bool {
+    std::iter::successors(Some(error), |error| error.source())
+        .filter_map(|error| error.downcast_ref::<h2::Error>())
+        .any(|error| error.is_library() && error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM))
 }
 
 /// Accepts and serves until asked to stop, then lets go of the port at once. Connections go on in tasks of their own
@@ -253,22 +275,35 @@ async fn accept_all<A: Accept, S: Serve>(
     tls: Option<TlsServer>,
     stop: Stop,
 ) {
+    let mut failing = false;
     loop {
+        let place = tokio::select! {
+            biased;
+            () = stop.asked() => return,
+            place = config.connections.place(config.party) => place,
+        };
         let accepted = tokio::select! {
             biased;
             () = stop.asked() => return,
             accepted = listener.next() => accepted,
         };
+        if failing && matches!(accepted, Some(Ok(_))) {
+            failing = false;
+            info!("connections are accepted again");
+        }
         match accepted {
             Some(Ok((socket, peer))) => match tls.clone() {
-                None => start(socket, &service, &config, &stop),
-                Some(tls) => start_secure(socket, peer, tls, &service, &config, &stop),
+                None => start(socket, place.taken(), &service, &config, &stop),
+                Some(tls) => start_secure(socket, peer, place.taken(), tls, &service, &config, &stop),
             },
             Some(Err(error)) if is_of_the_connection(&error) => {
                 debug!(%error, "a connection was gone at once")
             }
             Some(Err(error)) => {
-                warn!(%error, "cannot accept connections, trying again");
+                if !failing {
+                    failing = true;
+                    warn!(%error, "connections cannot be accepted now, those that are there are served; trying again");
+                }
                 tokio::select! {
                     () = stop.asked() => return,
                     () = tokio::time::sleep(ACCEPT_PAUSE) => {}
@@ -279,23 +314,34 @@ async fn accept_all<A: Accept, S: Serve>(
     }
 }
 
-fn start<I, S>(io: I, service: &S, config: &ServeConfig, stop: &Stop)
-where
-    I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    S: Serve,
-{
-    let (service, config, stop) = (service.clone(), config.clone(), stop.clone());
-    tokio::spawn(async move { serve_connection(io, service, &config, stop).await });
-}
-
-/// As [`start`], after a handshake. One that fails, hangs or is stopped ends its connection only.
-fn start_secure<I, S>(io: I, peer: Peer, tls: TlsServer, service: &S, config: &ServeConfig, stop: &Stop)
+fn start<I, S>(io: I, place: Place, service: &S, config: &ServeConfig, stop: &Stop)
 where
     I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     S: Serve,
 {
     let (service, config, stop) = (service.clone(), config.clone(), stop.clone());
     tokio::spawn(async move {
+        let _place = place;
+        serve_connection(io, service, &config, stop).await;
+    });
+}
+
+/// As [`start`], after a handshake. One that fails, hangs or is stopped ends its connection only.
+fn start_secure<I, S>(
+    io: I,
+    peer: Peer,
+    place: Place,
+    tls: TlsServer,
+    service: &S,
+    config: &ServeConfig,
+    stop: &Stop,
+) where
+    I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    S: Serve,
+{
+    let (service, config, stop) = (service.clone(), config.clone(), stop.clone());
+    tokio::spawn(async move {
+        let _place = place;
         let handshake = tokio::select! {
             biased;
             () = stop.asked() => return,
@@ -309,7 +355,10 @@ where
                 debug!(peer, "a client left during the TLS handshake");
             }
             Ok(Err(error)) => info!(peer, %error, "a TLS handshake has failed"),
-            Err(_late) => info!(peer, "a TLS handshake has failed: the client did not finish it in time"),
+            Err(_late) => {
+                config.held.count(Bound::Handshake);
+                info!(peer, "a TLS handshake has failed: the client did not finish it in time");
+            }
         }
     });
 }

@@ -58,6 +58,13 @@ pub(super) async fn stand(flags: &Brain, storage: &Storage, doors: &Doors) -> Re
         Ok(timing) => timing,
         Err(error) => bail!("--election-lease-duration, -renew-deadline, -retry-period: {error}"),
     };
+    if doors.peer_urls.is_empty() {
+        bail!(
+            "--listen-peer-urls {}: that stands for every address of this machine, and the group's other brains and its \
+             proxies need one that they can dial: name it by --initial-advertise-peer-urls",
+            flags.peers.listen_peer_urls.join(",")
+        );
+    }
     let (name, client_urls) = (flags.clients.name.clone(), doors.client_urls.clone());
     let me = Candidate::of_process(name, doors.peer_urls.clone(), client_urls);
     let layout = Layout::new(flags.store.store_prefix.as_bytes(), &flags.group);
@@ -114,8 +121,13 @@ impl Standing {
     fn new(ballot: impl Ballot, me: Candidate, timing: Timing) -> Self {
         let (driver, candidacy) = Driver::new(ballot, me, timing);
         let stopper = Stopper::default();
-        tokio::spawn(driver.run(stopper.handle()));
+        stopper.keep("the task that stands for election", |stop| driver.run(stop));
         Self { candidacy, stopper }
+    }
+
+    /// Returns when the task behind it has panicked, with what it was.
+    pub(super) fn broken(&self) -> impl Future<Output = &'static str> + Send + use<> {
+        self.stopper.broken()
     }
 
     /// Releases what is held, and ends.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use kubebrain_brain::election::MasterRecord;
 use kubebrain_brain::mvcc::follow::{Following, Upstream};
-use kubebrain_brain::mvcc::{self, Store};
+use kubebrain_brain::mvcc::{Store, cluster};
 use kubebrain_brain::service::{
     Announcer, Audience, Between, Endpoint, EndpointConfig, Master, Members, Remote, Role, SlaveService,
     Standing,
@@ -19,7 +19,7 @@ use kubebrain_shared::stop::Stopper;
 use tokio::sync::watch;
 
 use crate::cli::Brain;
-use crate::listen::Brains;
+use crate::listen::{Brains, advertised, advertised_to_clients};
 
 /// Proxies resume watches from the last progress: it must be younger than what compaction keeps.
 const PEER_PROGRESS_MAX: Duration = Duration::from_secs(30);
@@ -34,6 +34,8 @@ pub(super) struct Doors {
     pub peer_urls: Vec<String>,
     pub announcer: Announcer,
     name: String,
+    /// 0 until the store has told them.
+    cluster_id: u64,
     member_id: u64,
     progress_interval: Duration,
     members: Members,
@@ -49,16 +51,13 @@ impl Doors {
         flags: &Brain,
         client_urls: &[String],
         peer_urls: &[String],
-        member_id: u64,
         accepting: &Stopper,
     ) -> Self {
-        let told = |told: &[String], bound: &[String]| if told.is_empty() { bound } else { told }.to_vec();
-        let client_urls = told(&flags.clients.advertise_client_urls, client_urls);
-        let peer_urls = told(&flags.peers.initial_advertise_peer_urls, peer_urls);
+        let client_urls = advertised_to_clients(&flags.clients.advertise_client_urls, client_urls);
+        let peer_urls = advertised(&flags.peers.initial_advertise_peer_urls, peer_urls);
         let brain = StandingResponse {
             group: flags.group.to_string(),
             name: flags.clients.name.clone(),
-            member_id,
             client_urls: client_urls.clone(),
             peer_urls: peer_urls.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -71,12 +70,19 @@ impl Doors {
             peer_urls,
             announcer: Announcer::new(brain, accepting.handle()),
             name: flags.clients.name.clone(),
-            member_id,
+            cluster_id: 0,
+            member_id: 0,
             progress_interval: flags.clients.watch_progress_notify_interval,
             members: Members::default(),
             brains: None,
             master: watch::Sender::new(None),
         }
+    }
+
+    /// This brain has these ids, as its store says. To be called before anybody is behind the doors.
+    pub(super) fn know(&mut self, cluster_id: u64, member_id: u64) {
+        (self.cluster_id, self.member_id) = (cluster_id, member_id);
+        self.announcer.call(member_id);
     }
 
     /// Other brains are reached so, for as long as connections are accepted.
@@ -136,14 +142,18 @@ impl Doors {
 
     /// Calls for the master go there, or wait while it is not known. Gives the way to its changes.
     pub(super) fn show_master(&self, record: Option<&MasterRecord>) -> Option<Arc<dyn Upstream>> {
-        self.members.set_master(record.map_or(0, |record| mvcc::id_of(&record.name)));
+        let id = |record: &MasterRecord| cluster::member(self.cluster_id, &record.name);
+        self.members.set_master(record.map_or(0, id));
         let Some(record) = record else {
             self.master.send_replace(None);
             return None;
         };
         match self.channels(&record.peer_urls) {
             Ok([calls, changes, questions]) => {
-                tracing::info!(master = record.name, "following");
+                tracing::info!(
+                    master = record.name,
+                    "the group's master is another brain, this one follows it"
+                );
                 let peer_urls = record.peer_urls.clone();
                 self.master.send_replace(Some(Master::At { peer_urls, channel: calls }));
                 let me = FollowRequest {

@@ -2,17 +2,18 @@
 
 use std::fs::File;
 use std::io::BufReader;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use clap::Args;
 use kubebrain_brain::engine::embedded::{self, Staged};
-use kubebrain_brain::mvcc::restore::{Options, restore};
+use kubebrain_brain::mvcc::cluster;
+use kubebrain_brain::mvcc::restore::{Options, Restored, restore};
 use kubebrain_shared::group::GroupName;
 use kubebrain_shared::snapshot::Reader;
 
-use crate::{cli, placement};
+use crate::{cli, placement, print};
 
 /// Makes a data directory from a snapshot, for `standalone` or for brains. The directory gets a whole store or none.
 #[derive(Debug, Args)]
@@ -39,6 +40,10 @@ pub(crate) struct Restore {
     /// begin anew. Wanted with --bump-revision, and of no use without.
     #[arg(long, requires = "bump_revision")]
     mark_compacted: bool,
+    /// Makes the id of the restored cluster, as it does of a new one. Without it the id is made from the snapshot: another
+    /// one than it had, and the same in all directories that are restored from it.
+    #[arg(long, env = "ETCD_INITIAL_CLUSTER_TOKEN", value_name = "TOKEN")]
+    initial_cluster_token: Option<String>,
     /// Do not compare the sha256 at the end of the file. Each record's own checksum is compared anyway.
     #[arg(long)]
     skip_hash_check: bool,
@@ -61,22 +66,46 @@ pub(super) async fn run(flags: Restore) -> Result<()> {
         placement,
         store_prefix: flags.store_prefix.map(Bytes::from),
         groups: flags.group.into_iter().collect(),
+        cluster: flags.initial_cluster_token.as_deref().map(cluster::of_token),
     };
     let config = embedded::Config::new(&flags.data_dir);
     let staged = tokio::task::spawn_blocking(move || Staged::new(&config)).await??;
     let restored = restore(&mut reader, staged.engine(), &options).await.with_context(|| name.clone())?;
     tokio::task::spawn_blocking(move || staged.finish()).await??;
-    let groups: Vec<_> = restored.groups.iter().map(GroupName::as_str).collect();
-    println!("restored {name} into {}", flags.data_dir.display());
-    println!("  groups    {}", groups.join(" "));
-    println!("  revision  {} (the snapshot's: {})", restored.revision.get(), restored.header.revision);
-    if restored.compacted >= 0 {
-        println!("  compacted {}", restored.compacted);
-    }
-    println!("  versions  {}", restored.rows);
-    println!("  leases    {}", restored.leases);
-    if !restored.store_prefix.is_empty() {
-        println!("  start with --store-prefix={}", restored.store_prefix.escape_ascii());
+    print::print(&told(&flags.file, &flags.data_dir, &restored))?;
+    if !flags.mark_compacted {
+        print::print(HINT)?;
     }
     Ok(())
+}
+
+/// Whoever has lived on may have seen revisions that the restored store will give out again.
+const HINT: &str = "
+Clients that were alive after the snapshot was taken, such as the API servers of a cluster, have seen revisions above
+it. This store will give them out again, to other writes, and such a client would then miss changes without noticing. If
+there are any, restore again, into another directory, with
+
+    --bump-revision=1000000000 --mark-compacted
+
+which raises the revision above all that they have seen, and makes them list anew. It is needed neither for a first start nor for
+clients that begin anew themselves.
+";
+
+/// The same counts, by the same names, as `snapshot status` shows.
+fn told(file: &Path, data_dir: &Path, restored: &Restored) -> String {
+    let groups: Vec<_> = restored.groups.iter().map(GroupName::as_str).collect();
+    let mut lines = vec![
+        ("groups", groups.join(" ")),
+        ("revision", format!("{} (the snapshot's: {})", restored.revision.get(), restored.header.revision)),
+        ("compacted", restored.compacted.to_string()),
+        ("keys", restored.keys.to_string()),
+        ("versions", restored.versions.to_string()),
+        ("leases", restored.leases.to_string()),
+    ];
+    if !restored.store_prefix.is_empty() {
+        let prefix = restored.store_prefix.escape_ascii();
+        lines.push(("prefix", format!("{prefix} (start with --store-prefix={prefix})")));
+    }
+    let lines: Vec<_> = lines.iter().map(|(label, value)| format!("  {label:<10} {value}\n")).collect();
+    format!("restored {} into {}\n{}", file.display(), data_dir.display(), lines.concat())
 }

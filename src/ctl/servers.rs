@@ -63,6 +63,7 @@ pub(super) struct Servers {
     /// Whom to ask, by their client URLs: proxies know all groups, a brain its own.
     #[arg(
         long,
+        alias = "endpoint",
         env = "ETCDCTL_ENDPOINTS",
         value_name = "URL,...",
         value_delimiter = ',',

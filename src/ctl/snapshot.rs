@@ -1,7 +1,7 @@
 //! `kubebrain ctl snapshot`: saving one, and looking at one.
 
 use std::fs::{self, File};
-use std::io::{BufReader, BufWriter, IsTerminal as _, Write as _};
+use std::io::{self, BufReader, BufWriter, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,15 +11,14 @@ use clap::{Args, Subcommand};
 use kubebrain_proto::etcdserverpb::SnapshotRequest;
 use kubebrain_proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use kubebrain_proto::mvccpb::KeyValue;
-use kubebrain_shared::snapshot::{Header, Reader, Record};
+use kubebrain_shared::snapshot::{Content, Header, Reader, Record};
 use prost::Message as _;
 use tokio::time::Instant;
 
+use super::progress::Progress;
 use super::servers::{Certificates, Output};
 use super::size;
-
-/// Between two lines of progress.
-const PROGRESS_EVERY: Duration = Duration::from_millis(500);
+use crate::print;
 
 #[derive(Debug, Args)]
 pub(crate) struct Snapshot {
@@ -29,7 +28,7 @@ pub(crate) struct Snapshot {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Saves one from a running server, as `etcdctl snapshot save` does too.
+    /// Saves one from a running server, as `etcdctl snapshot save` does too, and checks it.
     Save(Save),
     /// Checks one and says what is in it.
     Status(Status),
@@ -39,11 +38,20 @@ enum Command {
 struct Save {
     /// Where it goes; it appears there when it is whole.
     file: PathBuf,
-    /// A proxy or standalone for all groups, or a brain for its own.
-    #[arg(long, env = "ETCDCTL_ENDPOINTS", value_name = "URL", default_value = "http://127.0.0.1:2379")]
-    endpoint: String,
+    /// A proxy or standalone for all groups, or a brain for its own. One: a snapshot comes from one server.
+    #[arg(
+        long,
+        alias = "endpoint",
+        env = "ETCDCTL_ENDPOINTS",
+        value_name = "URL",
+        default_value = "http://127.0.0.1:2379"
+    )]
+    endpoints: String,
     #[command(flatten)]
     certificates: Certificates,
+    /// Replace a file that is there.
+    #[arg(long)]
+    force: bool,
 }
 
 #[derive(Debug, Args)]
@@ -72,55 +80,75 @@ impl Drop for Partial {
 }
 
 async fn save(flags: Save) -> Result<()> {
-    if flags.endpoint.contains(',') {
-        bail!("--endpoint {}: a snapshot is taken from one server, name only one", flags.endpoint);
+    if flags.endpoints.contains(',') {
+        bail!("--endpoints {}: a snapshot is taken from one server, name only one", flags.endpoints);
     }
-    let channel = flags.certificates.channel(&flags.endpoint).context("--endpoint")?;
+    let stands = || flags.file.symlink_metadata().is_ok();
+    if !flags.force && stands() {
+        bail!("{} exists: choose another name, or replace it with --force", flags.file.display());
+    }
+    let channel = flags.certificates.channel(&flags.endpoints).context("--endpoints")?;
     let mut name = flags.file.clone().into_os_string();
     name.push(".part");
     let partial = Partial(PathBuf::from(name));
     let cannot = |path: &Path| format!("{} cannot be written", path.display());
-    // Secrets are in it.
-    let options = File::options().write(true).create(true).truncate(true).mode(0o600).clone();
-    let file = options.open(&partial.0).with_context(|| cannot(&partial.0))?;
+    let file = private(&partial.0).with_context(|| cannot(&partial.0))?;
     let mut writer = BufWriter::with_capacity(1 << 20, file);
     let mut client = MaintenanceClient::new(channel).max_decoding_message_size(usize::MAX);
     let asked = client.snapshot(SnapshotRequest {}).await;
     let failed = |status: tonic::Status| {
         let message = if status.message().is_empty() { "the connection was lost" } else { status.message() };
-        anyhow::anyhow!("{}: the snapshot was not sent: {message}", flags.endpoint)
+        anyhow::anyhow!("{}: the snapshot was not sent: {message}", flags.endpoints)
     };
     let mut messages = asked.map_err(failed)?.into_inner();
-    let (begun, mut shown, mut bytes) = (Instant::now(), Instant::now(), 0);
-    let terminal = std::io::stderr().is_terminal();
+    let (begun, mut bytes) = (Instant::now(), 0);
+    let mut progress = Progress::new();
     while let Some(message) = messages.message().await.map_err(failed)? {
         writer.write_all(&message.blob).with_context(|| cannot(&partial.0))?;
         bytes += message.blob.len() as u64;
-        if terminal && shown.elapsed() >= PROGRESS_EVERY {
-            shown = Instant::now();
-            let left = size::of(message.remaining_bytes);
-            eprint!("\r{} saved, about {left} left     ", size::of(bytes));
-        }
+        progress.show(|| saving(bytes, message.remaining_bytes, begun.elapsed()));
     }
-    if terminal {
-        eprint!("\r{:50}\r", "");
-    }
+    progress.show_now("checking what came");
     let file = writer.into_inner().map_err(|error| error.into_error()).with_context(|| cannot(&partial.0))?;
     file.sync_all().with_context(|| cannot(&partial.0))?;
     // A stream that was cut without a word shows here.
-    let found = look(&partial.0).with_context(|| format!("what {} sent", flags.endpoint))?;
+    let found = look(&partial.0).with_context(|| format!("what {} sent", flags.endpoints))?;
+    progress.clear();
+    if !flags.force && stands() {
+        bail!(
+            "{} appeared while the snapshot was taken: nothing is replaced without --force",
+            flags.file.display()
+        );
+    }
     fs::rename(&partial.0, &flags.file).with_context(|| cannot(&flags.file))?;
     let parent = flags.file.parent().filter(|parent| !parent.as_os_str().is_empty());
     let _foreign = File::open(parent.unwrap_or(Path::new("."))).and_then(|parent| parent.sync_all());
-    println!(
+    print::line(&format!(
         "saved {}: revision {}, {} keys, {} in {:.1} s",
         flags.file.display(),
         found.header.revision,
         found.keys,
         size::of(bytes),
         begun.elapsed().as_secs_f64(),
-    );
-    Ok(())
+    ))
+}
+
+/// How far a snapshot has come; the server's word for what is left is an estimate.
+fn saving(bytes: u64, left: u64, taken: Duration) -> String {
+    let all = bytes + left;
+    let share = (bytes * 100).checked_div(all).unwrap_or(100);
+    let each_second = (bytes as f64 / taken.as_secs_f64().max(0.001)) as u64;
+    let (saved, all, rate) = (size::of(bytes), size::of(all), size::of(each_second));
+    format!("{saved} of about {all} saved ({share} %), {rate}/s")
+}
+
+/// A new file for this user alone: secrets are in it. One that is there, left over or another user's, goes: its mode, or
+/// where it leads to, is not ours.
+fn private(path: &Path) -> io::Result<File> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => File::options().write(true).create_new(true).mode(0o600).open(path),
+    }
 }
 
 /// What is in a snapshot.
@@ -130,6 +158,8 @@ struct Found {
     bytes: u64,
     keys: u64,
     versions: u64,
+    leases: u64,
+    /// HashKV at its revision.
     hash: u32,
     sha256: String,
     groups: Vec<FoundGroup>,
@@ -148,7 +178,7 @@ fn look(path: &Path) -> Result<Found> {
     let file = File::open(path).with_context(|| path.display().to_string())?;
     let mut reader = Reader::new(BufReader::with_capacity(1 << 20, file), true)?;
     let mut found = Found::default();
-    let mut key = bytes::Bytes::new();
+    let (mut key, mut content) = (bytes::Bytes::new(), Content::default());
     while let Some(record) = reader.next_record()? {
         let group = found.groups.last_mut();
         match (record, group) {
@@ -158,20 +188,24 @@ fn look(path: &Path) -> Result<Found> {
                 found.groups.push(FoundGroup { name: group.name, ..FoundGroup::default() });
             }
             (Record::Put(kv), Some(group)) => {
-                let row = KeyValue::decode(kv)?;
+                let row = KeyValue::decode(kv.clone())?;
                 group.versions += 1;
-                group.keys += u64::from(row.key != key);
+                if row.key != key {
+                    group.keys += 1;
+                    content.add(false, &kv);
+                }
                 key = row.key;
             }
             (Record::Tombstone(kv), _) => key = KeyValue::decode(kv)?.key,
             (Record::GroupEnd(end), Some(group)) => group.leases = end.leases,
-            (Record::End(end), _) => found.hash = end.hash,
             _ => {}
         }
     }
     found.bytes = reader.offset();
+    found.hash = content.hash();
     found.keys = found.groups.iter().map(|group| group.keys).sum();
     found.versions = found.groups.iter().map(|group| group.versions).sum();
+    found.leases = found.groups.iter().map(|group| group.leases).sum();
     found.sha256 = reader.digest().iter().flatten().map(|byte| format!("{byte:02x}")).collect();
     Ok(found)
 }
@@ -179,29 +213,37 @@ fn look(path: &Path) -> Result<Found> {
 fn status(flags: &Status) -> Result<()> {
     let found = look(&flags.file).with_context(|| flags.file.display().to_string())?;
     match flags.output {
-        Output::Table => table(&found),
-        Output::Json => println!("{}", json(&found)),
+        Output::Table => print::print(&table(&found)),
+        Output::Json => print::line(&json(&found).to_string()),
     }
-    Ok(())
 }
 
-fn table(found: &Found) {
-    println!("revision   {}", found.header.revision);
-    println!("compacted  {}", found.header.compacted);
-    println!("hash       {:x}", found.hash);
-    println!("keys       {}", found.keys);
-    println!("versions   {}", found.versions);
-    println!("size       {} ({} bytes)", size::of(found.bytes), found.bytes);
-    println!("sha256     {}", found.sha256);
-    println!("placement  {:x}", found.header.placement_version);
-    if !found.header.store_prefix.is_empty() {
-        println!("prefix     {}", found.header.store_prefix.escape_ascii());
+fn table(found: &Found) -> String {
+    let header = &found.header;
+    let prefix = header.store_prefix.escape_ascii().to_string();
+    let lines = [
+        ("revision", header.revision.to_string()),
+        ("compacted", header.compacted.to_string()),
+        ("hash", format!("{:x}", found.hash)),
+        ("keys", found.keys.to_string()),
+        ("versions", found.versions.to_string()),
+        ("leases", found.leases.to_string()),
+        ("size", format!("{} ({} bytes)", size::of(found.bytes), found.bytes)),
+        ("sha256", found.sha256.clone()),
+        ("placement", format!("{:x}", header.placement_version)),
+        ("prefix", prefix),
+        ("program", header.program.clone()),
+    ];
+    let mut text = String::new();
+    for (label, value) in lines.iter().filter(|(_, value)| !value.is_empty()) {
+        text += &format!("{label:<10} {value}\n");
     }
-    println!("program    {}", found.header.program);
-    println!("{:<24} {:>12} {:>12} {:>8}", "group", "keys", "versions", "leases");
+    text += &format!("{:<24} {:>12} {:>12} {:>8}\n", "group", "keys", "versions", "leases");
     for group in &found.groups {
-        println!("{:<24} {:>12} {:>12} {:>8}", group.name, group.keys, group.versions, group.leases);
+        text +=
+            &format!("{:<24} {:>12} {:>12} {:>8}\n", group.name, group.keys, group.versions, group.leases);
     }
+    text
 }
 
 fn json(found: &Found) -> serde_json::Value {
@@ -216,6 +258,7 @@ fn json(found: &Found) -> serde_json::Value {
         "hash": found.hash,
         "totalKey": found.keys,
         "totalVersion": found.versions,
+        "totalLease": found.leases,
         "totalSize": found.bytes,
         "sha256": found.sha256,
         "placementVersion": format!("{:x}", found.header.placement_version),
@@ -223,4 +266,16 @@ fn json(found: &Found) -> serde_json::Value {
         "program": found.header.program,
         "groups": found.groups.iter().map(group).collect::<Vec<_>>(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_says_how_far_it_is() {
+        let text = saving(3 << 20, 9 << 20, Duration::from_secs(2));
+        assert_eq!(text, "3.0 MiB of about 12.0 MiB saved (25 %), 1.5 MiB/s");
+        assert_eq!(saving(0, 0, Duration::ZERO), "0 B of about 0 B saved (100 %), 0 B/s");
+    }
 }

@@ -1,6 +1,6 @@
 //! `kubebrain ctl status`: servers, one line each.
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use futures_util::future::join_all;
 use kubebrain_proto::etcdserverpb::kv_client::KvClient;
 use kubebrain_proto::etcdserverpb::maintenance_client::MaintenanceClient;
@@ -9,7 +9,9 @@ use kubebrain_shared::metadata;
 use tokio::time::{Instant, timeout};
 
 use super::servers::{Output, Servers, sentence};
+use super::verdict::Verdict;
 use super::{groups, size, table};
+use crate::print;
 
 /// One server, as far as it answered.
 struct Seen {
@@ -22,21 +24,23 @@ struct Seen {
     status: StatusResponse,
     /// Of a linearizable read; none of a brain whose group does not own the key that is read.
     read_ms: Option<f64>,
-    trouble: String,
+    /// Of its groups, a brain has no files of its own, or does not say how large they are.
+    is_unsized: bool,
+    verdict: Verdict,
 }
 
-/// Fails where a server does not answer, or not well.
+/// Fails where a server does not answer, or not well: see [`Verdict`].
 pub(super) async fn run(servers: Servers) -> Result<()> {
     let seen = join_all(servers.endpoints.iter().map(|endpoint| look(&servers, endpoint))).await;
     match servers.output {
-        Output::Table => table::print(&HEAD, &seen.iter().map(row).collect::<Vec<_>>()),
-        Output::Json => println!("{:#}", serde_json::Value::Array(seen.iter().map(json).collect())),
+        Output::Table => table::print(&HEAD, &seen.iter().map(row).collect::<Vec<_>>())?,
+        Output::Json => {
+            print::line(&format!("{:#}", serde_json::Value::Array(seen.iter().map(json).collect())))?;
+        }
     }
-    let failed: Vec<_> = seen.iter().filter(|seen| !seen.trouble.is_empty()).collect();
-    match failed.as_slice() {
-        [] => Ok(()),
-        failed => bail!("{} of {} servers are not well", failed.len(), seen.len()),
-    }
+    let mut all = Verdict::default();
+    seen.into_iter().for_each(|seen| all.add(seen.verdict));
+    all.done()
 }
 
 async fn look(servers: &Servers, endpoint: &str) -> Seen {
@@ -48,24 +52,27 @@ async fn look(servers: &Servers, endpoint: &str) -> Seen {
         groups: Vec::new(),
         status: StatusResponse::default(),
         read_ms: None,
-        trouble: String::new(),
+        is_unsized: true,
+        verdict: Verdict::default(),
     };
     match groups::ask(servers, endpoint).await {
         Ok(answer) => {
+            seen.verdict = groups::judge(&answer);
+            seen.is_unsized = !answer.groups.iter().all(groups::is_sized);
             seen.server = answer.server;
             seen.name = answer.name;
             seen.version = answer.version;
             seen.groups = answer.groups.into_iter().map(|group| group.name).collect();
         }
         Err(why) => {
-            seen.trouble = why;
+            seen.verdict.refused(format!("{endpoint}: {why}"));
             return seen;
         }
     }
     let channel = match servers.certificates.channel(endpoint) {
         Ok(channel) => channel,
         Err(error) => {
-            seen.trouble = format!("{error:#}");
+            seen.verdict.refused(format!("{endpoint}: {error:#}"));
             return seen;
         }
     };
@@ -82,11 +89,11 @@ async fn look(servers: &Servers, endpoint: &str) -> Seen {
     });
     match asked.await {
         Ok(Ok((status, read_ms))) => {
-            seen.trouble = status.errors.join("; ");
+            status.errors.iter().for_each(|error| seen.verdict.refused(error.clone()));
             (seen.status, seen.read_ms) = (status, read_ms);
         }
-        Ok(Err(status)) => seen.trouble = sentence(&status),
-        Err(_late) => seen.trouble = "no answer in time".to_owned(),
+        Ok(Err(status)) => seen.verdict.refused(format!("{endpoint}: {}", sentence(&status))),
+        Err(_late) => seen.verdict.refused(format!("{endpoint}: no answer in time")),
     }
     seen
 }
@@ -109,10 +116,10 @@ fn row(seen: &Seen) -> Vec<String> {
         or_dash(seen.groups.join(",")),
         number(status.header.as_ref().map_or(0, |header| header.revision).to_string()),
         number(status.raft_term.to_string()),
-        bytes(status.db_size),
+        if seen.is_unsized { "-".to_owned() } else { bytes(status.db_size) },
         bytes(status.db_size_in_use),
         seen.read_ms.map_or("-".to_owned(), |ms| format!("{ms:.1} ms")),
-        seen.trouble.clone(),
+        seen.verdict.to_string(),
     ]
 }
 
@@ -126,9 +133,9 @@ fn json(seen: &Seen) -> serde_json::Value {
         "groups": seen.groups,
         "revision": status.header.as_ref().map_or(0, |header| header.revision),
         "epoch": status.raft_term,
-        "dbSize": status.db_size,
+        "dbSize": (!seen.is_unsized).then_some(status.db_size),
         "dbSizeInUse": status.db_size_in_use,
         "readMs": seen.read_ms,
-        "trouble": seen.trouble,
+        "trouble": seen.verdict.to_string(),
     })
 }

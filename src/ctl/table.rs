@@ -1,8 +1,11 @@
 //! Columns for people.
 
 /// Rows under a head, each column as wide as it must be.
-pub(super) fn print(head: &[&str], rows: &[Vec<String>]) {
-    print!("{}", render(head, rows));
+///
+/// # Errors
+/// See [`crate::print::print`].
+pub(super) fn print(head: &[&str], rows: &[Vec<String>]) -> anyhow::Result<()> {
+    crate::print::print(&render(head, rows))
 }
 
 fn render(head: &[&str], rows: &[Vec<String>]) -> String {

@@ -49,3 +49,18 @@ fn older_names_count_in_the_environment_unless_a_flag_says_otherwise() {
     assert_eq!(taken(&said, &old), said);
     assert_eq!(taken(&["-V"], &old), ["-V"]);
 }
+
+#[test]
+fn every_flag_of_a_program_that_is_shown_stands_under_a_heading() {
+    let mut command = command();
+    command.build();
+    for program in PROGRAMS.map(|program| command.find_subcommand(program).expect("a program")) {
+        let bare: Vec<_> = program
+            .get_arguments()
+            .filter(|arg| !arg.is_hide_set() && arg.get_help_heading().is_none())
+            .filter_map(Arg::get_long)
+            .filter(|name| !matches!(*name, "help" | "print-config" | "version"))
+            .collect();
+        assert!(bare.is_empty(), "{}: {bare:?} belong into src/headings.rs", program.get_name());
+    }
+}

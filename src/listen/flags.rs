@@ -21,7 +21,7 @@ pub(crate) struct Serving {
     /// Where only /health, /livez, /readyz, /version and /metrics are served.
     #[arg(long, env = "ETCD_LISTEN_METRICS_URLS", value_name = "URL,...", value_delimiter = ',')]
     pub listen_metrics_urls: Vec<String>,
-    /// The same; clients' URLs go on to serve them too.
+    /// The same and JSON over HTTP; clients' URLs go on to serve them too.
     #[arg(
         long,
         env = "ETCD_LISTEN_CLIENT_HTTP_URLS",
@@ -89,6 +89,11 @@ pub(crate) struct Serving {
     #[arg(long, env = "ETCD_GRPC_KEEPALIVE_TIMEOUT", value_name = "DURATION", default_value = "20s",
           value_parser = duration::parse)]
     grpc_keepalive_timeout: Duration,
+    /// Serve JSON over HTTP at /v3/... too, as etcd does.
+    #[arg(long, env = "ETCD_ENABLE_GRPC_GATEWAY", value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_value = "true", default_missing_value = "true", hide_default_value = true,
+          action = clap::ArgAction::Set, value_parser = boolean::parse)]
+    pub enable_grpc_gateway: bool,
     /// Let other processes listen on the same ports.
     #[arg(long, env = "ETCD_SOCKET_REUSE_PORT", value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_value = "false", default_missing_value = "true", hide_default_value = true,

@@ -1,20 +1,29 @@
 //! Listening where URLs say: `http`, `https`, `unix` and `unixs`.
 
+mod advertised;
 mod flags;
 mod peers;
 mod socket;
 
-use std::net::SocketAddr;
+use std::io;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use kubebrain_shared::connections::Party;
+use kubebrain_shared::cors::Cors;
+use kubebrain_shared::gateway::HttpOnly;
+use kubebrain_shared::held::Held;
 use kubebrain_shared::probe::ProbesOnly;
 use kubebrain_shared::serve::{Listener, Serve, ServeConfig, serve_listener};
 use kubebrain_shared::stop::Stopper;
 use kubebrain_shared::tls::TlsServer;
-use tokio::net::{TcpSocket, UnixListener, lookup_host};
+use tokio::net::{TcpListener, TcpSocket, UnixListener, lookup_host};
 
 use crate::cli::Clients;
+use crate::process::Process;
+use crate::umask;
+pub(crate) use advertised::{advertised, advertised_to_clients};
 pub(crate) use flags::Serving;
 pub(crate) use peers::{Brains, PeerFiles, PeerServing, Peers};
 use socket::SocketFile;
@@ -72,8 +81,8 @@ impl Listeners {
     /// Serves on all of them.
     pub(crate) fn serve<S: Serve>(self, service: &S, config: &ServeConfig, stopper: &Stopper) {
         for Bound { listener, tls, file } in self.sockets {
-            let (service, config, stop) = (service.clone(), config.clone(), stopper.handle());
-            tokio::spawn(async move {
+            let (service, config) = (service.clone(), config.clone());
+            stopper.keep("the task that accepts connections", |stop| async move {
                 serve_listener(listener, tls, service, config, stop).await;
                 drop(file); // after the listener: nobody finds a socket that does not answer
             });
@@ -85,6 +94,8 @@ impl Listeners {
 pub(crate) struct Front {
     clients: Listeners,
     probes: Listeners,
+    /// Everything that is not gRPC.
+    http: Listeners,
     tls: Option<TlsServer>,
     serve: ServeConfig,
     /// The clients' URLs, with the ports that were given.
@@ -95,7 +106,7 @@ pub(crate) struct Front {
 
 impl Front {
     /// Reads the certificates and binds every URL.
-    pub(crate) async fn bind(flags: &Clients) -> Result<Self> {
+    pub(crate) async fn bind(flags: &Clients, process: &Process) -> Result<Self> {
         let serving = &flags.serving;
         let tls = serving.tls()?;
         let options = Options { tls: tls.as_ref(), reuse_port: serving.socket_reuse_port };
@@ -103,18 +114,21 @@ impl Front {
         if clients.urls.is_empty() {
             bail!("--listen-client-urls: at least one URL is wanted");
         }
-        let mut probes =
+        let probes =
             Listeners::bind_with("listen-metrics-urls", &serving.listen_metrics_urls, options).await?;
         let http = Listeners::bind_with("listen-client-http-urls", &serving.listen_client_http_urls, options);
         let http = http.await?;
-        probes.sockets.extend(http.sockets);
-        probes.urls.extend(http.urls);
-        serving.warn_of_unused_tls(clients.urls.iter().chain(&probes.urls));
-        let (urls, probe_urls) = (clients.urls.clone(), probes.urls.clone());
+        let (urls, probe_urls) = (clients.urls.clone(), [&probes.urls[..], &http.urls].concat());
+        serving.warn_of_unused_tls(urls.iter().chain(&probe_urls));
         Ok(Self {
-            serve: serving.config(flags.max_concurrent_streams),
+            serve: ServeConfig {
+                connections: process.connections.clone(),
+                party: Party::Clients,
+                ..serving.config(flags.max_concurrent_streams)
+            },
             clients,
             probes,
+            http,
             tls,
             urls,
             probe_urls,
@@ -122,11 +136,14 @@ impl Front {
     }
 
     /// Serves clients, and probes where they have URLs of their own.
-    pub(crate) fn serve<S: Serve>(self, service: &S, stopper: &Stopper) {
-        self.clients.serve(service, &self.serve, stopper);
-        self.probes.serve(&ProbesOnly::new(service.clone()), &self.serve, stopper);
+    pub(crate) fn serve<S: Serve>(self, service: &S, held: &Held, stopper: &Stopper) {
+        let config = ServeConfig { held: held.clone(), ..self.serve };
+        self.clients.serve(&Cors::new(service.clone()), &config, stopper);
+        self.http.serve(&Cors::new(HttpOnly::new(service.clone())), &config, stopper);
+        let for_probes = ServeConfig { party: Party::Others, ..config };
+        self.probes.serve(&ProbesOnly::new(service.clone()), &for_probes, stopper);
         if let Some(tls) = self.tls {
-            tokio::spawn(tls.follow(stopper.handle()));
+            stopper.keep("the task that reads certificates again", |stop| tls.follow(stop));
         }
     }
 }
@@ -144,7 +161,8 @@ async fn bind(url: &str, options: Options<'_>) -> Result<(Bound, String)> {
         "http" | "https" => {
             let address = resolve(place).await?;
             let socket = listen(address, options).with_context(|| format!("cannot listen on {address}"))?;
-            let url = format!("{scheme}://{}", socket.local_addr()?);
+            // As it was given: a socket for both families says [::].
+            let url = format!("{scheme}://{}", SocketAddr::new(address.ip(), socket.local_addr()?.port()));
             Ok((Bound { listener: Listener::Tcp(socket), tls, file: None }, url))
         }
         "unix" | "unixs" => {
@@ -152,14 +170,36 @@ async fn bind(url: &str, options: Options<'_>) -> Result<(Bound, String)> {
             socket::clear(path)?;
             let socket = UnixListener::bind(path).with_context(|| format!("cannot listen on {place}"))?;
             let file = Some(SocketFile::new(path));
+            umask::open_socket(path).with_context(|| format!("cannot listen on {place}"))?;
             Ok((Bound { listener: Listener::Unix(socket), tls, file }, format!("{scheme}://{place}")))
         }
         _ => bail!("a URL begins with http://, https://, unix:// or unixs://"),
     }
 }
 
-fn listen(address: SocketAddr, options: Options<'_>) -> std::io::Result<tokio::net::TcpListener> {
+/// `0.0.0.0` and `[::]` stand for every address of both families, as in Go and so in etcd, where this machine has both.
+fn listen(address: SocketAddr, options: Options<'_>) -> io::Result<TcpListener> {
+    if !address.ip().is_unspecified() {
+        return listen_at(address, options);
+    }
+    let all = SocketAddr::from((Ipv6Addr::UNSPECIFIED, address.port()));
+    match listen_at(all, options) {
+        Err(error) if address.is_ipv4() && is_without_ipv6(&error) => listen_at(address, options),
+        bound => bound,
+    }
+}
+
+/// True of a kernel without IPv6, or where it is switched off.
+fn is_without_ipv6(error: &io::Error) -> bool {
+    !matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied)
+}
+
+fn listen_at(address: SocketAddr, options: Options<'_>) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    if address.ip().is_unspecified() && address.is_ipv6() {
+        // Whatever net.ipv6.bindv6only says.
+        rustix::net::sockopt::set_ipv6_v6only(&socket, false)?;
+    }
     socket.set_reuseaddr(true)?; // a restart does not wait for the connections of the one before
     socket.set_reuseport(options.reuse_port)?;
     socket.bind(address)?;

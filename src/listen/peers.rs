@@ -9,6 +9,7 @@ use std::sync::Arc;
 use anyhow::{Result, bail};
 use clap::Args;
 use kubebrain_shared::dial::Connector;
+use kubebrain_shared::held::Held;
 use kubebrain_shared::serve::{Serve, ServeConfig};
 use kubebrain_shared::stop::Stopper;
 use kubebrain_shared::tls::{TlsClient, TlsServer};
@@ -16,6 +17,7 @@ use kubebrain_shared::tls::{TlsClient, TlsServer};
 use super::flags::{Given, Names, Serving};
 use super::{Listeners, Options};
 use crate::boolean;
+use crate::process::Process;
 
 const URLS: &str = "listen-peer-urls";
 
@@ -90,7 +92,7 @@ pub(crate) struct PeerServing {
         value_delimiter = ',',
         default_value = "http://127.0.0.1:2380"
     )]
-    listen_peer_urls: Vec<String>,
+    pub listen_peer_urls: Vec<String>,
     /// Where proxies and other brains are told to reach this brain. Without it: where it listens.
     #[arg(long, env = "ETCD_INITIAL_ADVERTISE_PEER_URLS", value_name = "URL,...", value_delimiter = ',')]
     pub initial_advertise_peer_urls: Vec<String>,
@@ -175,10 +177,15 @@ impl Peers {
     }
 
     /// Serves on all of them.
-    pub(crate) fn serve<S: Serve>(self, service: &S, stopper: &Stopper) {
-        self.listeners.serve(service, &ServeConfig::default(), stopper);
+    pub(crate) fn serve<S: Serve>(self, service: &S, process: &Process, held: &Held, stopper: &Stopper) {
+        let config = ServeConfig {
+            connections: process.connections.clone(),
+            held: held.clone(),
+            ..ServeConfig::default()
+        };
+        self.listeners.serve(service, &config, stopper);
         if let Some(tls) = self.tls {
-            tokio::spawn(tls.follow(stopper.handle()));
+            stopper.keep("the task that reads certificates again", |stop| tls.follow(stop));
         }
     }
 }
@@ -226,7 +233,8 @@ impl Brains {
     /// Reads the certificates again whenever they change.
     pub(crate) fn follow(&self, stopper: &Stopper) {
         if let Some(tls) = &self.tls {
-            tokio::spawn(tls.clone().follow(stopper.handle()));
+            let tls = tls.clone();
+            stopper.keep("the task that reads certificates again", |stop| tls.follow(stop));
         }
     }
 }

@@ -67,8 +67,11 @@ async fn fails_under_load(
         assert!(server.ended().await.success(), "{}", server.log());
     } else {
         ends_with(&mut server, before, words).await;
-        let errors = in_time("the clients' ends", load.ended()).await;
+        let mut errors = in_time("the clients' ends", load.ended()).await;
         assert!(!errors.is_empty(), "clients hear of it");
+        // Before the log could not be written over, a new file could not be made: puts were refused for that.
+        let refused = |error: &Status| error.code() == Code::ResourceExhausted;
+        errors.retain(|error| injection.fault != Fault::NoSpace || !refused(error));
         assert_unavailable(&errors);
     }
     let injected = shim.hits();
@@ -122,14 +125,16 @@ async fn in_rounds(fault: Fault, words: &[&str]) {
             0 => (Program::Brain, Counting::OneGroup),
             _ => (Program::Standalone, Counting::ByKey),
         };
-        let times = if fault != Fault::ShortWrite && random.random_ratio(1, 2) { 1 } else { 0 };
+        // A single file that cannot be made for want of room is made again later.
+        let may_be_single = !matches!(fault, Fault::ShortWrite | Fault::NoSpace);
+        let times = if may_be_single && random.random_ratio(1, 2) { 1 } else { 0 };
         let injection = Injection { fault, after: random.random_range(0..60), times };
         fails_under_load(program, counting, injection, words, seed).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_disk_that_fills_up_under_load_ends_the_process_and_loses_nothing() {
+async fn a_log_that_cannot_be_written_over_ends_the_process_and_loses_nothing() {
     in_rounds(Fault::NoSpace, &["o space left", WHAT_TO_DO]).await;
 }
 

@@ -13,6 +13,7 @@ mod support;
 
 mod damage;
 mod fault;
+mod full;
 mod history;
 mod image;
 mod load;

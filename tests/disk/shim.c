@@ -61,7 +61,9 @@ struct record {
 
 #define MAGIC 0x5348494du
 
-enum fault { NONE, WRITE_NO_SPACE, WRITE_FAILS, SYNC_FAILS, WRITE_SHORT };
+/* DISK_FULL: what is there can be written over, and no file grows. WRITE_NO_SPACE: not even that, as where files are copied on
+ * write. */
+enum fault { NONE, WRITE_NO_SPACE, WRITE_FAILS, SYNC_FAILS, WRITE_SHORT, DISK_FULL };
 
 /* The test writes all but `seen` and `hits`. */
 struct control {
@@ -201,11 +203,33 @@ static int refuse(int code)
 	return -1;
 }
 
-/* Growing a file or a directory: what a full disk refuses and a failing one fails. */
+/* A name more: what a failing disk fails. A full one has room for it in a directory that is there. */
 static int growth_fails(void)
 {
-	int fault = control && control->fault == WRITE_SHORT ? NONE : fails(0);
+	int fault = control && (control->fault == WRITE_SHORT || control->fault == DISK_FULL) ? NONE : fails(0);
 	return fault == WRITE_NO_SPACE ? refuse(ENOSPC) : fault == WRITE_FAILS ? refuse(EIO) : 0;
+}
+
+/* A file more: what a full disk refuses and a failing one fails. */
+static int extension_fails(void)
+{
+	if (control && control->fault == DISK_FULL)
+		return fails(0) ? refuse(ENOSPC) : 0;
+	return growth_fails();
+}
+
+/* True if a write goes past the end of the file. */
+static int extends(int fd, const struct iovec *data, int parts, off_t offset)
+{
+	struct stat stat;
+	size_t length = 0;
+	for (int i = 0; i < parts; i++)
+		length += data[i].iov_len;
+	if (syscall(SYS_fstat, fd, &stat))
+		return 1;
+	if (offset < 0)
+		offset = fds[fd].append ? stat.st_size : syscall(SYS_lseek, fd, 0L, SEEK_CUR);
+	return length && offset + (off_t)length > stat.st_size;
 }
 
 static int open_in(int at, const char *path, int flags, mode_t mode)
@@ -322,8 +346,9 @@ static ssize_t write_in(int fd, const struct iovec *data, int parts, off_t offse
 	pthread_mutex_lock(&lock);
 	struct watched *file = &fds[fd];
 	struct iovec half;
-	int fault = fails(0);
-	if (fault == WRITE_NO_SPACE || fault == WRITE_FAILS) {
+	int full = control && control->fault == DISK_FULL;
+	int fault = full && !extends(fd, data, parts, offset) ? NONE : fails(0);
+	if (fault == WRITE_NO_SPACE || fault == WRITE_FAILS || fault == DISK_FULL) {
 		refuse(fault == WRITE_FAILS ? EIO : ENOSPC);
 		pthread_mutex_unlock(&lock);
 		return -1;
@@ -377,7 +402,7 @@ int ftruncate(int fd, off_t length)
 	if (!on(fd))
 		return syscall(SYS_ftruncate, fd, length);
 	pthread_mutex_lock(&lock);
-	int result = length && growth_fails() ? -1 : syscall(SYS_ftruncate, fd, length);
+	int result = length && extension_fails() ? -1 : syscall(SYS_ftruncate, fd, length);
 	if (result == 0)
 		record(SIZE, fds[fd].inode, length, 0, NULL, 0, 0, NULL);
 	pthread_mutex_unlock(&lock);
@@ -402,7 +427,7 @@ int fallocate(int fd, int mode, off_t offset, off_t length)
 		return syscall(SYS_fallocate, fd, mode, offset, length);
 	pthread_mutex_lock(&lock);
 	struct stat stat;
-	int result = growth_fails() ? -1 : syscall(SYS_fallocate, fd, mode, offset, length), saved = errno;
+	int result = extension_fails() ? -1 : syscall(SYS_fallocate, fd, mode, offset, length), saved = errno;
 	if (result == 0) {
 		if (mode & (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE))
 			record(ZERO, fds[fd].inode, offset, length, NULL, 0, 0, NULL);

@@ -12,11 +12,14 @@ const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/disk/shim.c");
 /// What goes wrong on a disk. The numbers are those of `enum fault` in `shim.c`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
+    /// Nothing can be written, not even where something is: as where files are copied on write.
     NoSpace = 1,
     WriteFails = 2,
     SyncFails = 3,
     /// Half of it is written, and said so.
     ShortWrite = 4,
+    /// No file grows.
+    DiskFull = 5,
 }
 
 /// When something goes wrong, counted in operations of its kind.

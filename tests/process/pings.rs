@@ -2,8 +2,16 @@
 
 use std::time::Duration;
 
+use bytes::BytesMut;
+use kubebrain_proto::etcdserverpb::LeaseKeepAliveRequest;
+use kubebrain_shared::wire::frame;
+use prost::Message as _;
+
+use crate::load::frames::{PING, Wild, put_frame};
+use crate::support::exposition::scrape;
 use crate::support::process::{Place, Start};
 use crate::support::raw::Raw;
+use crate::support::{in_time, until};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_pings_too_often_is_told_so() {
@@ -32,5 +40,43 @@ async fn the_pace_of_pings_is_a_setting() {
     for _ in 0..10 {
         raw.ping().await.expect("not too often");
         tokio::time::sleep(Duration::from_millis(60)).await;
+    }
+}
+
+/// What the pace of frames has held back.
+async fn held(address: &str) -> f64 {
+    scrape(address).await.value("kubebrain_held_back_total", &[("bound", "control_frames")])
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_ping_for_each_answer_is_free_and_a_flood_has_its_pace() {
+    let place = Place::new();
+    for start in [Start::standalone(&place), Start::brain(&place, "default")] {
+        let server = start.flag("grpc-keepalive-min-time", "0s").run().await;
+        let mut raw = Raw::connect(server.address()).await;
+        // As Go's client measures its bandwidth, for longer than any burst.
+        for _ in 0..2500 {
+            let answer = raw.call("/etcdserverpb.KV/Range", "application/grpc", frame(b"\x0a\x01a")).await;
+            assert_eq!(answer.expect("an answer").grpc, Some((0, String::new())));
+            raw.ping().await.expect("an answer");
+        }
+        assert_eq!(held(server.address()).await, 0.0);
+        // As its KeepAliveOnce does: each on a stream that is reset once it is answered.
+        let renew = frame(&LeaseKeepAliveRequest { id: 7 }.encode_to_vec());
+        for _ in 0..1500 {
+            let (response, mut stream) = raw.open("/etcdserverpb.Lease/LeaseKeepAlive", renew.clone()).await;
+            let mut body = in_time("a head", response).await.expect("a head").into_body();
+            in_time("a message", body.data()).await.expect("a message").expect("a message");
+            stream.send_reset(h2::Reason::CANCEL);
+            raw.ping().await.expect("an answer");
+        }
+        assert_eq!(held(server.address()).await, 0.0);
+        let mut flood = Wild::connect(server.address()).await;
+        let mut pings = BytesMut::new();
+        for _ in 0..2500 {
+            put_frame(&mut pings, PING, 0, 0, b"12345678");
+        }
+        assert!(flood.send(&pings).await, "nobody is thrown out");
+        until("a flood that is held back", async || (held(server.address()).await > 0.0).then_some(())).await;
     }
 }

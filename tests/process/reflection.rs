@@ -35,8 +35,13 @@ async fn brain_and_proxy_list_what_they_serve_and_describe_it() {
         names.sort();
         let wanted =
             ["Cluster", "KV", "Lease", "Maintenance", "Watch"].map(|name| format!("etcdserverpb.{name}"));
-        let others =
-            ["grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection", "kubebrain.admin.v1.Admin"];
+        let others = [
+            "grpc.health.v1.Health",
+            "grpc.reflection.v1.ServerReflection",
+            "kubebrain.admin.v1.Admin",
+            "v3electionpb.Election",
+            "v3lockpb.Lock",
+        ];
         let others = others.map(str::to_owned);
         assert_eq!(names, [&wanted[..], &others[..]].concat());
         let Some(MessageResponse::FileDescriptorResponse(described)) =

@@ -190,7 +190,7 @@ async fn watch(group: Shared, instance: Arc<Instance>) {
     let create =
         pb::WatchRequest { request_union: Some(pb::watch_request::RequestUnion::CreateRequest(create)) };
     let inbound = futures_util::stream::iter([Ok(create)]).chain(futures_util::stream::pending());
-    let config = StreamConfig { progress_interval: Duration::from_secs(600), part: None };
+    let config = StreamConfig { progress_interval: Duration::from_secs(600), part: None, tells_all: false };
     let stop = group.stopper.handle();
     let messages = WatchStream::new(instance.store.clone(), inbound, config, stop).into_messages();
     let mut messages = std::pin::pin!(messages);
@@ -567,7 +567,8 @@ async fn a_watcher_of_a_deposed_master_hears_of_its_successors_compaction() {
             pb::WatchRequest { request_union: Some(pb::watch_request::RequestUnion::CreateRequest(create)) };
         let inbound = futures_util::stream::iter([Ok(create)]).chain(futures_util::stream::pending());
         let stopper = Stopper::default();
-        let config = StreamConfig { progress_interval: Duration::from_secs(600), part: None };
+        let config =
+            StreamConfig { progress_interval: Duration::from_secs(600), part: None, tells_all: false };
         let messages = WatchStream::new(older.clone(), inbound, config, stopper.handle()).into_messages();
         let mut messages = std::pin::pin!(messages);
         let mut heard = Vec::new();

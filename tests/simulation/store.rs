@@ -650,7 +650,8 @@ fn a_watcher_in_history_waits_for_a_batch_that_is_not_answered_yet() {
             pb::WatchRequest { request_union: Some(pb::watch_request::RequestUnion::CreateRequest(create)) };
         let inbound = futures_util::stream::iter([Ok(create)]).chain(futures_util::stream::pending());
         let stopper = kubebrain_shared::stop::Stopper::default();
-        let config = StreamConfig { progress_interval: Duration::from_secs(600), part: None };
+        let config =
+            StreamConfig { progress_interval: Duration::from_secs(600), part: None, tells_all: false };
         let messages = WatchStream::new(store.clone(), inbound, config, stopper.handle()).into_messages();
         let mut messages = std::pin::pin!(messages);
         let mut heard = Vec::new();
@@ -679,7 +680,7 @@ async fn a_watcher_that_compaction_overtakes_hears_of_it() {
         pb::WatchRequest { request_union: Some(pb::watch_request::RequestUnion::CreateRequest(create)) };
     let inbound = futures_util::stream::iter([Ok(create)]).chain(futures_util::stream::pending());
     let stopper = kubebrain_shared::stop::Stopper::default();
-    let config = StreamConfig { progress_interval: Duration::from_secs(600), part: None };
+    let config = StreamConfig { progress_interval: Duration::from_secs(600), part: None, tells_all: false };
     let messages = WatchStream::new(store.clone(), inbound, config, stopper.handle()).into_messages();
     let mut messages = std::pin::pin!(messages);
     let created = messages.next().await.expect("never ends").expect("no error");
@@ -716,7 +717,8 @@ async fn an_event_never_goes_out_without_the_entry_before_it() {
             pb::WatchRequest { request_union: Some(pb::watch_request::RequestUnion::CreateRequest(create)) };
         let inbound = futures_util::stream::iter([Ok(create)]).chain(futures_util::stream::pending());
         let stopper = kubebrain_shared::stop::Stopper::default();
-        let config = StreamConfig { progress_interval: Duration::from_secs(600), part: None };
+        let config =
+            StreamConfig { progress_interval: Duration::from_secs(600), part: None, tells_all: false };
         let messages = WatchStream::new(store.clone(), inbound, config, stopper.handle()).into_messages();
         let mut messages = std::pin::pin!(messages);
         let mut heard = 0;

@@ -154,7 +154,11 @@ async fn a_second_brain_without_flags_stands_by() {
     let mut first = start(&one, "first").run().await;
     let second = start(&two, "second").run().await;
     written(&Client::new(second.address()), "/a").await;
-    assert!(second.log().contains("following") && !second.log().contains("master at"), "{}", second.log());
+    assert!(
+        second.log().contains("this one follows it") && !second.log().contains("master at"),
+        "{}",
+        second.log()
+    );
     first.must_run();
     first.kill().await;
     written(&Client::new(second.address()), "/b").await;

@@ -19,7 +19,7 @@ use crate::support::{in_time, until};
 fn server(pair: &Pair, authority: &Path) -> ServerConfig {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(authority).expect("a certificate")).expect("an authority");
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone());
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()

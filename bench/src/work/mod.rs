@@ -1,10 +1,12 @@
 //! The kinds of work, and what each needs.
 
 mod delete;
+mod go;
 mod requests;
 mod watch;
 
 use std::cell::Cell;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -39,6 +41,28 @@ pub(crate) enum Work {
     Watch,
     /// Deletions (if unchanged, else read), 300 clients.
     Delete,
+    /// Puts by Go's client, one.
+    GoPut1,
+    /// The same, 8 clients on one connection.
+    GoPut8,
+    /// Linearizable reads of one key by Go's client, one.
+    GoGet1,
+    /// The same, 8 clients on one connection.
+    GoGet8,
+    /// Leases renewed once by Go's client, each on a stream of its own, 10 clients on 10 connections.
+    GoKeepalive,
+    /// 500 puts a second, seen by 100 watchers of Go's client on 10 streams.
+    GoWatch,
+}
+
+impl Work {
+    /// True where etcd's `benchmark` is the client.
+    pub(crate) const fn is_by_go(self) -> bool {
+        matches!(
+            self,
+            Self::GoPut1 | Self::GoPut8 | Self::GoGet1 | Self::GoGet8 | Self::GoKeepalive | Self::GoWatch
+        )
+    }
 }
 
 /// Numbers of one kind of work.
@@ -63,6 +87,10 @@ impl Plan {
             Work::Delete => (300, 30, 30_000),
             Work::ListStream | Work::ListPages => (1, 1, 100_000),
             Work::Watch => (100, 10, 1_000),
+            Work::GoPut1 | Work::GoGet1 => (1, 1, 10_000),
+            Work::GoPut8 | Work::GoGet8 => (8, 1, 10_000),
+            Work::GoKeepalive => (10, 10, 0),
+            Work::GoWatch => (100, 1, 0),
         };
         Self { work, clients, connections, keys, value_bytes: 1024 }
     }
@@ -79,7 +107,7 @@ impl Plan {
     pub(crate) const fn unit(&self) -> &'static str {
         match self.work {
             Work::ListStream | Work::ListPages => "objects/s",
-            Work::Watch => "events/s",
+            Work::Watch | Work::GoWatch => "events/s",
             _ => "requests/s",
         }
     }
@@ -168,15 +196,18 @@ async fn links(plan: &Plan, endpoints: &str) -> Result<Vec<Link>> {
     .await
 }
 
-/// Does the work for a quarter of the time, and then for all of it, which counts. `Delete` ends with its keys.
+/// Does the work for a quarter of the time, and then for all of it, which counts. `Delete` ends with its keys. `benchmark`
+/// is etcd's.
 pub(crate) async fn run(
     plan: &Plan,
     data: &Data,
     endpoint: &str,
     measured: Duration,
     server: &Usage,
+    benchmark: &Path,
 ) -> Result<Run> {
     match plan.work {
+        work if work.is_by_go() => go::run(plan, benchmark, endpoint, measured, server).await,
         Work::Delete => delete::run(plan, endpoint, server).await,
         Work::Watch => watch::run(plan, data, endpoint, measured, server).await,
         _ => requests::run(plan, data, endpoint, measured, server).await,

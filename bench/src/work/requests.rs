@@ -122,7 +122,7 @@ impl Client<'_> {
             Work::Get | Work::Get1 => self.get().await,
             Work::ListStream => self.list_stream().await.map(Some),
             Work::ListPages => self.list_pages().await.map(Some),
-            Work::Watch | Work::Delete => unreachable!("these have a run of their own"),
+            _ => unreachable!("these have a run of their own"),
         }
     }
 

@@ -116,6 +116,24 @@ pub enum OpenError {
         /// The path.
         directory: PathBuf,
     },
+    /// It is somebody else's.
+    #[error("data directory {} has {found} in it and nothing of this program: name an empty directory, or one that is \
+        not there yet", directory.display())]
+    Foreign {
+        /// The directory.
+        directory: PathBuf,
+        /// One of its entries.
+        found: String,
+    },
+    /// Every user can write in it, and this one may not change that.
+    #[error("data directory {} can be written by every user (mode {mode:o}), and this user may not change that: let its \
+        owner give it the mode 700 and this user, or name a directory below it", directory.display())]
+    Exposed {
+        /// The directory.
+        directory: PathBuf,
+        /// Its mode.
+        mode: u32,
+    },
     /// The disk is full.
     #[error("no space left for data directory {}: free some or grow the disk", directory.display())]
     NoSpace {

@@ -289,6 +289,10 @@ impl Engine for Faulty {
         self.shared
     }
 
+    fn is_short(&self) -> bool {
+        self.inner.is_short()
+    }
+
     fn waits_for(&self) -> Option<String> {
         self.is_held().then(|| "a test".to_owned())
     }

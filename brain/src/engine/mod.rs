@@ -102,6 +102,11 @@ pub trait Engine: Send + Sync + 'static {
         None
     }
 
+    /// True while it is short of space: who builds batches adds nothing then, and takes away what it likes. Cheap, no I/O.
+    fn is_short(&self) -> bool {
+        false
+    }
+
     /// Bytes on disk as far as known here, logs included; 0 for memory. Cheap enough to ask once a second.
     fn size(&self) -> u64;
 }

@@ -9,6 +9,7 @@
 //! <prefix> "g" esc(group) "s" "alarms"  alarms     AlarmsRow        there while one stands
 //! <prefix> "g" esc(group) "e"           election   MasterRecord     who is elected; outside the log, it fences nothing
 //! <prefix> "g" esc(group) "t" id:u64    leases     LeaseRow
+//! <prefix> "i"                          cluster    u64            the cluster's id; stores of before there were any lack it
 //! <prefix> "o" esc(unit)                ownership  group name       who owns all keys that begin with `unit`
 //! <prefix> "v"                          format     FORMAT
 //! ```
@@ -183,6 +184,11 @@ impl Layout {
         self.section(b'v').freeze()
     }
 
+    /// The row of the cluster's id.
+    pub fn cluster(&self) -> Bytes {
+        self.section(b'i').freeze()
+    }
+
     fn section(&self, letter: u8) -> BytesMut {
         let mut key = BytesMut::from(&self.prefix[..]);
         key.put_u8(letter);
@@ -351,11 +357,12 @@ pub fn read_message<M: Message + Default>(key: &[u8], value: Bytes) -> Result<M,
 }
 
 fn escape(buffer: &mut BytesMut, key: &[u8]) {
-    for byte in key {
-        buffer.put_u8(*byte);
-        if *byte == 0 {
-            buffer.put_u8(0xff);
+    // Whole stretches: nearly all keys have no zero.
+    for (position, stretch) in key.split(|byte| *byte == 0).enumerate() {
+        if position > 0 {
+            buffer.put_slice(&[0, 0xff]);
         }
+        buffer.put_slice(stretch);
     }
     buffer.put_u16(0);
 }

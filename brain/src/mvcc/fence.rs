@@ -46,7 +46,7 @@ use super::ANSWER_TIMEOUT;
 use super::claim::{Claim, Refutation};
 use super::follow::Need;
 use super::log::LogError;
-use super::shared::{Ended, Shared};
+use super::shared::{Ended, Shared, keep};
 use crate::tenure::Term;
 
 /// A look that is not answered for so long is given up.
@@ -351,7 +351,7 @@ impl Shared {
             waiting.waiters.push(Waiter { begun: ticket.begun, floor, passed });
             if !waiting.working {
                 waiting.working = true;
-                tokio::spawn(ask(Arc::clone(self)));
+                drop(keep(self, "the task that keeps reads fresh", ask(Arc::clone(self))));
             }
         }
         match timeout_at(until, passes).await {

@@ -29,12 +29,14 @@ use crate::engine::Span;
 /// Rows read at once. A page is bounded in bytes by the engine.
 const PAGE_ROWS: usize = 1024;
 
-/// A hash of kept rows, and of what it is one.
+/// A hash of what a reader at a revision finds: each key's newest version up to it. Deletions and older versions do not
+/// count, so a compaction, a sweep, a restore or another engine changes nothing in it. (etcd's counts the history that is
+/// left, and can be compared only between members that are compacted at one revision.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ContentAt {
     /// The hash.
     pub content: Content,
-    /// Rows up to this revision.
+    /// As of this revision.
     pub revision: Revision,
     /// As if compacted here; -1 where nothing was.
     pub compacted: i64,
@@ -164,14 +166,17 @@ impl<'a> Kept<'a> {
         Some((cursor.key.clone(), newest))
     }
 
-    /// The hash of all of it.
+    /// The hash of what is there at the revision.
     ///
     /// # Errors
     /// As [`Self::page`].
     pub(super) async fn content(&self) -> Result<ContentAt, Fault> {
         let (mut content, mut cursor) = (Content::default(), self.cursor());
         while let Some(rows) = self.page(&mut cursor).await? {
-            rows.iter().for_each(|row| content.add(row.kv.is_none(), &row.message()));
+            rows.iter()
+                .filter(|row| row.newest)
+                .flat_map(|row| &row.kv)
+                .for_each(|kv| content.add(false, kv));
         }
         Ok(ContentAt { content, revision: self.at(), compacted: self.compacted, header: self.header })
     }

@@ -138,6 +138,13 @@ impl Leases {
         self.granted.keys().copied().collect()
     }
 
+    /// All ids, of the lease that runs out soonest first.
+    pub fn soonest_first(&self) -> Vec<i64> {
+        let mut all: Vec<_> = self.granted.iter().map(|(id, lease)| (lease.deadline, *id)).collect();
+        all.sort_unstable();
+        all.into_iter().map(|(_, id)| id).collect()
+    }
+
     /// Adds one, with `remaining` to live.
     pub fn insert(&mut self, id: i64, row: LeaseRow, remaining: Duration) {
         let deadline = Instant::now() + remaining;
@@ -394,6 +401,21 @@ mod tests {
         tokio::time::advance(Duration::from_secs(5)).await;
         assert_eq!(leases.take_expired(10), [1]);
         assert!(leases.remove_expired(1).is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn leases_are_listed_as_they_run_out() {
+        let mut leases = Leases::default();
+        for (id, ttl) in [(1, 30), (2, 10), (3, 20), (-4, 10)] {
+            leases.load(id, row(ttl));
+        }
+        assert_eq!(leases.soonest_first(), [-4, 2, 3, 1]);
+        tokio::time::advance(Duration::from_secs(5)).await;
+        leases.renew(2);
+        assert_eq!(leases.soonest_first(), [-4, 2, 3, 1]);
+        tokio::time::advance(Duration::from_secs(2)).await;
+        leases.renew(-4);
+        assert_eq!(leases.soonest_first(), [2, -4, 3, 1], "8, 10, 13 and 23 seconds are left");
     }
 
     #[tokio::test(start_paused = true)]

@@ -8,6 +8,7 @@
 pub mod alarm;
 pub mod answer;
 pub mod claim;
+pub mod cluster;
 pub mod codec;
 pub mod entry;
 pub mod evaluate;
@@ -36,6 +37,7 @@ pub mod values;
 mod writer;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -71,7 +73,7 @@ use kept::Kept;
 use metrics::Metrics;
 pub use open::OpenError;
 use quota::Quota;
-use shared::{Contents, Ended, Shared};
+use shared::{Contents, Ended, Shared, keep};
 use values::{ValueCache, Values};
 pub use writer::{Adoption, Granted, PlaceError, Renewed, WriteError};
 use writer::{Command, Writer};
@@ -117,6 +119,8 @@ pub struct Config {
     pub tenure: Option<Tenure>,
     /// Where it counts. Default: nowhere to be seen.
     pub metrics: Metrics,
+    /// Rows that were read to open or to follow, ever.
+    pub loaded: Arc<AtomicU64>,
     /// What is wrong on purpose.
     #[cfg(any(test, feature = "faults"))]
     pub planted: Planted,
@@ -152,6 +156,20 @@ pub struct Planted {
     pub skips_tail: bool,
 }
 
+/// Of a whole process, by `KUBEBRAIN_PLANTED`: `panic=KEY` or `hang=KEY` is what the writer does when it is to put KEY.
+#[cfg(any(test, feature = "faults"))]
+pub(crate) async fn planted_at(key: &[u8]) {
+    static PLANTED: std::sync::LazyLock<Option<String>> =
+        std::sync::LazyLock::new(|| std::env::var("KUBEBRAIN_PLANTED").ok());
+    match PLANTED.as_deref().and_then(|planted| planted.split_once('=')) {
+        Some((what, at)) if at.as_bytes() == key => match what {
+            "hang" => std::future::pending().await,
+            _ => panic!("planted"),
+        },
+        _ => {}
+    }
+}
+
 impl Config {
     /// True where a master has to ask the engine whether it still is one.
     fn asks(&self, engine: &dyn Engine) -> bool {
@@ -168,8 +186,8 @@ impl Config {
         let name = name.into();
         Self {
             group,
-            cluster_id: id_of("kubebrain"),
-            member_id: id_of(&name),
+            cluster_id: cluster::unnamed(),
+            member_id: cluster::member(cluster::unnamed(), &name),
             name,
             store_prefix: Bytes::new(),
             limits: Limits::default(),
@@ -182,18 +200,11 @@ impl Config {
             read_fence: ReadFence::default(),
             tenure: None,
             metrics: Metrics::default(),
+            loaded: Arc::default(),
             #[cfg(any(test, feature = "faults"))]
             planted: Planted::default(),
         }
     }
-}
-
-/// The id of a member, or a cluster, of this name.
-pub fn id_of(name: &str) -> u64 {
-    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    });
-    hash >> 1
 }
 
 /// An encoded answer and the revision in its header.
@@ -248,7 +259,7 @@ impl Store {
         let shared = &store.shared;
         *shared.leases.lock() = leases;
         shared.set_alarms(&alarms);
-        tokio::spawn(Writer::new(shared.clone(), inbox, start).run());
+        drop(keep(shared, "the task that orders writes", Writer::new(shared.clone(), inbox, start).run()));
         store.sweep(sweeps);
         config.metrics.opened(shared, &store.commands, &store.swept);
         Ok(store)
@@ -317,7 +328,8 @@ impl Store {
 
     fn sweep(&self, sweeps: watch::Sender<u64>) {
         let sweeper = Stopper::default();
-        tokio::spawn(sweep::run(self.shared.clone(), self.commands.downgrade(), sweeps, sweeper.handle()));
+        let run = sweep::run(self.shared.clone(), self.commands.downgrade(), sweeps, sweeper.handle());
+        drop(keep(&self.shared, "the task that frees compacted history", run));
         *self.sweeper.lock() = Some(sweeper);
     }
 
@@ -514,8 +526,8 @@ impl Store {
         Ok(header)
     }
 
-    /// The hash of what is kept at a revision: see [`ContentAt`]. `at` 0 is now. Deletions and old versions count as if
-    /// `compacted` were compacted, where that is above the own compacted revision.
+    /// The hash of what is there at a revision: see [`ContentAt`]. `at` 0 is now. It is refused below `compacted`, where
+    /// that is above the own compacted revision.
     ///
     /// # Errors
     /// [`Fault::Compacted`] below either of them, [`Fault::FutureRevision`] above the current revision,

@@ -33,6 +33,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -113,7 +114,11 @@ impl OpenError {
         match self {
             Self::Read(error) => matches!(error, ReadError::Unavailable(_) | ReadError::Expired),
             Self::Commit(error) => {
-                matches!(error, CommitError::Unknown(_) | CommitError::Refused(Refusal::Unavailable(_)))
+                matches!(
+                    error,
+                    CommitError::Unknown(_)
+                        | CommitError::Refused(Refusal::Unavailable(_) | Refusal::NoSpace)
+                )
             }
             Self::Damaged(_) | Self::Deposed { .. } | Self::Format { .. } | Self::Stranded { .. } => false,
         }
@@ -318,19 +323,19 @@ pub(super) async fn take_over(
 
 /// How often something was tried in vain.
 #[derive(Default)]
-struct Tries {
+pub(super) struct Tries {
     delay: Duration,
     since: Option<Instant>,
 }
 
 impl Tries {
-    async fn pause(&mut self) {
+    pub(super) async fn pause(&mut self) {
         self.delay = (self.delay * 2).clamp(Duration::from_millis(1), Duration::from_secs(1));
         sleep(self.delay).await;
     }
 
     /// What was read; `None` after a pause where it may be asked for again.
-    async fn of<T>(&mut self, read: Result<T, ReadError>) -> Result<Option<T>, ReadError> {
+    pub(super) async fn of<T>(&mut self, read: Result<T, ReadError>) -> Result<Option<T>, ReadError> {
         match read {
             Err(ReadError::Unavailable(_) | ReadError::Expired)
                 if self.since.get_or_insert_with(Instant::now).elapsed() < PATIENCE =>
@@ -479,6 +484,7 @@ async fn load_range(
     let mut current: Option<(Bytes, Vec<Version>)> = None;
     loop {
         let page = snapshot.scan(span.clone(), 4096).await?;
+        config.loaded.fetch_add(page.rows.len() as u64, Ordering::Relaxed);
         for (row, value) in page.rows {
             let data = layout.read_data(&row, &value)?;
             if placement.owner(&data.key) != &config.group {

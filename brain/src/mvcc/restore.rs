@@ -23,6 +23,7 @@ use kubebrain_shared::snapshot::{self as file, Reader, Record};
 use prost::Message as _;
 use thiserror::Error;
 
+use super::cluster;
 use super::codec::{self, FORMAT, Layout, LeaseRow, Small, small_value};
 use crate::engine::{Batch, CommitError, Engine};
 
@@ -47,6 +48,9 @@ pub struct Options {
     pub store_prefix: Option<Bytes>,
     /// Only these groups; empty is all.
     pub groups: BTreeSet<GroupName>,
+    /// The cluster's id. Without it a new one is made from what the snapshot holds: another than it had, and one for all
+    /// directories that are made from it.
+    pub cluster: Option<u64>,
 }
 
 /// What was restored.
@@ -60,8 +64,10 @@ pub struct Restored {
     pub revision: Revision,
     /// Reads below it are refused; -1 where nothing is compacted.
     pub compacted: i64,
-    /// Rows that were written.
-    pub rows: u64,
+    /// Keys that are there at that revision.
+    pub keys: u64,
+    /// Versions of keys that were written, deletions not among them.
+    pub versions: u64,
     /// Leases of all groups together.
     pub leases: u64,
     /// Goes before every stored key.
@@ -193,7 +199,16 @@ impl<'a> Restore<'a> {
             leases: BTreeMap::new(),
             holders: BTreeMap::new(),
             moved: BTreeSet::new(),
-            restored: Restored { header, groups, revision, compacted, rows: 0, leases: 0, store_prefix },
+            restored: Restored {
+                header,
+                groups,
+                revision,
+                compacted,
+                keys: 0,
+                versions: 0,
+                leases: 0,
+                store_prefix,
+            },
         };
         restore.put(restore.layout.format(), small_value(FORMAT));
         Ok(restore)
@@ -201,7 +216,15 @@ impl<'a> Restore<'a> {
 
     async fn take(&mut self, record: Record) -> Result<(), RestoreError> {
         match record {
-            Record::Header(_) | Record::End(_) => {}
+            Record::Header(_) => {}
+            Record::End(end) => {
+                let made = || {
+                    let file::Header { revision, compacted, .. } = &self.restored.header;
+                    cluster::of_token(&format!("restored at {revision} {compacted} {:08x}", end.hash))
+                };
+                let id = self.options.cluster.unwrap_or_else(made);
+                self.put(self.layout.cluster(), small_value(id));
+            }
             Record::Group(group) => {
                 let group = named(&group.name)?;
                 self.key = Bytes::new();
@@ -258,7 +281,8 @@ impl<'a> Restore<'a> {
         let revision = Revision::checked_from(row.mod_revision).unwrap_or_default();
         let stored = codec::data_value((!deleted).then_some(&kv[..]));
         self.put(self.layout.data(&row.key, revision), stored);
-        self.restored.rows += 1;
+        self.restored.keys += u64::from(newest && !deleted);
+        self.restored.versions += u64::from(!deleted);
     }
 
     fn lease(&mut self, lease: file::Lease) {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use kubebrain_shared::fault::Fault;
@@ -11,6 +12,8 @@ use kubebrain_shared::placement::Placement;
 use kubebrain_shared::revision::Revision;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use super::alarm::{AlarmKind, Alarms};
 use super::answer::Identity;
@@ -74,7 +77,13 @@ pub struct Shared {
     /// Revisions that reads are at, with how many.
     pins: Mutex<BTreeMap<u64, usize>>,
     ended: watch::Sender<Option<Ended>>,
+    /// When the writer was last seen at work, in milliseconds after `began`; `u64::MAX` where there is none.
+    beat: AtomicU64,
+    began: Instant,
 }
+
+/// A writer that was not at work for so long has stopped for good: it looks up each second.
+const STANDS_STILL: Duration = Duration::from_secs(15);
 
 /// Why a group's writer ended by itself. The process should end too: another master may be at work.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -106,6 +115,44 @@ pub enum Ended {
         /// What it said.
         reason: String,
     },
+    /// A task without which the group cannot be served is gone.
+    #[error(
+        "group {group}: {what} has panicked, which is a bug: this process cannot serve the group any more"
+    )]
+    Panicked {
+        /// The group.
+        group: GroupName,
+        /// The task.
+        what: &'static str,
+    },
+}
+
+/// Dropped with a task that a group cannot do without.
+struct Watched {
+    shared: Arc<Shared>,
+    what: &'static str,
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let (group, what) = (self.shared.group.clone(), self.what);
+            self.shared.end(Ended::Panicked { group, what });
+        }
+    }
+}
+
+/// Starts a task that a group cannot do without: where it panics, the group ends.
+pub(super) fn keep<T: Send + 'static>(
+    shared: &Arc<Shared>,
+    what: &'static str,
+    task: impl Future<Output = T> + Send + 'static,
+) -> JoinHandle<T> {
+    let watched = Watched { shared: shared.clone(), what };
+    tokio::spawn(async move {
+        let _watched = watched;
+        task.await
+    })
 }
 
 impl Ended {
@@ -177,6 +224,8 @@ impl Shared {
             committed: AtomicU64::new(committed),
             compacted: AtomicI64::new(compacted),
             generation: AtomicU64::new(0),
+            beat: AtomicU64::new(u64::MAX),
+            began: Instant::now(),
             leaving: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             pins: Mutex::new(BTreeMap::new()),
@@ -327,6 +376,38 @@ impl Shared {
             }
             first
         });
+    }
+
+    /// The writer is at work.
+    pub(super) fn beat(&self) {
+        let millis = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX - 1);
+        self.beat.store(millis, Ordering::Relaxed);
+    }
+
+    /// The writer has ended in good order.
+    pub(super) fn beat_no_more(&self) {
+        self.beat.store(u64::MAX, Ordering::Relaxed);
+    }
+
+    /// False if the writer stands still: it is there, and was not at work for so long. One that waits for the storage
+    /// is at work.
+    pub fn is_beating(&self, within: Duration) -> bool {
+        let beat = self.beat.load(Ordering::Relaxed);
+        beat == u64::MAX || self.began.elapsed().saturating_sub(Duration::from_millis(beat)) < within
+    }
+
+    /// Whether the group can be served, for as much as is known here.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn works(&self) -> Result<(), String> {
+        if self.has_ended() {
+            return Err("the store has ended".to_owned());
+        }
+        if !self.is_beating(STANDS_STILL) {
+            return Err(format!("the task that orders writes to group {} stands still", self.group));
+        }
+        Ok(())
     }
 
     /// What streams end with when this process leaves them: where others can serve the group, one of them will.

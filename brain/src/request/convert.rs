@@ -48,7 +48,8 @@ impl TryFrom<wire::RangeRequest> for Range {
         };
         let descending = order == wire::range_request::SortOrder::Descend;
         let sort = (target != SortTarget::Key || descending).then_some((target, descending));
-        let bound = |number: i64| u64::try_from(number).ok().filter(|number| *number > 0);
+        let least = |number: i64| u64::try_from(number).ok().filter(|number| *number > 0);
+        let most = |number: i64| (number != 0).then(|| u64::try_from(number).unwrap_or(0)); // below zero: none at all
         Ok(Self {
             keys: KeyRange::from_wire(request.key, request.range_end),
             at: read_at(request.revision),
@@ -57,10 +58,10 @@ impl TryFrom<wire::RangeRequest> for Range {
             keys_only: request.keys_only,
             count_only: request.count_only,
             filter: Filter {
-                min_mod: bound(request.min_mod_revision),
-                max_mod: bound(request.max_mod_revision),
-                min_create: bound(request.min_create_revision),
-                max_create: bound(request.max_create_revision),
+                min_mod: least(request.min_mod_revision),
+                max_mod: most(request.max_mod_revision),
+                min_create: least(request.min_create_revision),
+                max_create: most(request.max_create_revision),
             },
             serializable: request.serializable,
         })

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use http::{Method, Response, Uri};
-use kubebrain_proto::etcdserverpb::{AlarmRequest, AlarmType, RangeRequest};
+use kubebrain_proto::etcdserverpb::{AlarmType, RangeRequest};
 use kubebrain_shared::probe::{self, ETCD_VERSION, Subject};
 use kubebrain_shared::revision::Revision;
+use tonic::Status;
 use tonic::body::Body;
-use tonic::{Request, Status};
 
 use super::{Inner, maintenance};
 use crate::request::Range;
@@ -21,10 +21,9 @@ struct Probed(Arc<Inner>);
 
 impl Subject for Probed {
     fn works(&self) -> Result<(), String> {
-        match (self.0.stop.is_asked(), self.0.store.shared().has_ended()) {
-            (true, _) => Err("stopping".to_owned()),
-            (_, true) => Err("the store has ended".to_owned()),
-            _ => Ok(()),
+        match self.0.stop.is_asked() {
+            true => Err("stopping".to_owned()),
+            false => self.0.store.shared().works(),
         }
     }
 
@@ -38,8 +37,8 @@ impl Subject for Probed {
         })
     }
 
-    async fn alarms(&self) -> Result<Vec<AlarmType>, Status> {
-        let answer = maintenance::alarm(self.0.clone(), Request::new(AlarmRequest::default())).await?;
-        Ok(answer.into_inner().alarms.iter().map(|member| member.alarm()).collect())
+    /// Those of this store, without asking whether another brain has become master: the reads find that out.
+    async fn alarms(&self) -> Vec<AlarmType> {
+        self.0.store.alarms().into_iter().map(|alarm| maintenance::to_wire(alarm).alarm()).collect()
     }
 }

@@ -29,11 +29,22 @@ pub(super) async fn range_stream(
     request: Request<wire::RangeRequest>,
 ) -> Result<tonic::Response<Chunks>, Status> {
     let (floor, part) = (inner.floor(request.metadata().as_ref())?, inner.part(request.metadata().as_ref()));
-    let range = Range::try_from(request.into_inner())?;
+    let request = request.into_inner();
+    let is_ordered = request.sort_order != wire::range_request::SortOrder::None as i32;
+    let filters = [
+        request.min_mod_revision,
+        request.max_mod_revision,
+        request.min_create_revision,
+        request.max_create_revision,
+    ];
+    let mut range = Range::try_from(request)?;
+    if !is_ordered {
+        range.sort = None; // a target alone is no order, as in etcd
+    }
     if range.sort.is_some() {
         return Err(Status::unimplemented("RangeStream does not support custom sort orders"));
     }
-    if !range.is_plain() {
+    if filters.iter().any(|bound| *bound != 0) {
         return Err(Status::unimplemented("RangeStream does not support revision filters"));
     }
     owned(&inner, std::slice::from_ref(&range.keys), part)?;

@@ -62,8 +62,7 @@ pub(super) async fn leases(
     request: Request<wire::LeaseLeasesRequest>,
 ) -> Result<tonic::Response<wire::LeaseLeasesResponse>, Status> {
     let floor = inner.floor(request.metadata().as_ref())?;
-    let (revision, mut ids) = inner.store.of_leases(floor, Leases::ids).await?;
-    ids.sort_unstable();
+    let (revision, ids) = inner.store.of_leases(floor, Leases::soonest_first).await?;
     let leases = ids.into_iter().map(|id| wire::LeaseStatus { id }).collect();
     Ok(inner.answer(wire::LeaseLeasesResponse { header: inner.header(revision), leases }, revision))
 }

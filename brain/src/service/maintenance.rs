@@ -22,10 +22,10 @@ pub(super) async fn status(
     let answer = wire::StatusResponse {
         header: inner.header(revision),
         version: ETCD_VERSION.to_owned(),
-        // An engine without a disk has its rows; etcdctl divides by it.
-        db_size: match shared.engine.size().cast_signed() {
-            0 => in_use.max(1),
-            size => size,
+        db_size: match (shared.engine.size().cast_signed(), inner.audience) {
+            // An engine without a disk has its rows; etcdctl divides by it.
+            (0, Audience::Clients) => in_use.max(1),
+            (size, _) => size,
         },
         db_size_in_use: in_use,
         db_size_quota: quota.bytes_max().unwrap_or(0).cast_signed(),
@@ -49,7 +49,7 @@ fn sentence(alarm: Alarm) -> String {
     format!("memberID:{} alarm:{}", alarm.member, to_wire(alarm).alarm().as_str_name())
 }
 
-fn to_wire(alarm: Alarm) -> wire::AlarmMember {
+pub(super) fn to_wire(alarm: Alarm) -> wire::AlarmMember {
     let kind = match alarm.kind {
         AlarmKind::NoSpace => wire::AlarmType::Nospace,
         AlarmKind::Corrupt => wire::AlarmType::Corrupt,

@@ -238,6 +238,11 @@ impl Inner {
         u64::from_str_radix(part.to_str().ok()?, 16).ok()
     }
 
+    /// True of a watch stream whose proxy judges progress itself.
+    fn tells_all(&self, headers: &HeaderMap) -> bool {
+        headers.contains_key(&metadata::PROGRESS) && self.audience == Audience::Peers
+    }
+
     /// An answer, with its revision in the metadata where a proxy listens.
     fn answer<T>(&self, message: T, revision: Revision) -> tonic::Response<T> {
         let mut response = tonic::Response::new(message);

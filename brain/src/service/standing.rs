@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -58,16 +59,24 @@ pub struct Announcer {
 struct Inner {
     /// What never changes.
     brain: StandingResponse,
+    /// Its id; 0 until the store has told it.
+    member: AtomicU64,
     standing: watch::Sender<Standing>,
     stop: Stop,
 }
 
 impl Announcer {
-    /// Of a brain that is nothing yet. `brain` says what stays: its group, name, id, URLs and version. Streams end with
+    /// Of a brain that is nothing yet. `brain` says what stays: its group, name, URLs and version. Streams end with
     /// `stop`.
     pub fn new(brain: StandingResponse, stop: Stop) -> Self {
         let standing = watch::Sender::new(Standing::default());
-        Self { inner: Arc::new(Inner { brain, standing, stop }) }
+        let member = AtomicU64::new(brain.member_id);
+        Self { inner: Arc::new(Inner { brain, member, standing, stop }) }
+    }
+
+    /// It is the member of this id, as its store says.
+    pub fn call(&self, member: u64) {
+        self.inner.member.store(member, Ordering::Relaxed);
     }
 
     /// From now on it is this.
@@ -97,6 +106,8 @@ impl Announcer {
             compacted: shared.map_or(-1, |shared| shared.compacted()),
             behind_ms: u64::try_from(behind.as_millis()).unwrap_or(u64::MAX),
             placement: shared.map_or(0, |shared| shared.placement.load().version()),
+            stored_bytes: shared.map_or(0, |shared| shared.engine.size()),
+            member_id: self.inner.member.load(Ordering::Relaxed),
             ..self.inner.brain.clone()
         }
     }

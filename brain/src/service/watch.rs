@@ -17,8 +17,9 @@ pub(super) async fn watch(
     inner: Arc<Inner>,
     request: Request<Streaming<WatchRequest>>,
 ) -> Result<tonic::Response<Messages>, Status> {
-    let part = inner.part(request.metadata().as_ref());
-    let config = StreamConfig { progress_interval: inner.progress_interval, part };
+    let headers = request.metadata().as_ref();
+    let (part, tells_all) = (inner.part(headers), inner.tells_all(headers));
+    let config = StreamConfig { progress_interval: inner.progress_interval, part, tells_all };
     let requests = request.into_inner().map(|request| request.map_err(codec::in_etcds_words));
     let stream = WatchStream::new(inner.store.clone(), requests, config, inner.stop.clone());
     let messages: Messages = Box::pin(stream.into_messages());

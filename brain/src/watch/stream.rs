@@ -33,6 +33,8 @@ pub struct StreamConfig {
     pub progress_interval: Duration,
     /// The version of the placement by which ranges over several groups are watched in parts.
     pub part: Option<u64>,
+    /// Progress is told below the start of a watcher too: there is nothing below it that it could miss.
+    pub tells_all: bool,
 }
 
 /// See the module.
@@ -236,6 +238,7 @@ where
         let wish = Wish {
             keys: keys.clone(),
             start,
+            named: if self.config.tells_all { 0 } else { create.start_revision.cast_unsigned() },
             prev_kv: create.prev_kv,
             no_put: has(FilterType::Noput),
             no_delete: has(FilterType::Nodelete),
@@ -312,7 +315,7 @@ where
 
     fn answer_progress(&mut self) {
         let Some(closed) = self.closed().filter(|_| !self.watchers.is_empty()) else { return };
-        if self.watchers.values().all(|watcher| watcher.wish.start <= closed) {
+        if self.watchers.values().all(|watcher| watcher.wish.named <= closed) {
             self.control(-1, closed, |_| {});
         }
     }
@@ -324,7 +327,7 @@ where
             let spoke = std::mem::take(&mut watcher.spoke);
             let closed = hub.closed_for(std::iter::once(&watcher.registration));
             if let Some(closed) =
-                closed.filter(|closed| watcher.is_synced() && !spoke && watcher.wish.start <= *closed)
+                closed.filter(|closed| watcher.is_synced() && !spoke && watcher.wish.named <= *closed)
             {
                 quiet.push((*id, closed));
             }

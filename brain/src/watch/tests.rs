@@ -55,9 +55,13 @@ async fn delete(store: &Store, key: &str) {
 
 impl Client {
     fn new(store: &Store) -> Self {
+        Self::with(store, false)
+    }
+
+    fn with(store: &Store, tells_all: bool) -> Self {
         let (requests, inbound) = mpsc::channel(16);
         let stopper = Stopper::default();
-        let config = StreamConfig { progress_interval: Duration::from_secs(600), part: None };
+        let config = StreamConfig { progress_interval: Duration::from_secs(600), part: None, tells_all };
         let inbound = tokio_stream::wrappers::ReceiverStream::new(inbound);
         let stream = WatchStream::new(store.clone(), inbound, config, stopper.handle());
         Self { requests, messages: Box::pin(stream.into_messages()), _stopper: stopper }
@@ -77,6 +81,7 @@ impl Client {
             range_end: keys.wire_end(),
             start_revision,
             prev_kv: true,
+            progress_notify: true,
             ..WatchCreateRequest::default()
         };
         self.ask(RequestUnion::CreateRequest(create)).await;
@@ -172,6 +177,49 @@ async fn progress_is_not_told_below_the_start_of_a_watcher() {
     client.ask(RequestUnion::ProgressRequest(WatchProgressRequest {})).await;
     let progress = client.next().await.expect("the progress");
     assert_eq!(progress.header.map(|header| header.revision), Some(2));
+}
+
+/// The revision of the next response, which is progress of `id`; `None` where none comes within five intervals.
+async fn progress(client: &mut Client, id: i64) -> Option<i64> {
+    let response = tokio::time::timeout(Duration::from_secs(3000), client.messages.next()).await.ok()?;
+    let message = response.expect("the stream goes on").expect("no error");
+    let response = WatchResponse::decode(message).expect("a response");
+    assert!(response.events.is_empty() && !response.created && !response.canceled, "{response:?}");
+    assert_eq!(response.watch_id, id);
+    response.header.map(|header| header.revision)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watcher_from_now_is_told_its_progress_at_once() {
+    let store = store(1 << 20, ALONE).await;
+    put(&store, "/r/n/x", "1").await;
+    let asked = || RequestUnion::ProgressRequest(WatchProgressRequest {});
+    let mut client = Client::new(&store);
+    client.watch("/r/m/", 0).await;
+    client.ask(asked()).await;
+    assert_eq!(progress(&mut client, -1).await, Some(2), "asked for");
+    assert_eq!(progress(&mut client, 0).await, Some(2), "periodic");
+    client.watch("/r/m/", 3).await;
+    client.ask(asked()).await;
+    assert_eq!(progress(&mut client, 0).await, Some(2), "the other one holds back what is asked of both");
+    put(&store, "/r/n/x", "2").await;
+    client.ask(asked()).await;
+    assert_eq!(progress(&mut client, -1).await, Some(3));
+}
+
+/// A proxy names every start, and judges by those that its clients named.
+#[tokio::test(start_paused = true)]
+async fn a_proxy_is_told_progress_below_the_start_too() {
+    let store = store(1 << 20, ALONE).await;
+    for (tells_all, expected) in [(false, None), (true, Some(1))] {
+        let mut client = Client::with(&store, tells_all);
+        client.watch("/r/m/", 2).await;
+        assert_eq!(progress(&mut client, 0).await, expected, "periodic");
+        client.ask(RequestUnion::ProgressRequest(WatchProgressRequest {})).await;
+        if tells_all {
+            assert_eq!(progress(&mut client, -1).await, expected);
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -27,6 +27,9 @@ pub struct Wish {
     pub keys: KeyRange,
     /// Events below it are withheld.
     pub start: u64,
+    /// Progress below it is withheld: the start that the client has named. 0 of a watcher from now on, which is told
+    /// at once how far it is, as in etcd.
+    pub named: u64,
     /// With the entry before.
     pub prev_kv: bool,
     /// Not puts.

@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use kubebrain_brain::engine::error::Poison;
 use kubebrain_brain::engine::{Batch, Bounds, CommitError, Engine, ReadError, Snapshot, Span};
+use kubebrain_shared::stop::again;
 use kubebrain_shared::tls::TlsClient;
 use tokio::task::JoinHandle;
 
@@ -44,10 +45,14 @@ impl Tikv {
         let tls = config.tls.as_ref().map(|tls| TlsClient::load(&tls.ca, &tls.certificate, &tls.key));
         let pd = Pd::new(config.pd.clone(), tls.transpose()?.map(Arc::new));
         let link = Arc::new(Link::new(config, pd));
-        let mut tasks = vec![tokio::spawn(link.clone().keep())];
+        let kept = link.clone();
+        let keep = again("keeping the connections to TiKV", move || kept.clone().keep());
+        let mut tasks = vec![tokio::spawn(keep)];
         let reader = Reader { link: link.clone(), regions: Arc::default() };
         if let Some(gc) = link.config.gc.clone() {
-            tasks.push(tokio::spawn(Collector::new(reader.clone(), gc).run()));
+            let reader = reader.clone();
+            let collect = move || Collector::new(reader.clone(), gc.clone()).run();
+            tasks.push(tokio::spawn(again("collecting garbage in TiKV", collect)));
         }
         Ok(Self { reader, tasks })
     }

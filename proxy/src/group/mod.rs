@@ -13,6 +13,7 @@
 //! * No pick waits for a lock or allocates.
 
 mod breaker;
+mod diary;
 mod errand;
 mod load;
 mod monitor;
@@ -26,9 +27,12 @@ mod view;
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use kubebrain_shared::dial::{Channel, Connector, State};
 use kubebrain_shared::group::GroupName;
 use kubebrain_shared::revision::Revision;
+use kubebrain_shared::stop::again;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -39,6 +43,7 @@ use news::News;
 use node::Node;
 use roster::Roster;
 pub(crate) use roster::Tour;
+use standing::Health;
 pub(crate) use standing::Place;
 pub use standing::Role;
 pub(crate) use turn::{Miss, Seat, Turn};
@@ -76,7 +81,7 @@ impl Group {
             .collect();
         let nodes = connectors.into_iter().enumerate();
         let nodes = nodes.map(|(index, connector)| Node::new(&name, index, connector, config)).collect();
-        let roster = Roster::new(nodes, Arc::clone(news));
+        let roster = Roster::new(name.clone(), nodes, Arc::clone(news));
         if alone && heard_by.is_empty() {
             roster.trust();
         }
@@ -102,8 +107,9 @@ impl Group {
                     group: self.name.clone(),
                     channel: channel.clone(),
                     dial: config.dial.clone(),
+                    foreign: None,
                 };
-                tasks.spawn(monitor.run());
+                tasks.spawn(again("listening to a brain", move || monitor.clone().run()));
             }
             tasks
         });
@@ -114,9 +120,30 @@ impl Group {
         self.roster.nodes().iter().map(|node| (node.bulk_state(), node.watch_state()))
     }
 
-    /// Why its nodes cannot be reached, as far as that was tried.
-    pub(crate) fn troubles(&self) -> impl Iterator<Item = Arc<str>> {
-        self.roster.nodes().iter().filter_map(Node::trouble)
+    /// Why its nodes are not asked or cannot be reached, as far as that is known: a sentence each.
+    pub(crate) fn troubles(&self) -> impl Iterator<Item = String> {
+        self.roster.nodes().iter().filter_map(|node| match (node.place(), node.trouble()) {
+            (Place::Foreign, _) => Some(node.foreign()),
+            (_, Some(reason)) => Some(format!("cannot connect to {reason}")),
+            (Place::Silent, None) => Some(format!("the brain at {} says nothing", node.address)),
+            _ => None,
+        })
+    }
+
+    /// Returns when one of its nodes has said what it is, or is of a version that does not; at the latest when it is known
+    /// of all of them that they do not, which takes no longer than [`SILENCE`]. Cancel safe.
+    pub(crate) async fn heard(&self) {
+        let nodes = self.heard_by.iter().filter_map(|(index, _)| self.roster.nodes().get(*index));
+        let mut told: FuturesUnordered<_> = nodes
+            .map(|node| {
+                let mut health = node.health.subscribe();
+                async move {
+                    let told = health.wait_for(|health| *health != Health::Unheard).await;
+                    told.is_ok_and(|health| *health == Health::Fine)
+                }
+            })
+            .collect();
+        while told.next().await == Some(false) {}
     }
 
     pub(crate) fn name(&self) -> &GroupName {

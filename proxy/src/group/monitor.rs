@@ -31,12 +31,15 @@ const LIVED: Duration = Duration::from_secs(1);
 const MESSAGE_BYTES_MAX: usize = 256 * 1024;
 
 /// See the module. Ends when it is dropped, with its group.
+#[derive(Clone)]
 pub(crate) struct Monitor {
     pub(crate) roster: Arc<Roster>,
     pub(crate) index: usize,
     pub(crate) group: GroupName,
     pub(crate) channel: Channel,
     pub(crate) dial: DialConfig,
+    /// The other group that the brain has said it is of.
+    pub(crate) foreign: Option<String>,
 }
 
 /// How a stream has ended.
@@ -55,7 +58,7 @@ impl From<Status> for End {
 }
 
 impl Monitor {
-    pub(crate) async fn run(self) {
+    pub(crate) async fn run(mut self) {
         let mut pause = Duration::ZERO;
         loop {
             let began = Instant::now();
@@ -79,14 +82,14 @@ impl Monitor {
     }
 
     /// One stream, until its end.
-    async fn listen(&self) -> End {
+    async fn listen(&mut self) -> End {
         match self.listen_to_end().await {
             Err(end) => end,
             Ok(()) => End::Broken(Status::unavailable("the stream has ended")),
         }
     }
 
-    async fn listen_to_end(&self) -> Result<(), End> {
+    async fn listen_to_end(&mut self) -> Result<(), End> {
         let response = self.in_time(self.channel.clone().call(request())).await;
         let response = response.map_err(|error| Status::unavailable(error.to_string()))?;
         let (head, mut body) = response.into_parts();
@@ -100,7 +103,7 @@ impl Monitor {
         let mut buffer = BytesMut::new();
         loop {
             while let Some(message) = grpc::split(&mut buffer, MESSAGE_BYTES_MAX)? {
-                self.take(grpc::decode(message)?)?;
+                self.take(grpc::decode(message)?);
             }
             let Some(frame) = self.in_time(body.frame()).await else { return Ok(()) };
             match frame.map_err(|error| Status::unavailable(error.to_string()))?.into_data() {
@@ -115,18 +118,24 @@ impl Monitor {
         }
     }
 
-    fn take(&self, standing: StandingResponse) -> Result<(), Status> {
-        if standing.group != self.group.as_str() {
+    fn take(&mut self, standing: StandingResponse) {
+        if standing.group == self.group.as_str() {
+            self.foreign = None;
+            return self.say(Report::Standing(Box::new(standing)));
+        }
+        if self.foreign.as_deref() != Some(&*standing.group) {
             tracing::error!(
                 group = %self.group,
-                url = standing.peer_urls.first(),
-                "the placement names a brain of group {:?} for this group",
-                standing.group
+                "the placement names a brain of group {other} for group {group}: the brain at {address} says that it is \
+                 {name} of group {other}. It is asked nothing; correct `brains` of group {group} in the placement file",
+                group = self.group,
+                other = standing.group,
+                name = standing.name,
+                address = self.roster.nodes().get(self.index).map_or("", |node| &node.address),
             );
-            return Err(Status::failed_precondition("a brain of another group"));
+            self.foreign = Some(standing.group.clone());
         }
-        self.say(Report::Standing(Box::new(standing)));
-        Ok(())
+        self.say(Report::Foreign(Box::new(standing)));
     }
 
     /// Waits on also after a silence: a brain that was stopped and resumed goes on where it was.

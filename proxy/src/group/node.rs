@@ -103,6 +103,16 @@ impl Node {
         }
     }
 
+    /// Why a brain of another group is asked nothing.
+    pub(crate) fn foreign(&self) -> String {
+        let standing = self.standing.load();
+        let (name, group) = standing.as_deref().map_or(("", ""), |said| (&said.name, &said.group));
+        format!(
+            "the brain at {} says that it is {name} of group {group}: the placement names it for a group that is not its own",
+            self.address
+        )
+    }
+
     /// One request that has an end.
     ///
     /// # Errors

@@ -9,15 +9,18 @@
 //! ```
 //!
 //! While one slave reads, the master is left to writes. Suspects are asked only where all are: then it is more likely
-//! that what we hear with is broken. A group of one node has nowhere else to go, and is asked whatever is known of it.
+//! that what we hear with is broken. A group of one node has nowhere else to go, and is asked whatever is known of it;
+//! only a brain that says that it is of another group is asked nothing, ever.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use kubebrain_proto::peer::StandingResponse;
+use kubebrain_shared::group::GroupName;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use super::diary::Diary;
 use super::errand::Errand;
 use super::news::News;
 use super::node::Node;
@@ -30,18 +33,22 @@ pub(crate) struct Roster {
     current: AtomicUsize,
     chance: Chance,
     pub(crate) news: Arc<News>,
+    group: GroupName,
 }
 
 struct Ledger {
     /// The highest epoch that was heard of. It does not fall as long as one of the nodes is heard.
     epoch: u64,
     known: Vec<Known>,
+    diary: Diary,
 }
 
 /// What a monitor has to say of its node.
 #[derive(Debug)]
 pub(crate) enum Report {
     Standing(Box<StandingResponse>),
+    /// As that, of a brain of another group.
+    Foreign(Box<StandingResponse>),
     /// There is no such stream there.
     Unserved,
     Broken,
@@ -103,14 +110,15 @@ impl Chance {
 }
 
 impl Roster {
-    pub(crate) fn new(nodes: Vec<Node>, news: Arc<News>) -> Self {
+    pub(crate) fn new(group: GroupName, nodes: Vec<Node>, news: Arc<News>) -> Self {
         let known = vec![Known::default(); nodes.len()];
         Self {
             nodes: nodes.into(),
-            ledger: Mutex::new(Ledger { epoch: 0, known }),
+            ledger: Mutex::new(Ledger { epoch: 0, known, diary: Diary::default() }),
             current: AtomicUsize::new(0),
             chance: Chance::default(),
             news,
+            group,
         }
     }
 
@@ -138,7 +146,7 @@ impl Roster {
     /// Takes what a monitor has to say, and tells whoever waits if that changes where requests go.
     pub(crate) fn hear(&self, index: usize, report: Report) {
         let mut ledger = self.ledger.lock();
-        let Ledger { epoch, known } = &mut *ledger;
+        let Ledger { epoch, known, diary } = &mut *ledger;
         let (Some(node), Some(entry)) = (self.nodes.get(index), known.get_mut(index)) else { return };
         let standing = match report {
             Report::Standing(standing) => {
@@ -147,6 +155,11 @@ impl Roster {
                 *epoch = (*epoch).max(standing.epoch);
                 node.standing.store(Some(Arc::new(*standing)));
                 node.standing.load_full()
+            }
+            Report::Foreign(standing) => {
+                *entry = Known { health: Health::Foreign, said: None };
+                node.standing.store(Some(Arc::new(*standing)));
+                None
             }
             Report::Unserved => {
                 *entry = Known { health: Health::Fine, said: None };
@@ -178,9 +191,11 @@ impl Roster {
             self.hint(&standing);
         }
         node.health.send_if_modified(|before| std::mem::replace(before, health) != health);
+        let entries = diary.note(*epoch, &places);
         drop(ledger);
+        entries.iter().for_each(|entry| entry.log(&self.group, &self.nodes));
         if changed {
-            tracing::debug!(?places, "who does what in a group has changed");
+            tracing::debug!(group = %self.group, ?places, "who does what in a group has changed");
             self.news.tell();
         }
     }
@@ -209,7 +224,7 @@ impl Roster {
     /// try now.
     pub(crate) fn pick(&self, errand: Errand, tour: &mut Tour, now: Instant) -> Option<&Node> {
         let picked = match errand {
-            _ if self.is_single() => self.first(tour, |_| true),
+            _ if self.is_single() => self.first(tour, |place| place != Place::Foreign),
             Errand::Read => self.lightest(tour, now).or_else(|| self.named(tour)),
             Errand::Watch => self.emptiest(tour, now).or_else(|| self.named(tour)),
             Errand::Master => self.named(tour),
@@ -298,7 +313,7 @@ impl Roster {
             return None;
         }
         let broken = self.first(tour, |place| place == Place::Broken);
-        broken.or_else(|| self.first(tour, |_| errand.is_harmless()))
+        broken.or_else(|| self.first(tour, |place| place != Place::Foreign && errand.is_harmless()))
     }
 
     /// True if a watch stream should leave: its node is suspect or serves no watches, and another one does.

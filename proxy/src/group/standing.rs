@@ -40,11 +40,13 @@ pub(crate) enum Health {
     Broken,
     /// It is there and says nothing.
     Silent,
+    /// It speaks, and is of another group.
+    Foreign,
 }
 
 impl Health {
     pub(crate) const fn is_suspect(self) -> bool {
-        matches!(self, Self::Broken | Self::Silent)
+        matches!(self, Self::Broken | Self::Silent | Self::Foreign)
     }
 }
 
@@ -91,17 +93,20 @@ pub(crate) enum Place {
     Broken,
     /// Suspect: its stream says nothing.
     Silent,
+    /// A brain of another group, by its own words: never asked.
+    Foreign,
 }
 
 impl Place {
-    const ALL: [Self; 6] = [Self::Untold, Self::Reader, Self::Master, Self::Idle, Self::Broken, Self::Silent];
+    const ALL: [Self; 7] =
+        [Self::Untold, Self::Reader, Self::Master, Self::Idle, Self::Broken, Self::Silent, Self::Foreign];
 
     pub(crate) fn from_u8(number: u8) -> Self {
         Self::ALL.get(usize::from(number)).copied().unwrap_or(Self::Untold)
     }
 
     pub(crate) const fn is_suspect(self) -> bool {
-        matches!(self, Self::Broken | Self::Silent)
+        matches!(self, Self::Broken | Self::Silent | Self::Foreign)
     }
 
     /// True if it serves watches and reads, as far as is known.
@@ -117,6 +122,7 @@ pub(crate) fn places(highest: u64, nodes: &[Known]) -> Vec<Place> {
     let place = |node: &Known| match (node.health, node.said) {
         (Health::Broken, _) => Place::Broken,
         (Health::Silent, _) => Place::Silent,
+        (Health::Foreign, _) => Place::Foreign,
         (_, None) => Place::Untold,
         (_, Some(Said { role: Role::Master, epoch, .. })) if epoch >= highest && !master => {
             master = true;

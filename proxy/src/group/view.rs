@@ -33,13 +33,16 @@ pub struct GroupView {
 pub struct NodeView {
     /// What stands behind the scheme in its peer URL; in this process `#` and its number.
     pub address: String,
-    /// What it is taken for. A brain that claims an earlier term than the group's is no master.
+    /// What it is taken for. A brain that claims an earlier term than the group's is no master, and one that is not heard
+    /// is nothing.
     pub role: Role,
     /// Reads and watches go there.
     pub reads: bool,
-    /// Nothing is heard of it, for longer than a heartbeat or because its stream has ended. In a group of one it is asked
-    /// nevertheless.
+    /// Nothing is heard of it, for longer than a heartbeat or because its stream has ended, or it is of another group. In
+    /// a group of one it is asked nevertheless, but for the last.
     pub suspect: bool,
+    /// By its own words it is of another group; why that is wrong.
+    pub foreign: Option<String>,
     /// Why it cannot be connected to, as far as that was tried.
     pub unreachable: Option<Arc<str>>,
     /// Its last own words; none from brains of older versions, and inside this process.
@@ -61,7 +64,7 @@ impl Group {
             is_home,
             epoch,
             revision: self.known(),
-            nodes: self.roster.nodes().iter().map(|node| view(node, epoch)).collect(),
+            nodes: self.roster.nodes().iter().map(view).collect(),
         }
     }
 }
@@ -70,6 +73,9 @@ impl NodeView {
     /// Why it is not asked at the moment, for people; empty where it is.
     pub fn trouble(&self) -> String {
         let claims = self.standing.as_deref().map(|standing| Said::of(standing).role);
+        if let Some(foreign) = &self.foreign {
+            return foreign.clone();
+        }
         match (self.suspect, &self.unreachable) {
             (true, Some(reason)) => reason.to_string(),
             (true, None) => "nothing is heard of it".to_owned(),
@@ -81,14 +87,13 @@ impl NodeView {
     }
 }
 
-fn view(node: &Node, epoch: u64) -> NodeView {
+fn view(node: &Node) -> NodeView {
     let place = node.place();
     let standing = node.standing.load_full();
-    let role = match (place, standing.as_deref().map(Said::of)) {
+    let role = match (place, &standing) {
         (Place::Master, _) => Role::Master,
         (_, None) => Role::Unknown,
-        // what it was when it was last heard
-        (Place::Broken | Place::Silent, Some(said)) if said.epoch >= epoch => said.role,
+        (place, _) if place.is_suspect() => Role::Unknown,
         (_, Some(_)) => Role::Slave,
     };
     NodeView {
@@ -96,6 +101,7 @@ fn view(node: &Node, epoch: u64) -> NodeView {
         role,
         reads: place.serves(),
         suspect: place.is_suspect(),
+        foreign: (place == Place::Foreign).then(|| node.foreign()),
         unreachable: node.trouble(),
         standing,
         in_flight: node.load.in_flight(),

@@ -18,7 +18,7 @@ impl Call<'_> {
     pub(crate) fn member_list(&self) -> Response<Body> {
         let config = &self.core.config;
         let identity = self.core.identity();
-        let urls = vec![config.advertised_url.clone()];
+        let urls = config.advertised_urls.clone();
         let member = Member {
             id: identity.member_id,
             name: config.name.clone(),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use http::{HeaderMap, Response};
 use kubebrain_proto::etcdserverpb::{
-    AlarmRequest, AlarmResponse, DefragmentRequest, DefragmentResponse, MoveLeaderRequest,
+    AlarmRequest, AlarmResponse, AlarmType, DefragmentRequest, DefragmentResponse, MoveLeaderRequest,
     MoveLeaderResponse, StatusRequest, StatusResponse,
 };
 use kubebrain_shared::fault::Fault;
@@ -52,6 +52,9 @@ impl Call<'_> {
                 status.db_size_quota += other.db_size_quota;
             }
             status.errors.extend(other.errors);
+        }
+        if status.db_size == 0 {
+            status.db_size = status.db_size_in_use.max(1); // as a brain says it to clients, of an engine without a disk
         }
         status.errors.sort_unstable();
         status.errors.dedup();
@@ -100,8 +103,17 @@ impl Call<'_> {
 }
 
 impl Core {
-    /// `None` if the group does not answer soon.
-    async fn status_of(&self, group: &Group) -> Option<GroupStatus> {
+    /// A group's alarms; none if it does not answer soon.
+    pub(crate) async fn alarms_of(&self, group: &Group) -> Vec<AlarmType> {
+        let message = Framed::of(&AlarmRequest::default());
+        let ask = Ask { path: ALARM, headers: &HeaderMap::new(), message, part: None, floor: true };
+        let work = async { self.send(group, &ask).await.ok()?.decode(1024 * 1024).await.ok() };
+        let answer: Option<AlarmResponse> = tokio::time::timeout(PATIENCE, work).await.ok().flatten();
+        answer.iter().flat_map(|answer| &answer.alarms).map(|member| member.alarm()).collect()
+    }
+
+    /// `None` if the group does not answer soon. Its size is that of its storage's files, 0 where it has none.
+    pub(crate) async fn status_of(&self, group: &Group) -> Option<GroupStatus> {
         let message = Framed::of(&StatusRequest {});
         let ask = Ask { path: STATUS, headers: &HeaderMap::new(), message, part: None, floor: true };
         let work = async {

@@ -132,7 +132,7 @@ async fn grpc_call(core: Arc<Core>, request: Request<Body>) -> Result<Response<B
         return health::answer(&core, path, body).await;
     }
     if path == admin::GROUPS {
-        return Ok(admin::groups(&core));
+        return Ok(admin::groups(&core).await);
     }
     if core.stop_handle().is_none() {
         return Err(Fault::Stopped.into());

@@ -45,6 +45,8 @@ pub(crate) struct State {
     pub(crate) sent: BTreeMap<u64, usize>,
     /// How long a watch stream sleeps before it says something.
     pub(crate) watch_delay: Option<tokio::time::Duration>,
+    /// How often each watcher was to be told its progress unasked.
+    pub(crate) notices: u64,
     /// Alarms that stand, by member and kind.
     pub(crate) alarms: BTreeSet<(u64, i32)>,
     /// Which store it says that it has.
@@ -79,6 +81,7 @@ impl Brain {
             generation: 0,
             sent: BTreeMap::new(),
             watch_delay: None,
+            notices: 0,
             alarms: BTreeSet::new(),
             store: 7,
         };
@@ -101,6 +104,12 @@ impl Brain {
     /// Cuts every watch stream.
     pub(crate) fn cut_watches(&self) {
         self.state.lock().generation += 1;
+        self.touch();
+    }
+
+    /// Periodic progress is due.
+    pub(crate) fn notify(&self) {
+        self.state.lock().notices += 1;
         self.touch();
     }
 

@@ -12,6 +12,7 @@ use http::{Request, Response};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::Incoming;
+use kubebrain_proto::admin::{GroupsRequest, GroupsResponse};
 use kubebrain_proto::peer::StandingResponse;
 use kubebrain_proto::peer::standing_response::Role;
 use kubebrain_shared::dial::Connector;
@@ -73,6 +74,13 @@ impl Nodes {
     }
 
     pub(crate) async fn with(count: usize, config: Config, how: How) -> Self {
+        let nodes = Self::not_started(count, config, how);
+        nodes.proxy.start().await;
+        sleep(Duration::from_millis(10)).await; // all have spoken
+        nodes
+    }
+
+    pub(crate) fn not_started(count: usize, config: Config, how: How) -> Self {
         let stopper = Stopper::default();
         let placement = placement("{ prefix: /registry, home: core, default: core, groups: { core: {} } }");
         let brain = Arc::new(Brain::new(name("core"), Arc::clone(&placement)));
@@ -87,9 +95,22 @@ impl Nodes {
         let client = Client::new(Connector::Memory(serve(proxy.service(), &stopper)));
         let nodes = Self { proxy, client, brain, all, _stopper: stopper };
         nodes.elect(0, 1);
-        nodes.proxy.start().await;
-        sleep(Duration::from_millis(10)).await; // all have spoken
         nodes
+    }
+
+    /// Status and body of a page of the proxy.
+    pub(crate) async fn get(&self, path: &str) -> (u16, String) {
+        let request = Request::get(path).body(Body::empty()).expect("a request");
+        let Ok(response) = self.proxy.service().answer(request).await;
+        let status = response.status().as_u16();
+        let body = response.into_body().collect().await.expect("a body").to_bytes();
+        (status, String::from_utf8_lossy(&body).into_owned())
+    }
+
+    /// What the proxy says of its groups to `ctl`.
+    pub(crate) async fn groups(&self) -> GroupsResponse {
+        let asked = self.client.call("/kubebrain.admin.v1.Admin/Groups", &GroupsRequest {}).await;
+        asked.expect("groups")
     }
 
     /// All hear that this one is master now, and say so.

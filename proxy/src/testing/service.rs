@@ -78,7 +78,8 @@ async fn answer(
         if part.is_some() {
             brain.state.lock().check_owner(&brain.name, &KeyRange::ALL, part.as_deref())?;
         }
-        return Ok(super::watch::serve(brain, body, part));
+        let tells_all = headers.contains_key(&metadata::PROGRESS);
+        return Ok(super::watch::serve(brain, body, part, tells_all));
     }
     let message = grpc::one_message(body, 16 << 20).await?;
     let planned = {

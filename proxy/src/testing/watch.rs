@@ -23,12 +23,22 @@ struct Watcher {
     id: i64,
     range: KeyRange,
     next: i64,
+    /// No progress below it.
+    named: i64,
     prev_kv: bool,
 }
 
-pub(super) fn serve(brain: Arc<Brain>, input: Body, part: Option<String>) -> Response<Body> {
+/// What was asked for, or is due.
+#[derive(Default)]
+struct Progress {
+    asks: usize,
+    /// See [`State::notices`](super::brain::State::notices).
+    notices: u64,
+}
+
+pub(super) fn serve(brain: Arc<Brain>, input: Body, part: Option<String>, tells_all: bool) -> Response<Body> {
     let (out, frames) = mpsc::channel::<Result<Frame<Bytes>, Status>>(1);
-    tokio::spawn(run(brain, input, part, out));
+    tokio::spawn(run(brain, input, part, tells_all, out));
     grpc::response(Body::new(StreamBody::new(ReceiverStream::new(frames).map(|frame| frame))))
 }
 
@@ -36,6 +46,7 @@ async fn run(
     brain: Arc<Brain>,
     mut input: Body,
     part: Option<String>,
+    tells_all: bool,
     out: mpsc::Sender<Result<Frame<Bytes>, Status>>,
 ) {
     let generation = brain.state.lock().generation;
@@ -48,7 +59,7 @@ async fn run(
     let mut changed = brain.changed.subscribe();
     let mut buffer = BytesMut::new();
     let mut watchers: Vec<Watcher> = Vec::new();
-    let mut asks = 0;
+    let mut progress = Progress { asks: 0, notices: brain.state.lock().notices };
     loop {
         if brain.state.lock().generation != generation {
             let _gone = out.send(Ok(Frame::trailers(grpc::trailers(Err(Fault::LeaderChanged.into()))))).await;
@@ -59,7 +70,7 @@ async fn run(
             if let Some(delay) = delay {
                 tokio::time::sleep(delay).await;
             }
-            for response in step(&brain, &mut watchers, part.is_some(), &mut asks) {
+            for response in step(&brain, &mut watchers, part.is_some(), &mut progress) {
                 *brain.state.lock().sent.entry(number).or_default() +=
                     usize::from(!response.events.is_empty());
                 if out.send(Ok(Frame::data(Framed::of(&response).frame()))).await.is_err() {
@@ -69,7 +80,8 @@ async fn run(
         }
         if let Ok(Some(message)) = grpc::split(&mut buffer, 1 << 24) {
             let request: pb::WatchRequest = grpc::decode(message).expect("a watch request");
-            for response in take(&brain, &mut watchers, &mut asks, request, part.is_some()) {
+            let named = |start| if tells_all { 0 } else { start };
+            for response in take(&brain, &mut watchers, &mut progress, request, part.is_some(), named) {
                 if out.send(Ok(Frame::data(Framed::of(&response).frame()))).await.is_err() {
                     return;
                 }
@@ -89,9 +101,10 @@ async fn run(
 fn take(
     brain: &Brain,
     watchers: &mut Vec<Watcher>,
-    asks: &mut usize,
+    progress: &mut Progress,
     request: pb::WatchRequest,
     part: bool,
+    named: impl Fn(i64) -> i64,
 ) -> Vec<pb::WatchResponse> {
     use pb::watch_request::RequestUnion;
     let state = brain.state.lock();
@@ -127,6 +140,7 @@ fn take(
                 id: create.watch_id,
                 range,
                 next: create.start_revision,
+                named: named(create.start_revision),
                 prev_kv: create.prev_kv,
             });
             vec![created]
@@ -141,14 +155,19 @@ fn take(
             }]
         }
         Some(RequestUnion::ProgressRequest(_)) => {
-            *asks += 1;
+            progress.asks += 1;
             Vec::new()
         }
         None => Vec::new(),
     }
 }
 
-fn step(brain: &Brain, watchers: &mut [Watcher], part: bool, asks: &mut usize) -> Vec<pb::WatchResponse> {
+fn step(
+    brain: &Brain,
+    watchers: &mut [Watcher],
+    part: bool,
+    progress: &mut Progress,
+) -> Vec<pb::WatchResponse> {
     let state = brain.state.lock();
     let header = brain.header(state.revision);
     let mut responses: Vec<pb::WatchResponse> = Vec::new();
@@ -181,9 +200,17 @@ fn step(brain: &Brain, watchers: &mut [Watcher], part: bool, asks: &mut usize) -
         }
         watcher.next = watcher.next.max(state.revision + 1);
     }
-    for _ in 0..std::mem::take(asks) {
-        // next > revision + 1: it begins above
-        if !watchers.is_empty() && watchers.iter().all(|watcher| watcher.next == state.revision + 1) {
+    let notices = state.notices - std::mem::replace(&mut progress.notices, state.notices);
+    for _ in 0..notices {
+        let told = watchers.iter().filter(|watcher| watcher.named <= state.revision);
+        responses.extend(told.map(|watcher| pb::WatchResponse {
+            header,
+            watch_id: watcher.id,
+            ..Default::default()
+        }));
+    }
+    for _ in 0..std::mem::take(&mut progress.asks) {
+        if !watchers.is_empty() && watchers.iter().all(|watcher| watcher.named <= state.revision) {
             responses.push(pb::WatchResponse { header, watch_id: -1, ..Default::default() });
         }
     }

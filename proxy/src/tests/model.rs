@@ -23,6 +23,8 @@ const PREFIXES: [&str; 4] = ["/registry/", "/registry/pods/", "/registry/events/
 struct Seen {
     prefix: &'static str,
     start: i64,
+    /// The start that was named; 0 for now.
+    named: i64,
     events: Vec<(i64, String)>,
     progress: i64,
 }
@@ -46,7 +48,7 @@ impl Seen {
 
     fn progress(&mut self, revision: i64) -> Result<(), String> {
         let last = self.events.last().map_or(0, |(revision, _)| *revision);
-        if revision < self.progress || revision < last || revision < self.start {
+        if revision < self.progress || revision < last || revision < self.named || revision + 1 < self.start {
             return Err(format!(
                 "progress r{revision} after r{} and event r{last}, start r{}",
                 self.progress, self.start
@@ -70,7 +72,7 @@ async fn create(
         if response.created {
             let revision = response.header.ok_or("no header")?.revision;
             let start = if asked == 0 { revision + 1 } else { asked };
-            seen.insert(response.watch_id, Seen { prefix, start, ..Seen::default() });
+            seen.insert(response.watch_id, Seen { prefix, start, named: asked, ..Seen::default() });
             return Ok(());
         }
         take(seen, &response)?;
@@ -118,6 +120,7 @@ async fn run(seed: u64, seams: Seams) -> Result<u64, String> {
                 };
                 create(&mut watch, &mut seen, wish, prefix).await?;
             }
+            11 if random.random_bool(0.3) => cluster.brains.values().for_each(|brain| brain.notify()),
             11 => cluster.brain(GROUPS.choose(&mut random).expect("some")).cut_watches(),
             12 => {
                 let delay =

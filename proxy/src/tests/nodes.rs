@@ -7,7 +7,7 @@ use kubebrain_proto::etcdserverpb as pb;
 use kubebrain_proto::peer::standing_response::Role;
 use kubebrain_shared::fault::Fault;
 use kubebrain_shared::metrics::Metrics as Registry;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tonic::Status;
 
 use crate::Role as Taken;
@@ -303,6 +303,44 @@ async fn a_brain_of_another_group_is_left_alone() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_group_whose_urls_lead_to_another_group_is_never_asked_and_the_proxy_is_not_ready() {
+    let nodes = Nodes::not_started(2, Config::default(), How::default());
+    nodes.all.iter().for_each(|node| node.say(|standing| standing.group = "elsewhere".into()));
+    assert!(timeout(MILLI * 20_000, nodes.proxy.start()).await.is_err(), "it is ready");
+    assert_eq!(nodes.counts(ADVANCE), [0, 0], "they were asked something");
+    let (status, page) = nodes.get("/readyz?verbose").await;
+    assert_eq!(status, 503);
+    for check in ["linearizable_read", "group-core"] {
+        let line = page.lines().find(|line| line.starts_with(&format!("[-]{check} failed: ")));
+        assert!(line.is_some_and(|line| line.contains("is n0 of group elsewhere")), "{page}");
+    }
+    assert!(page.contains("[+]data_corruption ok"), "{page}");
+    let brain = &nodes.groups().await.groups[0].brains[0];
+    assert!(brain.trouble.contains("of group elsewhere") && !brain.gone, "{brain:?}");
+    // whoever is at that URL is put right, and nothing has to be started again
+    nodes.all.iter().for_each(|node| node.say(|standing| standing.group = "core".into()));
+    nodes.proxy.start().await;
+    assert_eq!(nodes.get("/readyz").await, (200, "ok\n".to_owned()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_master_that_is_gone_is_master_no_more_also_if_nobody_took_its_place() {
+    let registry = Registry::new();
+    let config = Config { metrics: Metrics::new(&registry), ..Config::default() };
+    let nodes = Nodes::with(2, config, How::default()).await;
+    let brain = nodes.groups().await.groups.remove(0).brains.remove(0);
+    assert!(!brain.gone && brain.standing.is_some_and(|standing| standing.role() == Role::Master));
+    nodes.all.iter().for_each(|node| node.kill());
+    sleep(MILLI * 10).await;
+    let brain = nodes.groups().await.groups.remove(0).brains.remove(0);
+    let standing = brain.standing.expect("it was heard before");
+    assert!(brain.gone && !brain.trouble.is_empty(), "{}", brain.trouble);
+    assert_eq!((standing.role(), standing.reads, &standing.name[..]), (Role::Unknown, false, "n0"));
+    let role = r##"kubebrain_proxy_node_role{group="core",node="#0",role="master"} 0"##;
+    assert!(registry.page().lines().any(|line| line == role), "{}", registry.page());
+}
+
+#[tokio::test(start_paused = true)]
 async fn watches_are_spread_and_stay_where_they_are() {
     let nodes = Nodes::new(4).await;
     let mut clients = Vec::new();
@@ -419,7 +457,7 @@ async fn what_is_known_of_brains_is_on_the_page_and_in_the_list() {
     let expected = [
         ("#0", Taken::Master, true, false),
         ("#1", Taken::Slave, true, false),
-        ("#2", Taken::Slave, false, true),
+        ("#2", Taken::Unknown, false, true),
     ];
     assert_eq!(seen, expected);
     assert!(!group.nodes[2].trouble().is_empty() && group.nodes[1].trouble().is_empty());

@@ -226,8 +226,11 @@ async fn manual_progress_reaches_what_was_written_anywhere() {
     watch.ask_progress().await;
     assert!(watch.is_quiet(QUIET).await, "no watcher, no answer");
     watch.prefix("/registry/pods/", 0).await;
-    watch.ask_progress().await;
-    assert!(watch.is_quiet(QUIET).await, "as in etcd: it begins above all that was written");
+    assert_eq!(progress(&mut watch).await, 1, "from now on, and nothing was written");
+    let mut above = cluster.client.watch().await;
+    above.prefix("/registry/pods/", 2).await;
+    above.ask_progress().await;
+    assert!(above.is_quiet(QUIET).await, "as in etcd: it names a revision above all that was written");
     let revision = cluster.client.put("/registry/events/a", "1").await;
     assert_eq!(progress(&mut watch).await, revision, "an idle kind");
     watch.prefix("/registry/", revision).await;
@@ -235,6 +238,62 @@ async fn manual_progress_reaches_what_was_written_anywhere() {
     let revision = cluster.client.put("/registry/nodes/a", "1").await;
     assert_eq!(watch.events(1).await, [event("/registry/nodes/a", revision)]);
     assert_eq!(progress(&mut watch).await, revision, "with a watcher over all groups");
+}
+
+/// The next response that is periodic progress of this watcher; `None` while there is none.
+async fn notice(cluster: &Cluster, watch: &mut WatchClient, id: i64) -> Option<i64> {
+    cluster.brains.values().for_each(|brain| brain.notify());
+    let response = tokio::time::timeout(QUIET, watch.next()).await.ok()?.expect("goes on");
+    assert!(response.events.is_empty() && !response.created && !response.canceled, "{response:?}");
+    assert_eq!(response.watch_id, id);
+    Some(revision_of(response.header))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_quiet_watcher_from_now_hears_of_its_progress_unasked() {
+    for prefix in ["/registry/pods/", "/registry/"] {
+        let cluster = Cluster::new().await;
+        for _ in 0..4 {
+            cluster.client.put("/registry/events/x", "1").await;
+        }
+        let create = |start_revision| pb::WatchCreateRequest {
+            key: prefix.into(),
+            range_end: kubebrain_shared::range::prefix_end(prefix.as_bytes()).expect("bounded"),
+            start_revision,
+            progress_notify: true,
+            ..Default::default()
+        };
+        let mut now = cluster.client.watch().await;
+        assert_eq!(revision_of(now.create(create(0)).await.header), 5);
+        let mut above = cluster.client.watch().await;
+        above.create(create(6)).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(notice(&cluster, &mut now, 0).await, Some(5), "{prefix}");
+        assert_eq!(notice(&cluster, &mut above, 0).await, None, "{prefix}: it names a revision above");
+        assert_eq!(notice(&cluster, &mut now, 0).await, Some(5), "{prefix}");
+        cluster.client.put("/registry/nodes/x", "1").await;
+        above.ask_progress().await;
+        while above.next().await.expect("goes on").watch_id != -1 {}
+        assert_eq!(notice(&cluster, &mut above, 0).await, Some(6), "{prefix}: it was reached");
+    }
+}
+
+/// A slave serves watches with what it has.
+#[tokio::test(start_paused = true)]
+async fn progress_of_a_watcher_from_now_is_never_below_its_beginning() {
+    let cluster = Cluster::new().await;
+    let mut watch = cluster.client.watch().await;
+    let created = watch
+        .create(pb::WatchCreateRequest {
+            key: "/registry/pods/a".into(),
+            progress_notify: true,
+            ..Default::default()
+        })
+        .await;
+    assert_eq!(revision_of(created.header), 1);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    cluster.brain("pods").state.lock().revision = 0;
+    assert_eq!(notice(&cluster, &mut watch, 0).await, Some(1));
 }
 
 #[tokio::test(start_paused = true)]

@@ -39,7 +39,12 @@ async fn a_group_that_does_not_answer_is_not_ready_and_keeps_nothing_from_being_
     cluster.brain("events").stick(true);
     let (status, said) = get(&cluster, "/readyz").await;
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
-    assert!(said.contains("[-]linearizable_read failed: "), "{said}");
+    let failed: Vec<_> = said.lines().filter(|line| line.starts_with("[-]")).collect();
+    assert!(failed.len() == 1 && failed[0].starts_with("[-]group-events failed: "), "{said}");
+    assert_eq!(get(&cluster, "/readyz/group-events").await.0, StatusCode::SERVICE_UNAVAILABLE);
+    for path in ["/readyz?exclude=group-events", "/readyz/group-core", "/readyz/linearizable_read"] {
+        assert_eq!(get(&cluster, path).await, (StatusCode::OK, "ok\n".into()), "{path}");
+    }
     assert_eq!(get(&cluster, "/health").await.0, StatusCode::SERVICE_UNAVAILABLE);
     for path in ["/livez", "/health?exclude=NOSPACE&serializable=true", "/readyz?exclude=linearizable_read"] {
         assert_eq!(get(&cluster, path).await.0, StatusCode::OK, "{path}");

@@ -10,7 +10,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 use http_body::Body as _;
 use kubebrain_shared::metadata;
 use tokio::time::Instant;
@@ -87,7 +87,9 @@ impl Link {
         if matches!(self.state, State::Idle) {
             let requests = Requests::default();
             let body = Body::new(requests.body());
-            let request = core.request("/etcdserverpb.Watch/Watch", &HeaderMap::new(), part, body);
+            let mut headers = HeaderMap::with_capacity(5);
+            headers.insert(metadata::PROGRESS, HeaderValue::from_static("all"));
+            let request = core.request("/etcdserverpb.Watch/Watch", &headers, part, body);
             self.opened = Instant::now();
             // Counted from here, so that streams that are opened together are spread.
             let seat = group.seat(&mut self.tour);

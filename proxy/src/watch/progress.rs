@@ -23,7 +23,8 @@ pub(super) struct Manual {
 /// One watcher, as far as a progress answer goes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Standing {
-    pub(super) start: Revision,
+    /// Where its client wants to begin; zero for now.
+    pub(super) named: Revision,
     pub(super) delivered: Revision,
     pub(super) told: Revision,
 }
@@ -33,7 +34,7 @@ pub(super) struct Standing {
 pub(super) enum Verdict {
     /// Somebody has not closed this yet.
     Wait(Revision),
-    /// No answer: there is no watcher, or one begins above.
+    /// No answer: there is no watcher, or one was to begin above.
     Drop,
     Answer(Revision),
 }
@@ -63,14 +64,14 @@ pub(super) fn judge(target: Revision, watchers: impl IntoIterator<Item = Standin
     let mut all = watchers.into_iter();
     let Some(first) = all.next() else { return Verdict::Drop };
     let together = all.fold(first, |all, one| Standing {
-        start: all.start.max(one.start),
+        named: all.named.max(one.named),
         delivered: all.delivered.min(one.delivered),
         told: all.told.max(one.told),
     });
     let needed = target.max(together.told);
     if together.delivered < needed {
         Verdict::Wait(needed)
-    } else if together.delivered < together.start {
+    } else if together.delivered < together.named {
         Verdict::Drop
     } else {
         Verdict::Answer(together.delivered)
@@ -85,13 +86,22 @@ mod tests {
     fn progress_is_the_least_of_all_and_never_below_what_one_was_told() {
         let r = Revision::new;
         let watcher =
-            |start, delivered, told| Standing { start: r(start), delivered: r(delivered), told: r(told) };
+            |named, delivered, told| Standing { named: r(named), delivered: r(delivered), told: r(told) };
         for (name, target, watchers, expected) in [
             ("no watcher", 5, vec![], Verdict::Drop),
             ("one behind", 5, vec![watcher(1, 9, 9), watcher(1, 4, 4)], Verdict::Wait(r(9))),
             ("not asked for more", 5, vec![watcher(1, 7, 3), watcher(1, 5, 4)], Verdict::Answer(r(5))),
             ("one was told more", 5, vec![watcher(1, 8, 8), watcher(1, 6, 2)], Verdict::Wait(r(8))),
             ("one begins above", 5, vec![watcher(6, 5, 0), watcher(1, 5, 5)], Verdict::Drop),
+            ("all begin now", 5, vec![watcher(0, 5, 0), watcher(0, 5, 0)], Verdict::Answer(r(5))),
+            ("now was before", 7, vec![watcher(0, 5, 0)], Verdict::Wait(r(7))),
+            (
+                "one has begun since it was asked",
+                5,
+                vec![watcher(1, 5, 5), watcher(0, 7, 7)],
+                Verdict::Wait(r(7)),
+            ),
+            ("one now, one above", 5, vec![watcher(0, 5, 0), watcher(6, 5, 0)], Verdict::Drop),
             (
                 "not created yet counts as start - 1",
                 5,

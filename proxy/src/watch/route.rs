@@ -21,12 +21,20 @@ use crate::group::Group;
 const BATCH_BYTES: usize = 256 * 1024;
 
 impl WatchStream {
-    /// A new watcher, which the client knows of already.
-    pub(super) fn admit(&mut self, id: i64, create: Arc<WatchCreateRequest>, start: Revision) {
+    /// A new watcher, which the client knows of already. It wants nothing at or below `delivered`.
+    pub(super) fn admit(
+        &mut self,
+        id: i64,
+        create: Arc<WatchCreateRequest>,
+        named: Revision,
+        delivered: Revision,
+    ) {
         let route = Route::Direct { group: self.core.table().home().name().clone(), part: 0 };
         let counted = One::of(&self.core.config.metrics.all.watchers);
-        let watcher = Watcher { create, start, told: Revision::ZERO, route, _counted: counted };
-        self.place(id, watcher, start.previous());
+        // Who begins now knows from the answer to its create how far that is.
+        let told = if named == Revision::ZERO { delivered } else { Revision::ZERO };
+        let watcher = Watcher { create, named, told, route, _counted: counted };
+        self.place(id, watcher, delivered);
     }
 
     /// Opens what serves a watcher from above `delivered`, by the newest table.
@@ -197,7 +205,7 @@ impl WatchStream {
     /// Periodic progress, to who asked for it.
     fn notify(&mut self, id: i64, revision: Revision) {
         let Some(watcher) = self.watchers.get_mut(&id) else { return };
-        if watcher.create.progress_notify && revision >= watcher.start && revision >= watcher.told {
+        if watcher.create.progress_notify && revision >= watcher.named && revision >= watcher.told {
             watcher.told = revision;
             self.say(revision, WatchResponse { watch_id: id, ..<_>::default() });
         }
@@ -270,7 +278,7 @@ impl WatchStream {
     pub(super) fn judge_progress(&mut self) {
         let Some(target) = self.manual.as_ref().map(|manual| manual.target) else { return };
         let standing = |watcher: &Watcher| Standing {
-            start: watcher.start,
+            named: watcher.named,
             delivered: self.delivered(watcher),
             told: watcher.told,
         };

@@ -166,11 +166,9 @@ impl WatchStream {
         };
         let id = if asked_id == 0 { self.free_id() } else { asked_id };
         self.say(floor, WatchResponse { watch_id: id, created: true, ..<_>::default() });
-        let start = match create.start_revision {
-            0 => floor.next(),
-            named => Revision::checked_from(named).unwrap_or(Revision::MAX),
-        };
-        self.admit(id, create, start);
+        let named = Revision::checked_from(create.start_revision).unwrap_or(Revision::MAX);
+        let delivered = if named == Revision::ZERO { floor } else { named.previous() };
+        self.admit(id, create, named, delivered);
     }
 
     fn cancel(&mut self, watch_id: i64) {

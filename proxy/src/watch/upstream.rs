@@ -69,7 +69,7 @@ pub(super) enum Signal {
         answer: Answer,
         last: Revision,
     },
-    /// The group's own, for one part.
+    /// The group's own, for one part; and what that has closed, which may be more where a slave speaks.
     Progress {
         part: i64,
         revision: Revision,
@@ -318,8 +318,9 @@ impl Upstream {
             }
             (Kind::Progress, Some(part)) => {
                 part.closed = part.closed.max(answer.revision);
+                let revision = part.closed;
                 self.settle();
-                Some(Signal::Progress { part: id, revision: answer.revision })
+                Some(Signal::Progress { part: id, revision })
             }
             (Kind::Compacted { at }, Some(_)) => {
                 self.forget(id);

@@ -16,8 +16,8 @@ use crate::classify::Span;
 pub(super) struct Watcher {
     /// With etcd's conventions applied: an empty key is `"\0"`.
     pub(super) create: Arc<WatchCreateRequest>,
-    /// The first revision that it wants.
-    pub(super) start: Revision,
+    /// The start that the client has named, zero for now: it is told no progress below it.
+    pub(super) named: Revision,
     /// The highest revision of an event or progress that it was told.
     pub(super) told: Revision,
     pub(super) route: Route,

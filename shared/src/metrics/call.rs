@@ -165,6 +165,11 @@ impl Calls {
 }
 
 impl Call {
+    /// What is sent and answered in it.
+    pub(super) fn kind(&self) -> Kind {
+        self.row().method.kind
+    }
+
     fn row(&self) -> &Row {
         &self.calls.rows[self.row]
     }

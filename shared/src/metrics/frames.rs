@@ -20,6 +20,8 @@ pub(super) struct Passed {
     pub(super) messages: u64,
     /// Their bytes, without prefixes.
     pub(super) bytes: u64,
+    /// Of these, how many say that they are compressed.
+    pub(super) packed: u64,
 }
 
 impl Frames {
@@ -35,6 +37,8 @@ impl Frames {
             // The first byte is the flag.
             if self.prefix > 0 {
                 self.length = self.length << 8 | usize::from(byte);
+            } else {
+                passed.packed += u64::from(byte == 1);
             }
             self.prefix += 1;
             if self.prefix == FRAME_PREFIX_BYTES {
@@ -66,7 +70,7 @@ mod tests {
                 total.messages += passed.messages;
                 total.bytes += passed.bytes;
             }
-            let expected = Passed { messages: sizes.len() as u64, bytes: sizes.iter().sum::<usize>() as u64 };
+            let expected = Passed { messages: sizes.len() as u64, bytes: sizes.iter().sum::<usize>() as u64, packed: 0 };
             prop_assert_eq!(total, expected);
         }
     }

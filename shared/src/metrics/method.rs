@@ -52,6 +52,9 @@ const CLIENTS: &[Method] = methods! {
     "etcdserverpb.Maintenance": "Alarm" Unary, "Status" Unary, "Defragment" Unary, "Hash" Unary, "HashKV" Unary,
         "Snapshot" ServerStream, "MoveLeader" Unary, "Downgrade" Unary;
     "etcdserverpb.Auth": "AuthStatus" Unary, "Authenticate" Unary;
+    "v3lockpb.Lock": "Lock" Unary, "Unlock" Unary;
+    "v3electionpb.Election": "Campaign" Unary, "Proclaim" Unary, "Leader" Unary, "Observe" ServerStream,
+        "Resign" Unary;
     "grpc.health.v1.Health": "Check" Unary, "Watch" ServerStream;
     "kubebrain.admin.v1.Admin": "Groups" Unary;
     "grpc.reflection.v1.ServerReflection": "ServerReflectionInfo" BidiStream;

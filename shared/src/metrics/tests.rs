@@ -15,6 +15,8 @@ use super::call::Ended;
 use super::slow::{Keys, keys};
 use super::{Calls, Inbound, Metrics, Observe, Side, Slow};
 use crate::dial::{Channel, Connector, DialConfig};
+use crate::gzip::Gzip;
+use crate::held::Held;
 use crate::serve::{ServeConfig, memory, serve_memory};
 use crate::stop::Stopper;
 use crate::wire;
@@ -83,7 +85,8 @@ async fn answer(request: Request<Inbound>) -> Result<Response<Body>, Infallible>
 fn serve() -> (Metrics, Channel, Stopper) {
     let metrics = Metrics::new();
     let calls = Calls::new(&metrics, Side::Clients, Slow::new(Duration::MAX));
-    let service = Observe::new(tower::service_fn(answer), metrics.clone(), calls);
+    let service =
+        Observe::new(tower::service_fn(answer), metrics.clone(), calls, Gzip::new(1 << 20, Held::default()));
     let (connector, listener) = memory();
     let stopper = Stopper::default();
     tokio::spawn(serve_memory(listener, service, ServeConfig::default(), stopper.handle()));

@@ -24,7 +24,7 @@ fn ping() -> BytesMut {
 /// A guarded socket and the client's end; the preface has passed.
 async fn guarded() -> (PingGuard<Cork<DuplexStream>>, DuplexStream) {
     let (ours, mut client) = tokio::io::duplex(1 << 16);
-    let mut guard = PingGuard::new(Cork::new(ours), Some(MINIMUM));
+    let mut guard = PingGuard::new(Cork::new(ours), Some(MINIMUM), Held::default());
     client.write_all(PREFACE).await.expect("room");
     guard.read_exact(&mut [0; 24]).await.expect("the preface");
     (guard, client)
@@ -110,7 +110,7 @@ async fn nothing_is_said_in_the_middle_of_a_frame() {
 #[tokio::test(start_paused = true)]
 async fn other_protocols_pass_unseen() {
     let (ours, mut client) = tokio::io::duplex(1 << 16);
-    let mut guard = PingGuard::new(Cork::new(ours), Some(MINIMUM));
+    let mut guard = PingGuard::new(Cork::new(ours), Some(MINIMUM), Held::default());
     let bytes = [b"PRI * HTTP/1.1\r\n", &ping().repeat(10)[..]].concat();
     client.write_all(&bytes).await.expect("room");
     let mut read = vec![0; bytes.len()];

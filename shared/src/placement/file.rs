@@ -25,6 +25,11 @@ use super::yaml::{self, Kind, Node};
 use super::{Draft, Owner, PlacementError, PlacementErrors};
 use crate::group::GroupName;
 
+/// The fields of the file, of a group and of a rule, in the order in which they are read; docs/placement.md has them all.
+pub(super) const PLACEMENT: [&str; 6] = ["prefix", "home", "default", "hashGroups", "groups", "kinds"];
+pub(super) const GROUP: [&str; 1] = ["brains"];
+pub(super) const RULE: [&str; 4] = ["kind", "prefix", "group", "split"];
+
 /// Names the default that is no group.
 const HASH: &str = "hash";
 
@@ -67,8 +72,7 @@ impl Report {
 
     /// `None` only if something was reported.
     fn draft(&mut self, document: &Node) -> Option<Draft> {
-        let names = ["prefix", "home", "default", "hashGroups", "groups", "kinds"];
-        let fields = self.fields(document, "a placement", names)?;
+        let fields = self.fields(document, "a placement", PLACEMENT)?;
         let [prefix, home, default, hash_groups, groups, kinds] = fields.values;
 
         let groups = self.groups(fields.line, groups);
@@ -125,7 +129,7 @@ impl Report {
         if matches!(group.kind, Kind::Null) {
             return Vec::new();
         }
-        let Some(Fields { values: [Some(brains)], .. }) = self.fields(group, "a group", ["brains"]) else {
+        let Some(Fields { values: [Some(brains)], .. }) = self.fields(group, "a group", GROUP) else {
             return Vec::new();
         };
         let mut found = Vec::new();
@@ -208,7 +212,7 @@ impl Report {
         let mut lines = BTreeMap::new();
         let Some(node) = node.filter(|node| !matches!(node.kind, Kind::Null)) else { return rules };
         for item in self.items(node, "kinds") {
-            let Some(fields) = self.fields(item, "a rule", ["kind", "prefix", "group", "split"]) else {
+            let Some(fields) = self.fields(item, "a rule", RULE) else {
                 continue;
             };
             let [kind, raw, group, split] = fields.values;

@@ -429,3 +429,37 @@ fn brains_have_http_https_and_unix_urls() {
         assert!(brains(bad).is_err(), "{bad}");
     }
 }
+
+#[test]
+fn the_page_on_the_file_has_every_field_and_its_examples_can_be_read() {
+    let page = include_str!("../../../docs/placement.md");
+    let mut sections = page.split("\n## ").skip(1);
+    for (title, fields) in
+        [("The file", &file::PLACEMENT[..]), ("A group", &file::GROUP), ("A rule", &file::RULE)]
+    {
+        let section = sections.find(|section| section.starts_with(title));
+        let section = section.unwrap_or_else(|| panic!("the page has no section {title}"));
+        let rows = section.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+        let (mut rows, mut fields): (Vec<_>, Vec<_>) = (rows.collect(), fields.to_vec());
+        rows.sort_unstable();
+        fields.sort_unstable();
+        assert_eq!(rows, fields, "{title}");
+    }
+    let examples: Vec<_> =
+        page.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert!(examples.len() > 1);
+    for example in examples {
+        let table = Placement::parse(example).unwrap_or_else(|error| panic!("{error}\n{example}"));
+        assert_eq!(table.doubts().count(), 0, "{example}");
+    }
+}
+
+#[test]
+fn rules_that_match_nothing_are_doubted() {
+    let table = placement(
+        "{ home: core, default: core, groups: { core: {} }, kinds: [ { kind: pod, group: core }, \
+         { kind: example.com/pod, group: core }, { kind: events, group: core }, { prefix: /registry/job/, group: core } ] }",
+    );
+    let doubts: Vec<_> = table.doubts().collect();
+    assert_eq!(doubts, [("job", "kind: jobs".to_owned()), ("pod", "kind: pods".to_owned())]);
+}

@@ -8,9 +8,11 @@ struct Fake {
     /// `None`: no answer ever.
     reads: Option<bool>,
     alarms: &'static [AlarmType],
+    /// Those that are a check each, and whether they can be read.
+    groups: &'static [(&'static str, bool)],
 }
 
-const GOOD: Fake = Fake { works: true, reads: Some(true), alarms: &[] };
+const GOOD: Fake = Fake { works: true, reads: Some(true), alarms: &[], groups: &[] };
 
 impl Subject for Fake {
     fn works(&self) -> Result<(), String> {
@@ -25,8 +27,20 @@ impl Subject for Fake {
         }
     }
 
-    async fn alarms(&self) -> Result<Vec<AlarmType>, Status> {
-        Ok(self.alarms.to_vec())
+    async fn alarms(&self) -> Vec<AlarmType> {
+        self.alarms.to_vec()
+    }
+
+    fn groups(&self) -> Vec<GroupName> {
+        let names = self.groups.iter().map(|(name, _)| GroupName::parse(name).expect("a name"));
+        names.collect()
+    }
+
+    async fn reads_in(&self, group: &GroupName) -> Result<(), Status> {
+        match self.groups.iter().find(|(name, _)| *name == group.as_str()) {
+            Some((_, true)) => Ok(()),
+            _ => Fake { reads: Some(false), ..*self }.read().await,
+        }
     }
 }
 
@@ -85,6 +99,37 @@ async fn livez_and_readyz_have_etcds_forms() {
     for (subject, uri, status, body) in cases {
         assert_eq!(get(subject, uri).await, (status, body.to_owned()), "{uri}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_group_is_a_check_by_its_name() {
+    let one_gone = Fake { groups: &[("core", true), ("pods", false)], ..GOOD };
+    let home_gone = Fake { reads: Some(false), ..one_gone };
+    let etcds =
+        "[+]data_corruption ok\n[+]serializable_read ok\n[+]linearizable_read ok\n[+]non_learner ok\n";
+    let no = "[-]group-pods failed: etcdserver: no leader\n";
+    let cases = [
+        (one_gone, "/readyz", 503, format!("{etcds}[+]group-core ok\n{no}\n")),
+        (one_gone, "/readyz?exclude=group-pods", 200, "ok\n".to_owned()),
+        (one_gone, "/readyz?exclude=group-pods&verbose", 200, format!("{etcds}[+]group-core ok\nok\n")),
+        (one_gone, "/readyz?exclude=linearizable_read", 200, "ok\n".to_owned()),
+        (one_gone, "/readyz/group-pods", 503, format!("{no}\n")),
+        (one_gone, "/readyz/group-core?verbose", 200, "[+]group-core ok\nok\n".to_owned()),
+        (one_gone, "/readyz/group-nope", 404, "404 page not found\n".to_owned()),
+        (one_gone, "/livez/group-pods", 404, "404 page not found\n".to_owned()),
+        (one_gone, "/livez", 200, "ok\n".to_owned()),
+        (
+            home_gone,
+            "/readyz/linearizable_read",
+            503,
+            "[-]linearizable_read failed: etcdserver: no leader\n\n".to_owned(),
+        ),
+        (one_gone, "/health?exclude=group-pods", 200, r#"{"health":"true","reason":""}"#.to_owned()),
+    ];
+    for (subject, uri, status, body) in cases {
+        assert_eq!(get(subject, uri).await, (status, body), "{uri}");
+    }
+    assert_eq!(get(one_gone, "/health").await.0, 503);
 }
 
 #[tokio::test]

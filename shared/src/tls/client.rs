@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use rustls::client::Resumption;
-use rustls::crypto::ring;
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::ServerCertVerifier;
+use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::ServerName;
 use rustls::{AlertDescription, CertificateError, ClientConfig};
 use thiserror::Error;
@@ -19,6 +21,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::files::{self, Current};
+use super::listed::{Listed, Refused};
 use super::{TlsError, look};
 use crate::stop::Stop;
 
@@ -43,6 +46,9 @@ pub enum Distrust {
     /// It is of another authority, for another name, or of another time.
     #[error("the certificate of the other side is not accepted: {0}")]
     Theirs(CertificateError),
+    /// It is one that is never accepted; says what to do about it.
+    #[error("the certificate of the other side is not accepted: {0}")]
+    Unfit(Refused),
     /// The same, of ours.
     #[error("our certificate is not accepted by the other side: {0:?}")]
     Ours(AlertDescription),
@@ -116,6 +122,9 @@ impl TlsClient {
         let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) else {
             return error;
         };
+        if let Some(refused) = Refused::of(tls) {
+            return io::Error::new(error.kind(), Distrust::Unfit(refused.clone()));
+        }
         let distrust = match tls {
             rustls::Error::InvalidCertificate(reason) => Distrust::Theirs(timeless(reason)),
             rustls::Error::AlertReceived(AlertDescription::CertificateRequired)
@@ -159,20 +168,26 @@ impl Files {
     }
 
     fn read(&self) -> Result<ClientConfig, TlsError> {
-        let roots = files::authorities("CA", &self.ca)?;
-        let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        let authorities = files::authorities("CA", &self.ca)?;
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let settings = |error: &dyn fmt::Display| TlsError::Settings(error.to_string());
+        let verifier =
+            WebPkiServerVerifier::builder_with_provider(Arc::new(authorities.roots), Arc::clone(&provider));
+        let verifier: Arc<dyn ServerCertVerifier> = verifier.build().map_err(|error| settings(&error))?;
+        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
-            .map_err(|error| TlsError::Settings(error.to_string()))?
-            .with_root_certificates(roots);
+            .map_err(|error| settings(&error))?
+            .dangerous() // it asks webpki, and takes besides what the operator has listed
+            .with_custom_certificate_verifier(Arc::new(Listed::new(
+                verifier,
+                authorities.listed,
+                Vec::new(),
+            )));
         let mut config = match &self.pair {
             None => builder.with_no_client_auth(),
-            Some((certificate, key)) => builder
-                .with_client_auth_cert(files::certificates("certificate", certificate)?, files::key(key)?)
-                .map_err(|reason| TlsError::Mismatch {
-                    certificate: certificate.clone(),
-                    key: key.clone(),
-                    reason,
-                })?,
+            Some((certificate, key)) => {
+                builder.with_client_cert_resolver(files::pair(certificate, key, &provider)?)
+            }
         };
         config.alpn_protocols = vec![b"h2".to_vec()];
         config.resumption = Resumption::disabled(); // as the server: each connection is judged by itself

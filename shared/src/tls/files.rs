@@ -5,11 +5,16 @@ use std::path::Path;
 use std::sync::Arc;
 
 use parking_lot::RwLock;
-use rustls::RootCertStore;
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{InconsistentKeys, RootCertStore};
+use x509_parser::prelude::FromDer as _;
+use x509_parser::revocation_list::CertificateRevocationList;
 
 use super::TlsError;
+use super::certificate::Certificate;
 
 /// What was made of files. It is always something whole: files that cannot be used leave the old in use.
 pub(super) struct Current<T> {
@@ -94,13 +99,72 @@ pub(super) fn certificates(
     }
 }
 
-/// All certificates of a file, as authorities.
-pub(super) fn authorities(what: &'static str, path: &Path) -> Result<RootCertStore, TlsError> {
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates(what, path)? {
-        roots.add(certificate).map_err(|error| wrong(what, path, &error.to_string()))?;
+/// A certificate with those above it, and its key, to be shown. What a client will think of them is not asked: as in
+/// etcd it is shown as it is, of whatever version.
+pub(super) fn pair(
+    certificate: &Path,
+    key_path: &Path,
+    provider: &CryptoProvider,
+) -> Result<Arc<SingleCertAndKey>, TlsError> {
+    const WHAT: &str = "certificate";
+    let (chain, key) = (certificates(WHAT, certificate)?, key(key_path)?);
+    {
+        let Some(first) = chain.first() else {
+            return Err(wrong(WHAT, certificate, "there is no certificate in it"));
+        };
+        let read = Certificate::read(first).map_err(|reason| wrong(WHAT, certificate, &reason))?;
+        if let Some(flaw) = read.flaw_of_key() {
+            return Err(wrong(WHAT, certificate, &flaw));
+        }
+        if read.is_version_1() {
+            tracing::warn!(
+                file = %certificate.display(),
+                "this certificate is of X.509 version 1, which names no host: whoever looks for a name in it refuses it"
+            );
+        }
     }
-    Ok(roots)
+    let signing = provider.key_provider.load_private_key(key);
+    let signing = signing.map_err(|error| wrong("key", key_path, &format!("it cannot be used: {error}")))?;
+    let shown = chain.first().map(Certificate::read);
+    let fits = shown.is_some_and(|shown| {
+        shown.is_ok_and(|shown| signing.public_key().is_none_or(|own| own[..] == *shown.public_key()))
+    });
+    if !fits {
+        return Err(TlsError::Mismatch {
+            certificate: certificate.into(),
+            key: key_path.into(),
+            reason: InconsistentKeys::KeyMismatch.into(),
+        });
+    }
+    Ok(Arc::new(SingleCertAndKey::from(CertifiedKey::new(chain, signing))))
+}
+
+/// Who is trusted.
+pub(super) struct Authorities {
+    pub(super) roots: RootCertStore,
+    /// The same as they stand in the file.
+    pub(super) listed: Vec<CertificateDer<'static>>,
+}
+
+/// All certificates of a file, as authorities. One whose key is of no use is named in the log; a file with no others is
+/// refused, as nobody could be believed.
+pub(super) fn authorities(what: &'static str, path: &Path) -> Result<Authorities, TlsError> {
+    let listed = certificates(what, path)?;
+    let mut roots = RootCertStore::empty();
+    let mut flaws = Vec::new();
+    for certificate in &listed {
+        flaws.extend(Certificate::read(certificate).ok().and_then(|read| read.flaw_of_key()));
+        roots.add(certificate.clone()).map_err(|error| wrong(what, path, &error.to_string()))?;
+    }
+    match flaws.first() {
+        Some(flaw) if flaws.len() == listed.len() => return Err(wrong(what, path, flaw)),
+        Some(flaw) => tracing::warn!(
+            file = %path.display(),
+            "an authority in this file is of no use, what it has signed is refused: {flaw}"
+        ),
+        None => {}
+    }
+    Ok(Authorities { roots, listed })
 }
 
 /// The first private key of a file.
@@ -130,6 +194,20 @@ pub(super) fn revocations(path: &Path) -> Result<Vec<CertificateRevocationListDe
             Err(source) => Err(failed(WHAT, path, pem::Error::Io(source))),
         },
     }
+}
+
+/// The serial numbers of what the lists name.
+pub(super) fn serials(
+    path: &Path,
+    lists: &[CertificateRevocationListDer<'_>],
+) -> Result<Vec<Vec<u8>>, TlsError> {
+    let mut serials = Vec::new();
+    for list in lists {
+        let (_, list) = CertificateRevocationList::from_der(list)
+            .map_err(|error| wrong("revocation list", path, &format!("it cannot be read: {error}")))?;
+        serials.extend(list.iter_revoked_certificates().map(|one| one.raw_serial().to_vec()));
+    }
+    Ok(serials)
 }
 
 fn wrong(what: &'static str, path: &Path, reason: &str) -> TlsError {

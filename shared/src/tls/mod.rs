@@ -8,8 +8,10 @@
 //! there; with a client CA no connection without a certificate of that CA is ever served, and each is judged by the
 //! files and the time of its own beginning: sessions are not resumed there.
 
+mod certificate;
 mod client;
 mod files;
+mod listed;
 mod names;
 mod suites;
 
@@ -32,6 +34,8 @@ use tokio_rustls::server::TlsStream;
 use crate::stop::Stop;
 pub use client::{Distrust, TlsClient};
 use files::Current;
+use listed::Listed;
+pub use listed::Refused;
 pub use suites::{UnknownSuite, UnknownVersion, Version};
 
 /// Where certificates are, and who is let in.
@@ -152,13 +156,24 @@ impl TlsServer {
     where
         I: AsyncRead + AsyncWrite + Unpin,
     {
-        TlsAcceptor::from(self.inner.current.get()).accept(io).await
+        TlsAcceptor::from(self.inner.current.get()).accept(io).await.map_err(in_a_sentence)
     }
 }
 
 impl fmt::Debug for TlsServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TlsServer").field("config", &self.inner.config).finish_non_exhaustive()
+    }
+}
+
+/// With why a client's certificate is refused, where there are words for it.
+fn in_a_sentence(error: io::Error) -> io::Error {
+    let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    match tls.and_then(Refused::of) {
+        Some(refused) => {
+            io::Error::new(error.kind(), format!("the client's certificate is not accepted: {refused}"))
+        }
+        None => error,
     }
 }
 
@@ -178,8 +193,7 @@ async fn look(stop: Stop, refresh: impl Fn() -> bool + Send + Sync + 'static) {
 }
 
 fn read(config: &TlsConfig, provider: &Arc<CryptoProvider>) -> Result<ServerConfig, TlsError> {
-    let chain = files::certificates("certificate", &config.certificate)?;
-    let key = files::key(&config.key)?;
+    let pair = files::pair(&config.certificate, &config.key, provider)?;
     let versions: &[_] = match (config.version_min, config.version_max) {
         (Version::Tls13, _) => &[&TLS13],
         (Version::Tls12, Some(Version::Tls12)) => &[&TLS12],
@@ -192,11 +206,7 @@ fn read(config: &TlsConfig, provider: &Arc<CryptoProvider>) -> Result<ServerConf
         Some(path) => builder.with_client_cert_verifier(verifier(config, path, provider)?),
         None => builder.with_no_client_auth(),
     };
-    let mut server = builder.with_single_cert(chain, key).map_err(|reason| TlsError::Mismatch {
-        certificate: config.certificate.clone(),
-        key: config.key.clone(),
-        reason,
-    })?;
+    let mut server = builder.with_cert_resolver(pair);
     server.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     if config.client_ca.is_some() {
         // A resumed session would vouch for a certificate that has expired or was revoked meanwhile.
@@ -213,16 +223,19 @@ fn verifier(
 ) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
     const WHAT: &str = "client CA";
     let content = |path: &PathBuf, what, reason| TlsError::Content { what, path: path.clone(), reason };
-    let roots = files::authorities(WHAT, path)?;
-    let mut builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone());
+    let authorities = files::authorities(WHAT, path)?;
+    let roots = Arc::new(authorities.roots);
+    let mut builder = WebPkiClientVerifier::builder_with_provider(roots, provider.clone());
+    let mut serials = Vec::new();
     if let Some(revoked) = &config.revoked {
         // As in etcd, only the client's own certificate is looked up, in lists that may be of other authorities.
-        builder = builder
-            .with_crls(files::revocations(revoked)?)
-            .only_check_end_entity_revocation()
-            .allow_unknown_revocation_status();
+        let lists = files::revocations(revoked)?;
+        serials = files::serials(revoked, &lists)?;
+        builder =
+            builder.with_crls(lists).only_check_end_entity_revocation().allow_unknown_revocation_status();
     }
     let verifier = builder.build().map_err(|error| content(path, WHAT, error.to_string()))?;
+    let verifier: Arc<dyn ClientCertVerifier> = Arc::new(Listed::new(verifier, authorities.listed, serials));
     match config.client_names.is_empty() {
         true => Ok(verifier),
         false => Ok(Arc::new(names::Named::new(verifier, &config.client_names)?)),

@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use rustls::crypto::{CryptoProvider, ring};
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::{CipherSuite, SupportedCipherSuite};
 use thiserror::Error;
 
@@ -59,7 +59,7 @@ pub(super) fn provider(config: &TlsConfig) -> Result<CryptoProvider, TlsError> {
     if config.version_max.is_some_and(|max| max < config.version_min) {
         return Err(TlsError::Settings("the oldest version of TLS is newer than the newest".to_owned()));
     }
-    let mut provider = ring::default_provider();
+    let mut provider = aws_lc_rs::default_provider();
     let asked = config.suites.iter().filter(|name| !name.is_empty());
     let mut chosen = Vec::new();
     for name in asked.clone() {

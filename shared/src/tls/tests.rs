@@ -270,8 +270,8 @@ async fn sessions_of_clients_with_certificates_are_not_resumed() {
     let server = ours.server(same);
     let (certificate, key) = ours.issue("client", same);
     for version in [&TLS12, &TLS13] {
-        let roots = files::authorities("CA", &ours.ca()).expect("a good file");
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let roots = files::authorities("CA", &ours.ca()).expect("a good file").roots;
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let config = rustls::ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[version])
             .expect("a version")
@@ -330,4 +330,160 @@ async fn a_channel_reaches_a_socket_of_the_file_system() {
     tokio::spawn(serve_listener(listener, None, echo(), ServeConfig::default(), stopper.handle()));
     assert_eq!(within(10, call(channel(), "/a")).await.expect("an answer"), "/a");
     within(10, stopper.stop()).await;
+}
+
+/// A certificate that is an authority of itself, as `openssl req -x509` makes it, and its key.
+fn of_itself(
+    directory: &TempDir,
+    name: &str,
+    change: impl FnOnce(&mut CertificateParams),
+) -> (PathBuf, PathBuf) {
+    let hosts = ["127.0.0.1", "::1", "localhost"].map(str::to_owned);
+    let mut params = CertificateParams::new(hosts).expect("names");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    change(&mut params);
+    let key = KeyPair::generate().expect("a key");
+    let certificate = params.self_signed(&key).expect("a certificate");
+    let [first, second] = ["crt", "key"].map(|end| directory.path().join(name).with_extension(end));
+    std::fs::write(&first, certificate.pem()).expect("a file");
+    std::fs::write(&second, key.serialize_pem()).expect("a file");
+    (first, second)
+}
+
+/// Whether the two sides talk, and what is said where they do not.
+async fn talk(server: TlsServer, client: &Arc<TlsClient>) -> Result<(), String> {
+    let (port, stopper) = listen(Some(server)).await;
+    let channel = channel(port, client);
+    let answer = within(10, call(channel.clone(), "/a")).await;
+    let trouble = channel.trouble();
+    drop(channel);
+    within(10, stopper.stop()).await;
+    answer.map(drop).map_err(|error| trouble.map_or_else(|| error.to_string(), |trouble| trouble.to_string()))
+}
+
+#[tokio::test]
+async fn an_authority_that_is_listed_itself_may_be_shown() {
+    let ours = Authority::new("ours");
+    let directory = TempDir::new().expect("a directory");
+    let for_one = |purpose: ExtendedKeyUsagePurpose| {
+        move |params: &mut CertificateParams| params.extended_key_usages = vec![purpose]
+    };
+    let (for_servers, for_clients) = (PEER[0].clone(), PEER[1].clone());
+    let elsewhere = |params: &mut CertificateParams| {
+        *params = CertificateParams::new(["other.example".to_owned()]).expect("a name");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    };
+    let cases = [
+        ("as it is", of_itself(&directory, "plain", same), [None, None]),
+        ("expired", of_itself(&directory, "expired", expired), [Some("Expired"); 2]),
+        ("for servers", of_itself(&directory, "servers", for_one(for_servers)), [None, Some("not accepted")]),
+        (
+            "for clients",
+            of_itself(&directory, "clients", for_one(for_clients)),
+            [Some("InvalidPurpose"), None],
+        ),
+        ("elsewhere", of_itself(&directory, "elsewhere", elsewhere), [Some("not valid for name"), None]),
+    ];
+    for (what, (certificate, key), words) in cases {
+        let config = TlsConfig { certificate: certificate.clone(), key: key.clone(), ..TlsConfig::default() };
+        let as_server = TlsServer::load(config).expect("it can be shown");
+        let trusting = Arc::new(TlsClient::trusting(&certificate).expect("a good file"));
+        let (own, own_key) = ours.issue("server", same);
+        let config = TlsConfig {
+            certificate: own,
+            key: own_key,
+            client_ca: Some(certificate.clone()),
+            ..TlsConfig::default()
+        };
+        let asking = TlsServer::load(config).expect("good files");
+        let as_client = Arc::new(TlsClient::load(&ours.ca(), &certificate, &key).expect("it can be shown"));
+        let found = [talk(as_server, &trusting).await, talk(asking, &as_client).await];
+        for ((found, words), side) in found.into_iter().zip(words).zip(["server", "client"]) {
+            match words {
+                None => assert_eq!(found, Ok(()), "{what}, of a {side}"),
+                Some(words) => {
+                    let said = found.expect_err(what);
+                    assert!(said.contains(words), "{what}, of a {side}: {said}");
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_authority_that_is_not_listed_is_not_taken_for_one_that_is() {
+    let directory = TempDir::new().expect("a directory");
+    let (listed, _) = of_itself(&directory, "listed", same);
+    let (other, key) = of_itself(&directory, "other", same); // the same name, another key
+    let client = Arc::new(TlsClient::trusting(&listed).expect("a good file"));
+    let config = TlsConfig { certificate: other, key, ..TlsConfig::default() };
+    let said =
+        talk(TlsServer::load(config).expect("it can be shown"), &client).await.expect_err("a stranger");
+    assert!(said.contains("CA:TRUE"), "{said}");
+
+    // The listed certificate without its key proves nothing.
+    let (_, key) = of_itself(&directory, "key", same);
+    let config = TlsConfig { certificate: listed, key, ..TlsConfig::default() };
+    let refused = TlsServer::load(config).expect_err("they do not belong together");
+    assert!(matches!(refused, TlsError::Mismatch { .. }), "{refused}");
+}
+
+#[tokio::test]
+async fn a_listed_authority_that_is_revoked_is_refused() {
+    let ours = Authority::new("ours");
+    let directory = TempDir::new().expect("a directory");
+    let (certificate, key) = of_itself(&directory, "client", |params| {
+        params.serial_number = Some(rcgen::SerialNumber::from(300_u64));
+    });
+    for (serial, taken) in [(301_u64, true), (300, false)] {
+        let params = rcgen::CertificateRevocationListParams {
+            this_update: date_time_ymd(2020, 1, 1),
+            next_update: date_time_ymd(2099, 1, 1),
+            crl_number: rcgen::SerialNumber::from(1_u64),
+            issuing_distribution_point: None,
+            revoked_certs: vec![rcgen::RevokedCertParams {
+                serial_number: rcgen::SerialNumber::from(serial),
+                revocation_time: date_time_ymd(2020, 1, 1),
+                reason_code: None,
+                invalidity_date: None,
+            }],
+            key_identifier_method: rcgen::KeyIdMethod::Sha256,
+        };
+        let list = params.signed_by(&ours.issuer).expect("a list").pem().expect("PEM");
+        let revoked = directory.path().join("revoked");
+        std::fs::write(&revoked, list).expect("a file");
+        let (own, own_key) = ours.issue("server", same);
+        let config = TlsConfig {
+            certificate: own,
+            key: own_key,
+            client_ca: Some(certificate.clone()),
+            revoked: Some(revoked),
+            ..TlsConfig::default()
+        };
+        let client = Arc::new(TlsClient::load(&ours.ca(), &certificate, &key).expect("good files"));
+        let talked = talk(TlsServer::load(config).expect("good files"), &client).await;
+        assert_eq!(talked.is_ok(), taken, "{serial}: {talked:?}");
+    }
+}
+
+#[tokio::test]
+async fn keys_on_p_521_are_taken() {
+    let key = || KeyPair::generate_for(&rcgen::PKCS_ECDSA_P521_SHA512).expect("a key");
+    let mut params = CertificateParams::new(Vec::new()).expect("no names");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let issuer = CertifiedIssuer::self_signed(params, key()).expect("a certificate");
+    let directory = TempDir::new().expect("a directory");
+    std::fs::write(directory.path().join("ca"), issuer.pem()).expect("a file");
+    let ours = Authority { issuer, directory };
+    let [certificate, private] =
+        ["crt", "key"].map(|end| ours.directory.path().join("p521").with_extension(end));
+    let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("a name");
+    params.extended_key_usages = PEER.to_vec();
+    let own = key();
+    std::fs::write(&certificate, params.signed_by(&own, &ours.issuer).expect("a certificate").pem())
+        .expect("a file");
+    std::fs::write(&private, own.serialize_pem()).expect("a file");
+    let client = Arc::new(TlsClient::load(&ours.ca(), &certificate, &private).expect("good files"));
+    let config = TlsConfig { certificate, key: private, client_ca: Some(ours.ca()), ..TlsConfig::default() };
+    assert_eq!(talk(TlsServer::load(config).expect("good files"), &client).await, Ok(()));
 }

@@ -217,5 +217,6 @@ func fail(err error) {
 
 func rows() []row {
 	return slices.Concat(rangeRows, streamRows, putRows, txnRows, leaseRows, compactRows, watchRows, maintenanceRows,
-		clusterRows, limitRows, httpRows, ctlRows, recipeRows, groupRows)
+		clusterRows, limitRows, httpRows, edgeRows, ctlRows, recipeRows, groupRows, lockRows, gatewayRows, hashRows,
+		progressRows, orderRows)
 }

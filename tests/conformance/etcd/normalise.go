@@ -43,6 +43,8 @@ var normalised = map[protoreflect.FullName]normaliser{
 	"etcdserverpb.LeaseTimeToLiveResponse.ID":  leaseName,
 	"etcdserverpb.LeaseStatus.ID":              leaseName,
 	"etcdserverpb.LeaseTimeToLiveResponse.TTL": remaining,
+	"v3electionpb.LeaderKey.rev":               revision,
+	"v3electionpb.LeaderKey.lease":             leaseName,
 
 	// Numbers of the storage below.
 	"etcdserverpb.StatusResponse.dbSize":           present,

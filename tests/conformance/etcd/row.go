@@ -33,11 +33,14 @@ var stores = map[string][]string{
 	"slow2":    nil,
 	"ctl":      nil,
 	"recipes":  nil,
+	"locks":    nil,
+	"gateway":  nil,
 	"progress": {"--watch-progress-notify-interval=300ms"},
 	"pings":    nil,
 	"small":    {"--max-txn-ops=4", "--max-request-bytes=4096"},
 	"quota":    {"--quota-backend-bytes=4194304"},
 	"own":      nil,
+	"hash":     nil,
 }
 
 // A step is one recorded answer.

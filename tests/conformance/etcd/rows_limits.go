@@ -68,7 +68,7 @@ var limitRows = []row{
 		}
 	}},
 	{name: "unknown-method", run: func(t *T) {
-		for _, method := range []string{"/etcdserverpb.KV/Nope", "/etcdserverpb.Nope/Range", "/nope.Nope/Nope", "/v3electionpb.Election/Nope"} {
+		for _, method := range []string{"/etcdserverpb.KV/Nope", "/etcdserverpb.Nope/Range", "/nope.Nope/Nope", "/v3electionpb.Election/Nope", "/v3lockpb.Lock/Nope"} {
 			t.brief(method, t.conn.Invoke(t.ctx, method, &pb.RangeRequest{}, &pb.RangeResponse{}))
 		}
 	}},
@@ -214,15 +214,5 @@ var httpRows = []row{
 		defer answer.Body.Close()
 		kind, _, _ := strings.Cut(answer.Header.Get("Content-Type"), ";")
 		t.notef("metrics", "%d %s", answer.StatusCode, kind)
-	}},
-	{name: "http-gateway", run: func(t *T) {
-		// Only whether there is one.
-		answer, err := http.Post("http://"+t.server.endpoint+"/v3/kv/range", "application/json", strings.NewReader(`{"key":"YQ=="}`))
-		if err != nil {
-			t.note("range", t.plain(err.Error()))
-			return
-		}
-		defer answer.Body.Close()
-		t.notef("range", "%d", answer.StatusCode)
 	}},
 }

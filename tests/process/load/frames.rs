@@ -4,23 +4,23 @@ use bytes::{BufMut, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-pub(super) const DATA: u8 = 0;
-pub(super) const HEADERS: u8 = 1;
-pub(super) const RESET: u8 = 3;
-pub(super) const SETTINGS: u8 = 4;
-pub(super) const PING: u8 = 6;
-pub(super) const CONTINUATION: u8 = 9;
-pub(super) const END_STREAM: u8 = 1;
-pub(super) const END_HEADERS: u8 = 4;
+pub(crate) const DATA: u8 = 0;
+pub(crate) const HEADERS: u8 = 1;
+pub(crate) const RESET: u8 = 3;
+pub(crate) const SETTINGS: u8 = 4;
+pub(crate) const PING: u8 = 6;
+pub(crate) const CONTINUATION: u8 = 9;
+pub(crate) const END_STREAM: u8 = 1;
+pub(crate) const END_HEADERS: u8 = 4;
 
 /// A connection on which anything can be sent; what comes is thrown away.
-pub(super) struct Wild {
+pub(crate) struct Wild {
     socket: tokio::net::tcp::OwnedWriteHalf,
     reader: tokio::task::JoinHandle<()>,
 }
 
 impl Wild {
-    pub(super) async fn connect(address: &str) -> Self {
+    pub(crate) async fn connect(address: &str) -> Self {
         let socket = TcpStream::connect(address).await.expect("it listens");
         let (mut inbound, mut socket) = socket.into_split();
         let reader = tokio::spawn(async move {
@@ -34,7 +34,7 @@ impl Wild {
     }
 
     /// False once the server has closed it.
-    pub(super) async fn send(&mut self, frames: &[u8]) -> bool {
+    pub(crate) async fn send(&mut self, frames: &[u8]) -> bool {
         !self.reader.is_finished() && self.socket.write_all(frames).await.is_ok()
     }
 }
@@ -45,7 +45,7 @@ impl Drop for Wild {
     }
 }
 
-pub(super) fn put_frame(buffer: &mut BytesMut, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+pub(crate) fn put_frame(buffer: &mut BytesMut, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
     buffer.put_uint(payload.len() as u64, 3);
     buffer.put_u8(kind);
     buffer.put_u8(flags);
@@ -54,10 +54,15 @@ pub(super) fn put_frame(buffer: &mut BytesMut, kind: u8, flags: u8, stream: u32,
 }
 
 /// The header block of a gRPC call, without any compression.
-pub(super) fn head(path: &str) -> Bytes {
+pub(crate) fn head(path: &str) -> Bytes {
+    head_to("load", path)
+}
+
+/// The same, with this `:authority`.
+pub(crate) fn head_to(authority: &str, path: &str) -> Bytes {
     let mut block = BytesMut::new();
     block.put_slice(&[0x83, 0x86]); // POST, http
-    for (index, value) in [(4, path), (1, "load")] {
+    for (index, value) in [(4, path), (1, authority)] {
         block.put_u8(index);
         put_text(&mut block, value);
     }
@@ -67,7 +72,7 @@ pub(super) fn head(path: &str) -> Bytes {
     block.freeze()
 }
 
-pub(super) fn put_header(block: &mut BytesMut, name: &str, value: &str) {
+pub(crate) fn put_header(block: &mut BytesMut, name: &str, value: &str) {
     block.put_u8(0);
     put_text(block, name);
     put_text(block, value);

@@ -3,7 +3,7 @@
 //! Every test prints the server's memory before, at its highest and after, and what the bystander got before, during
 //! and after. Memory is held against a bound that is documented; the bystander against itself, never against a clock.
 
-mod frames;
+pub(crate) mod frames;
 mod lists;
 mod pulse;
 mod resets;

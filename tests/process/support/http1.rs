@@ -6,11 +6,33 @@ use tokio::net::TcpStream;
 use super::in_time;
 
 /// GET over whatever carries it: the status and the body, or what the connection ended with.
-pub(crate) async fn get_over<I>(mut io: I, path: &str) -> std::io::Result<(u16, String)>
+pub(crate) async fn get_over<I>(io: I, path: &str) -> std::io::Result<(u16, String)>
 where
     I: AsyncRead + AsyncWrite + Unpin,
 {
-    let request = format!("GET {path} HTTP/1.1\r\nhost: kubebrain\r\nconnection: close\r\n\r\n");
+    exchange_over(io, "GET", path, "").await
+}
+
+/// POST of a plain port.
+pub(crate) async fn post(address: &str, path: &str, body: &str) -> (u16, String) {
+    let socket = TcpStream::connect(address).await.expect("it listens");
+    exchange_over(socket, "POST", path, body).await.expect("an answer")
+}
+
+/// A request over whatever carries it: the status and the body, or what the connection ended with.
+pub(crate) async fn exchange_over<I>(
+    mut io: I,
+    method: &str,
+    path: &str,
+    body: &str,
+) -> std::io::Result<(u16, String)>
+where
+    I: AsyncRead + AsyncWrite + Unpin,
+{
+    let length = body.len();
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nhost: kubebrain\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+    );
     let exchange = async {
         io.write_all(request.as_bytes()).await?;
         let mut answer = String::new();

@@ -12,7 +12,11 @@ use tokio::time::Instant;
 use super::pki::Pair;
 use super::{PATIENCE, until};
 
-const BINARY: &str = env!("CARGO_BIN_EXE_kubebrain");
+/// Whoever logs does not wait for the line to be written.
+const WRITTEN_WITHIN: Duration = Duration::from_millis(20);
+
+#[allow(dead_code, reason = "for tests/process")]
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_kubebrain");
 
 /// A directory for a test's data and logs; kept, and named, if the test fails.
 pub(crate) struct Place {
@@ -64,6 +68,8 @@ pub(crate) struct Start {
     /// No flags but those that are given.
     exact: bool,
     tied: bool,
+    /// What comes before the command: a program that sets something and becomes it.
+    before: Vec<String>,
     /// Variables for it alone.
     pub(crate) environment: Vec<(String, OsString)>,
 }
@@ -97,6 +103,7 @@ impl Start {
             logs: place.join(logs),
             exact: false,
             tied: false,
+            before: Vec::new(),
             environment: Vec::new(),
         }
     }
@@ -150,6 +157,18 @@ impl Start {
         self
     }
 
+    /// It may open so many files.
+    #[allow(dead_code, reason = "for tests/process")]
+    pub(crate) fn limited(self, files: usize) -> Self {
+        self.behind(&under_limit("-n", files))
+    }
+
+    /// It may open so many files, or raise that itself.
+    #[allow(dead_code, reason = "for tests/process")]
+    pub(crate) fn limited_softly(self, files: usize) -> Self {
+        self.behind(&under_limit("-Sn", files))
+    }
+
     /// Keeps its state in TiKV, under a prefix, and nothing on this machine.
     #[allow(dead_code, reason = "for tests/tikv_brains")]
     pub(crate) fn on_tikv(mut self, pd: &str, prefix: &str) -> Self {
@@ -180,14 +199,21 @@ impl Start {
         self
     }
 
+    /// Starts it under a umask, in octal.
+    pub(crate) fn umask(self, umask: &str) -> Self {
+        self.behind(&under_umask(umask))
+    }
+
+    /// Starts it by a command that becomes it.
+    pub(crate) fn behind(mut self, before: &[String]) -> Self {
+        self.before = before.to_vec();
+        self
+    }
+
     fn command(&self) -> Command {
-        let mut command = match self.tied {
-            true => Command::new("setpriv"),
-            false => Command::new(BINARY),
-        };
-        if self.tied {
-            command.arg("--pdeathsig=KILL").arg(BINARY);
-        }
+        let tied = self.tied.then(|| ["setpriv", "--pdeathsig=KILL"].map(str::to_owned));
+        let before: Vec<String> = tied.into_iter().flatten().chain(self.before.iter().cloned()).collect();
+        let mut command = becoming(&before);
         // Nothing of the caller's own settings; a default of the machine's is not a default of ours.
         for (name, _) in std::env::vars_os() {
             if name.to_str().is_some_and(|name| name.starts_with("ETCD_") || name.starts_with("KUBEBRAIN_")) {
@@ -228,10 +254,10 @@ impl Start {
     pub(crate) fn begins(self) -> Beginning {
         let append =
             |end: &str| File::options().create(true).append(true).open(self.log(end)).expect("a log file");
-        let before = [read(&self.log("out")).len(), read(&self.log("err")).len()];
+        let before = read(&self.log("err")).len();
         let child =
             self.command().stdout(append("out")).stderr(append("err")).spawn().expect("the binary runs");
-        Beginning { process: Process { child, start: self, probes: None }, before }
+        Beginning { process: Process { child, start: self, probes: None, may_panic: false }, before }
     }
 
     /// Starts it and waits for its end, which must be a failure.
@@ -256,9 +282,39 @@ impl Start {
     }
 }
 
+/// The binary, by way of a command that becomes it.
+fn becoming(before: &[String]) -> Command {
+    match before {
+        [] => Command::new(BINARY),
+        [first, rest @ ..] => {
+            let mut command = Command::new(first);
+            command.args(rest).arg(BINARY);
+            command
+        }
+    }
+}
+
+/// What sets a umask, in octal, and becomes a command.
+pub(crate) fn under_umask(umask: &str) -> Vec<String> {
+    ["sh", "-c", &format!("umask {umask} && exec \"$@\""), "sh"].map(str::to_owned).to_vec()
+}
+
+/// What sets a limit by an option of `ulimit`, and becomes a command.
+fn under_limit(option: &str, files: usize) -> Vec<String> {
+    ["sh", "-c", &format!("ulimit {option} {files} && exec \"$@\""), "sh"].map(str::to_owned).to_vec()
+}
+
 /// Runs `kubebrain ctl` to its end; what it prints, or what it says instead.
 pub(crate) fn ctl<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Result<String, String> {
-    let output = Command::new(BINARY).arg("ctl").args(arguments).stdin(Stdio::null()).output();
+    ctl_behind(&[], arguments)
+}
+
+/// As [`ctl`], by way of a command that becomes it.
+pub(crate) fn ctl_behind<S: AsRef<OsStr>>(
+    before: &[String],
+    arguments: impl IntoIterator<Item = S>,
+) -> Result<String, String> {
+    let output = becoming(before).arg("ctl").args(arguments).stdin(Stdio::null()).output();
     let output = output.expect("the binary runs");
     let [said, errors] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).expect("UTF-8"));
     assert!(!errors.contains("panicked"), "{errors}");
@@ -275,15 +331,15 @@ pub(crate) struct Failure {
 /// A process that may serve some time.
 pub(crate) struct Beginning {
     process: Process,
-    /// How long its output and its log were before it.
-    before: [usize; 2],
+    /// How long its log was before it.
+    before: usize,
 }
 
 #[allow(dead_code, reason = "for tests/tikv_brains")]
 impl Beginning {
     /// What it has logged so far.
     pub(crate) fn log(&self) -> String {
-        self.process.log().split_off(self.before[1])
+        self.process.log().split_off(self.before)
     }
 
     /// See [`Process::must_run`].
@@ -311,19 +367,21 @@ impl Beginning {
     pub(crate) async fn serves(self) -> Result<Process, Failure> {
         let Self { mut process, before } = self;
         let mut start = process.start();
-        let banner = until("a banner", async || {
-            if let Some(failure) = process.failed(before[1]) {
+        let log = until("it is ready", async || {
+            if let Some(failure) = process.failed(before) {
                 return Some(Err(failure));
             }
-            let banner = read(&start.log("out")).split_off(before[0]);
-            banner.contains("\n  try ").then_some(Ok(banner))
+            let log = read(&start.log("err")).split_off(before);
+            log.contains(" ready: ").then_some(Ok(log))
         })
         .await?;
-        process.probes = url(&banner, "probes");
+        let began = log.lines().find(|line| line.contains(&format!("kubebrain {} starts", start.program)));
+        let began = began.expect("its first line");
+        process.probes = url(began, "probes");
         // A restart takes the same ports.
-        start.clients = url(&banner, "clients").expect("it says where it listens");
+        start.clients = url(began, "clients").expect("it says where it listens");
         if start.peers.is_some() {
-            start.peers = url(&banner, "peers");
+            start.peers = url(began, "peers");
         }
         process.start = start;
         if process.start.scheme != "http" || process.start.exact {
@@ -331,7 +389,7 @@ impl Beginning {
         }
         let address = process.address().to_owned();
         let ready = super::in_time("ready", super::client::ready(&address));
-        let ended = until("an end, or not", async || process.failed(before[1]));
+        let ended = until("an end, or not", async || process.failed(before));
         tokio::select! {
             () = ready => {}
             failure = ended => return Err(failure),
@@ -345,6 +403,7 @@ pub(crate) struct Process {
     child: Child,
     start: Start,
     probes: Option<String>,
+    may_panic: bool,
 }
 
 impl Process {
@@ -376,6 +435,7 @@ impl Process {
 
     /// Everything it and those before it in this place have logged.
     pub(crate) fn log(&self) -> String {
+        std::thread::sleep(WRITTEN_WITHIN);
         read(&self.start.log("err"))
     }
 
@@ -402,6 +462,14 @@ impl Process {
     #[allow(dead_code, reason = "for tests/tikv_brains")]
     pub(crate) fn has_ended(&mut self) -> bool {
         self.child.try_wait().expect("a child").is_some()
+    }
+
+    /// The log of one that was made to panic; the others must not have.
+    #[allow(dead_code, reason = "for tests/process")]
+    pub(crate) fn log_of_a_panic(&mut self) -> String {
+        let log = self.log();
+        self.may_panic = true;
+        log
     }
 
     /// Sends a signal by name.
@@ -442,7 +510,11 @@ impl Drop for Process {
             let tail = lines[lines.len().saturating_sub(20)..].join("\n");
             eprintln!("{} {:?} said last:\n{tail}", self.start.program, self.start.arguments);
         } else {
-            assert!(!log.contains("panicked"), "a task of {} has panicked:\n{log}", self.start.program);
+            assert!(
+                self.may_panic || !log.contains("panicked"),
+                "a task of {} has panicked:\n{log}",
+                self.start.program
+            );
         }
     }
 }
@@ -452,8 +524,8 @@ fn read(path: &Path) -> String {
     std::fs::read(path).map_or_else(|_| String::new(), |bytes| String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// The first URL of a line, without its scheme.
-fn url(banner: &str, label: &str) -> Option<String> {
-    let line = banner.lines().find_map(|line| line.trim().strip_prefix(label))?;
-    Some(line.split_whitespace().next()?.split_once("://")?.1.to_owned())
+/// The first URL of a field of a line, without its scheme.
+fn url(line: &str, field: &str) -> Option<String> {
+    let urls = line.split_whitespace().find_map(|word| word.strip_prefix(&format!("{field}=")))?;
+    Some(urls.split(',').next()?.split_once("://")?.1.to_owned())
 }

@@ -669,7 +669,7 @@ impl Judge<'_> {
                             format!("{name}: progress {revision} after {told} (manual: {manual})"),
                         );
                     }
-                    if *revision < first {
+                    if *revision < watch.create.start_revision {
                         self.wrong(tick, format!("{name}: progress {revision} below its start"));
                     }
                     if let Some((missed, events)) = due.range(..=*revision).next() {

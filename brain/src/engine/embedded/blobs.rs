@@ -14,6 +14,8 @@ use lsm_tree::compaction::filter::{Context, ItemAccessor};
 use lsm_tree::compaction::{CompactionFilter, Factory, Verdict};
 use parking_lot::Mutex;
 
+use crate::engine::embedded::exhaustion::{lacks_descriptors, patiently};
+
 /// The directory, and whether a sync in a merge has failed.
 #[derive(Clone, Debug)]
 pub(super) struct Blobs {
@@ -64,6 +66,8 @@ impl CompactionFilter for Blobs {
     }
 
     fn finish(self: Box<Self>) {
-        *self.failed.lock() = self.sync().err();
+        let sync = || self.sync();
+        let synced = patiently("a merge of tables", lacks_descriptors, || false, sync);
+        *self.failed.lock() = synced.err();
     }
 }

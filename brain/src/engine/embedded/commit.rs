@@ -14,9 +14,10 @@ use tokio::time::Instant;
 
 use crate::engine::batch::{Batch, Condition, Write};
 use crate::engine::embedded::open::Store;
+use crate::engine::embedded::room::Room;
 use crate::engine::embedded::rows::{self, Row};
 use crate::engine::embedded::upkeep::Upkeep;
-use crate::engine::embedded::wal::{AppendError, Log};
+use crate::engine::embedded::wal::{AppendError, Appended, Log};
 use crate::engine::embedded::{Config, Metrics};
 use crate::engine::error::{Cause, CommitError, Poison, Refusal, chain};
 
@@ -45,6 +46,8 @@ pub(super) trait Disk: Send + 'static {
 
 /// Why a round was not written.
 pub(super) enum WriteError {
+    /// Nothing reached the disk for want of room there, nor will. Another write may.
+    NoSpace,
     /// Nothing reached the disk, nor will.
     Refused(Cause),
     /// Some of it may be there after a restart.
@@ -126,16 +129,24 @@ impl<D: Disk> Committer<D> {
                     let _gone = answer.send(outcome);
                 }
             }
-            Err(error) => self.give_up(judged, &error),
+            Err(WriteError::NoSpace) => {
+                // Conflicts too: they may have been with a batch of this round, which is gone.
+                for (_, answer) in judged {
+                    let _gone = answer.send(Err(CommitError::Refused(Refusal::NoSpace)));
+                }
+            }
+            Err(WriteError::Refused(cause)) => self.give_up(judged, true, &cause),
+            Err(WriteError::Unknown(cause)) => self.give_up(judged, false, &cause),
         }
     }
 
     /// Poisons the engine and answers a round that was not written.
-    fn give_up(&self, judged: Vec<(Verdict, oneshot::Sender<Result<(), CommitError>>)>, error: &WriteError) {
-        let (surely_not, cause) = match error {
-            WriteError::Refused(cause) => (true, cause),
-            WriteError::Unknown(cause) => (false, cause),
-        };
+    fn give_up(
+        &self,
+        judged: Vec<(Verdict, oneshot::Sender<Result<(), CommitError>>)>,
+        surely_not: bool,
+        cause: &Cause,
+    ) {
         let poison = poison(&self.poison, "a write to the disk failed", &**cause);
         for (verdict, answer) in judged {
             // A conflict may have been with a batch of this round, which may be gone: only "not written" is sure.
@@ -227,16 +238,36 @@ pub(super) struct Writer {
     store: Arc<Store>,
     log: Log,
     upkeep: Arc<Upkeep>,
+    room: Arc<Room>,
     memtable_bytes: u64,
     metrics: Metrics,
     record: Vec<u8>,
 }
 
 impl Writer {
-    pub(super) fn new(store: Arc<Store>, log: Log, upkeep: Arc<Upkeep>, config: &Config) -> Self {
+    pub(super) fn new(
+        store: Arc<Store>,
+        log: Log,
+        upkeep: Arc<Upkeep>,
+        room: Arc<Room>,
+        config: &Config,
+    ) -> Self {
         let (memtable_bytes, metrics) = (config.memtable_bytes, config.metrics.clone());
-        Self { store, log, upkeep, memtable_bytes, metrics, record: Vec::new() }
+        Self { store, log, upkeep, room, memtable_bytes, metrics, record: Vec::new() }
     }
+}
+
+/// Adds a record to the log, in the room that was kept back if there is no other.
+fn append(log: &mut Log, room: &Room, record: &[u8]) -> Result<Appended, WriteError> {
+    let mut appended = log.append(record);
+    if matches!(appended, Err(AppendError::Full(_))) && room.spend() {
+        appended = log.append(record);
+    }
+    appended.map_err(|error| match error {
+        AppendError::Full(_) => WriteError::NoSpace,
+        AppendError::Refused(_) => WriteError::Refused(error.into()),
+        AppendError::Unknown(_) => WriteError::Unknown(error.into()),
+    })
 }
 
 impl Disk for Writer {
@@ -246,15 +277,12 @@ impl Disk for Writer {
 
     fn write(&mut self, rows: &[Row]) -> Result<(), WriteError> {
         let began = Instant::now();
-        self.upkeep.wait().map_err(WriteError::Refused)?;
+        self.upkeep.wait()?;
         let mut applied = self.store.applied().lock();
         let stamp = self.store.stamp(&applied);
         rows::encode(stamp, rows, &mut self.record);
         let logging = Instant::now();
-        let appended = self.log.append(&self.record).map_err(|error| match error {
-            AppendError::Refused(_) => WriteError::Refused(error.into()),
-            AppendError::Unknown(_) => WriteError::Unknown(error.into()),
-        })?;
+        let appended = append(&mut self.log, &self.room, &self.record)?;
         self.metrics.sync.observe(logging.elapsed().as_secs_f64());
         self.store.apply(&mut applied, appended.record, stamp, rows);
         applied.logged += self.record.len() as u64;

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::Mutex;
 
+use super::exhaustion::read_error;
 use super::upkeep::Upkeep;
 use crate::engine::error::{Cause, ReadError};
 
@@ -46,7 +47,7 @@ impl Defragmenter {
             Ok(())
         });
         match work.await {
-            Ok(done) => done.map_err(ReadError::Failed),
+            Ok(done) => done.map_err(read_error),
             Err(panic) => Err(ReadError::Failed(Cause::from(panic))),
         }
     }

@@ -51,6 +51,15 @@ pub(super) fn check(tree: &Path) -> Result<(), ManifestError> {
     }
 }
 
+/// Which manifest a tree would begin with if it were opened now.
+///
+/// # Errors
+/// What the system said, or that the file is not what was written.
+pub(super) fn number(tree: &Path) -> io::Result<u64> {
+    let newest = fs::read(tree.join(NEWEST))?;
+    parse(&newest).map(|(number, ..)| number).ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
 /// Number, checksum and kind of checksum.
 fn parse(newest: &[u8]) -> Option<(u64, u128, u8)> {
     let (number, rest) = newest.split_first_chunk()?;

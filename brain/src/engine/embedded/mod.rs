@@ -18,20 +18,25 @@
 //!   do: a flush moves it past a record that is still being applied.
 //! * A segment of the log is used again when its records are in tables, and the tables and the manifest that names
 //!   them are synced.
-//! * After the first failed write or sync nothing is written again: see [`Embedded::poisoned`].
+//! * After the first failed write or sync nothing is written again: see [`Embedded::poisoned`]. Only want of room for a
+//!   *new* file is no such failure: that file is given up, and made anew when there is room. See `room`.
 //! * One process holds a data directory, by a lock on a file in it that the system drops with the process.
 //!
 //! On disk: `DIR/lock`; `DIR/store/format`, the number of the layout; `DIR/store/wal/`, the log;
-//! `DIR/store/tree/`, the tree's. A store is made under
+//! `DIR/store/tree/`, the tree's; `DIR/store/reserve`, room that is kept back. A store is made under
 //! another name and renamed when it is whole, so a crash while making it leaves nothing that is later taken for one.
 
 mod blobs;
 mod commit;
 mod defragment;
+mod exhaustion;
 mod manifest;
 mod metrics;
 mod moment;
 mod open;
+mod orphans;
+mod private;
+mod room;
 mod rows;
 mod scan;
 mod staged;
@@ -40,6 +45,7 @@ mod wal;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::thread::JoinHandle;
 
 use async_trait::async_trait;
@@ -53,13 +59,16 @@ use crate::engine::{Bounds, Engine, Snapshot};
 use commit::{Committer, Order, Writer};
 use defragment::Defragmenter;
 pub use metrics::Metrics;
-use open::{Opened, Store};
+use open::{Opened, STORE, Store};
+use room::Room;
 pub use staged::{StageError, Staged};
 use upkeep::Upkeep;
 
-/// A larger batch is refused. One record of the log is read whole at recovery, and a batch is a few writes of a
-/// Kubernetes cluster (1.5 MiB each at etcd's default) or one step of a compaction.
-const BATCH_BYTES_MAX: usize = 64 << 20;
+/// A larger batch is refused. One record of the log is read whole at recovery, and in memory while it is written, some
+/// three times with all that goes with it. Nearly all batches are a few writes of a Kubernetes cluster (1.5 MiB each at
+/// etcd's default) or one step of a compaction; the largest are deletions of a range in one revision, of which this holds
+/// 1.1 million keys of 100 bytes.
+const BATCH_BYTES_MAX: usize = 256 << 20;
 /// Batches that wait for the committer; more callers wait in [`Engine::commit`]. A group has one at a time.
 const QUEUE_BATCHES_MAX: usize = 128;
 
@@ -76,6 +85,11 @@ pub struct Config {
     /// Default 128 MiB. With more, bulk writes stall less and are rewritten less often; memory rises (up to three of
     /// these in a flood), and so does the log, which holds what is in memory, and thus the time to open.
     pub memtable_bytes: u64,
+    /// Files of tables that are kept open. Default 900. With fewer, reads of a large store open files again and again;
+    /// with more than the process has descriptors for, it waits for them.
+    pub open_files_max: usize,
+    /// Bytes of the log that were read to open the store, so far.
+    pub replayed: Arc<AtomicU64>,
     /// Where it counts. Default: nowhere to be seen.
     pub metrics: Metrics,
 }
@@ -86,6 +100,7 @@ pub struct Config {
 pub struct Embedded {
     store: Arc<Store>,
     upkeep: Arc<Upkeep>,
+    room: Arc<Room>,
     /// Taken to end the committer: it runs until its queue is empty and this is gone.
     inbox: Option<mpsc::Sender<Order>>,
     poison: watch::Sender<Option<Poison>>,
@@ -100,6 +115,8 @@ impl Config {
             directory: directory.into(),
             cache_bytes: 64 << 20,
             memtable_bytes: 128 << 20,
+            open_files_max: 900,
+            replayed: Arc::default(),
             metrics: Metrics::default(),
         }
     }
@@ -112,10 +129,11 @@ impl Embedded {
     /// See [`OpenError`]. Whatever it is, the next open starts from the same state.
     pub fn open(config: &Config) -> Result<Self, OpenError> {
         let Opened { store, log, full } = Store::open(config)?;
+        let room = Arc::new(Room::new(&config.directory.join(STORE), log.ring().wanted()));
         let (inbox, orders) = mpsc::channel(QUEUE_BATCHES_MAX);
         let poison = watch::Sender::new(None);
-        let upkeep = Upkeep::start(&store, log.ring(), poison.clone(), full)?;
-        let writer = Writer::new(Arc::clone(&store), log, Arc::clone(&upkeep), config);
+        let upkeep = Upkeep::start(&store, log.ring(), &room, poison.clone(), full)?;
+        let writer = Writer::new(Arc::clone(&store), log, Arc::clone(&upkeep), Arc::clone(&room), config);
         let committer = Committer::new(writer, orders, poison.clone());
         let committer = std::thread::Builder::new()
             .name("engine-commit".to_owned())
@@ -124,6 +142,7 @@ impl Embedded {
         Ok(Self {
             store,
             upkeep,
+            room,
             inbox: Some(inbox),
             poison,
             committer: Some(committer),
@@ -146,7 +165,7 @@ impl Embedded {
     #[cfg(test)]
     fn flush(&self) {
         self.upkeep.flush(&mut self.store.applied().lock());
-        self.upkeep.settle();
+        self.upkeep.settle().expect("there is room");
     }
 
     /// Why nothing more is committed.
@@ -194,6 +213,10 @@ impl Engine for Embedded {
 
     fn bounds(&self) -> Bounds {
         Bounds { batch_bytes_max: BATCH_BYTES_MAX, ..Bounds::default() }
+    }
+
+    fn is_short(&self) -> bool {
+        self.room.is_short()
     }
 
     fn size(&self) -> u64 {

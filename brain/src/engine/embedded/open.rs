@@ -5,11 +5,12 @@
 //! up to the highest that is in one, and the rest of the log is applied again, with the stamps that it had.
 
 use std::fmt;
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, ErrorKind, Read, Seek, Write};
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use lsm_tree::config::{
@@ -24,9 +25,11 @@ use parking_lot::{Mutex, MutexGuard};
 use crate::engine::embedded::blobs::Blobs;
 use crate::engine::embedded::manifest::{self, ManifestError};
 use crate::engine::embedded::moment::Moments;
+use crate::engine::embedded::private;
+use crate::engine::embedded::room::is_want_of_room;
 use crate::engine::embedded::upkeep::Full;
 use crate::engine::embedded::wal::{Log, RecoverError, Ring, Sizes};
-use crate::engine::embedded::{Config, rows};
+use crate::engine::embedded::{Config, rows, staged};
 use crate::engine::error::{Cause, OpenError};
 
 /// The layout of a store. Another number is another program's: it is refused.
@@ -39,13 +42,13 @@ const SEGMENT_BYTES_MIN: u64 = 64 << 10;
 const SEGMENT_BYTES_MAX: u64 = 64 << 20;
 /// A store that is being made. One that is found is left from a crash and holds nothing.
 const UNFINISHED: &str = "store.unfinished";
-const FORMAT_FILE: &str = "format";
-const TREE: &str = "tree";
-const LOG: &str = "wal";
+/// All that is ours in a data directory.
+const OURS: [&str; 4] = [LOCK, STORE, UNFINISHED, staged::UNFINISHED];
+pub(super) const FORMAT_FILE: &str = "format";
+pub(super) const TREE: &str = "tree";
+pub(super) const LOG: &str = "wal";
 /// The tree's own directory for values that are kept apart.
 const BLOBS: &str = "blobs";
-/// Files of tables that are kept open.
-const OPEN_FILES_MAX: usize = 900;
 
 /// Values of this size and more are kept apart from keys and not moved when keys are merged (CPU of a write at 256 a
 /// batch: 18 instead of 34 us). Most Kubernetes objects are larger.
@@ -95,7 +98,9 @@ impl Store {
         let place = Place(&config.directory);
         let store = config.directory.join(STORE);
         make_directory(&config.directory).map_err(|source| place.io(source))?;
+        private::claim(&config.directory)?;
         let lock = place.lock()?;
+        private::close(&config.directory, &OURS).map_err(|source| place.io(source))?;
         if !store.try_exists().map_err(|source| place.io(source))? {
             place.make(config)?;
         }
@@ -209,9 +214,15 @@ pub(super) fn unseal(key: &[u8], sealed: &[u8]) -> Result<Bytes, Cause> {
 pub(super) struct Place<'a>(pub(super) &'a Path);
 
 impl Place<'_> {
+    /// True of a directory in which a store was being made.
+    pub(super) fn is_unfinished(name: &str) -> bool {
+        [UNFINISHED, staged::UNFINISHED].contains(&name)
+    }
+
     /// Takes the lock, and leaves this process's number for those who do not get it.
     pub(super) fn lock(self) -> Result<File, OpenError> {
-        let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).clone();
+        let mut options = private::options();
+        let options = options.read(true).write(true).create(true).truncate(false);
         let mut file = options.open(self.0.join(LOCK)).map_err(|source| self.io(source))?;
         match file.try_lock() {
             Ok(()) => {}
@@ -223,8 +234,11 @@ impl Place<'_> {
             Err(TryLockError::Error(source)) => return Err(self.io(source)),
         }
         let noted = file.set_len(0).and_then(|()| file.rewind());
-        noted.and_then(|()| writeln!(file, "{}", std::process::id())).map_err(|source| self.io(source))?;
-        Ok(file)
+        match noted.and_then(|()| writeln!(file, "{}", std::process::id())) {
+            // A full disk has no room for a number, and the store is served all the same.
+            Err(source) if !is_want_of_room(&source) => Err(self.io(source)),
+            _ => Ok(file),
+        }
     }
 
     /// Makes an empty store: whole, or not at all.
@@ -233,9 +247,10 @@ impl Place<'_> {
         let prepare = || -> io::Result<()> {
             match fs::remove_dir_all(&unfinished) {
                 Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-                _ => fs::create_dir(&unfinished)?,
+                _ => private::make_directory(&unfinished)?,
             }
-            let mut format = File::create_new(unfinished.join(FORMAT_FILE))?;
+            let format = unfinished.join(FORMAT_FILE);
+            let mut format = private::options().write(true).create_new(true).open(format)?;
             writeln!(format, "{FORMAT}")?;
             format.sync_all()
         };
@@ -291,6 +306,7 @@ impl Place<'_> {
         let mut full = Vec::new();
         let log = Log::open(log, sizes(config), |record, bytes| {
             let not_ours = || "a record is not a list of rows".to_owned();
+            config.replayed.fetch_add(bytes.len() as u64, Ordering::Relaxed);
             let stamp = rows::stamp(bytes).ok_or_else(not_ours)?;
             stamps.fetch_max(stamp + 1);
             if persisted.is_some_and(|persisted| stamp <= persisted) {
@@ -345,7 +361,7 @@ impl Place<'_> {
             ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied => {
                 OpenError::ReadOnly { directory, source }
             }
-            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => OpenError::NoSpace { directory, source },
+            _ if is_want_of_room(&source) => OpenError::NoSpace { directory, source },
             ErrorKind::NotADirectory => OpenError::NotADirectory { directory },
             ErrorKind::InvalidData | ErrorKind::UnexpectedEof => {
                 OpenError::Corrupt { directory, source: source.into() }
@@ -380,7 +396,7 @@ fn tree(
     // What the tree itself takes for visible is of no use here: see `Moments`.
     lsm_tree::Config::new(path, stamps.clone(), SequenceNumberCounter::default())
         .use_cache(Arc::new(Cache::with_capacity_bytes(config.cache_bytes)))
-        .use_descriptor_table(Some(Arc::new(DescriptorTable::new(OPEN_FILES_MAX))))
+        .use_descriptor_table(Some(Arc::new(DescriptorTable::new(config.open_files_max))))
         .data_block_restart_interval_policy(RestartIntervalPolicy::new([10, 16]))
         .data_block_compression_policy(CompressionPolicy::new(compression))
         .filter_policy(FilterPolicy::new(filters))
@@ -391,7 +407,7 @@ fn tree(
 
 /// Makes a directory and those above it. Something else in its place is "not a directory", whatever the system says.
 pub(super) fn make_directory(path: &Path) -> io::Result<()> {
-    match fs::create_dir_all(path) {
+    match private::make_directories(path) {
         Err(_) if fs::metadata(path).is_ok_and(|data| !data.is_dir()) => Err(ErrorKind::NotADirectory.into()),
         made => made,
     }

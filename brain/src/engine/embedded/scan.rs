@@ -9,6 +9,7 @@ use bytes::Bytes;
 use lsm_tree::{AbstractTree, Guard};
 
 use crate::engine::Snapshot;
+use crate::engine::embedded::exhaustion::{self, read_error};
 use crate::engine::embedded::moment::Moment;
 use crate::engine::embedded::open::{Store, unseal};
 use crate::engine::error::ReadError;
@@ -33,9 +34,10 @@ impl View {
         Self { moment, store }
     }
 
-    /// A read that fails here fails again: the disk is the only place it could come from.
+    /// A read that fails here fails again, unless a file could not be opened now: the disk is the only other place that
+    /// it could come from.
     fn get_now(&self, key: &[u8]) -> Result<Option<Bytes>, ReadError> {
-        self.store.get(key, self.moment.at()).map_err(ReadError::Failed)
+        self.store.get(key, self.moment.at()).map_err(read_error)
     }
 
     fn scan_now(&self, span: &Span, limit: usize) -> Result<Page, ReadError> {
@@ -52,7 +54,7 @@ impl View {
             span,
             limit,
             rows.map(|row| {
-                let (key, sealed) = row.into_inner().map_err(|error| ReadError::Failed(error.into()))?;
+                let (key, sealed) = row.into_inner().map_err(|error| read_error(error.into()))?;
                 let value = unseal(&key, &sealed).map_err(ReadError::Failed)?;
                 Ok((Bytes::copy_from_slice(&key), value))
             }),
@@ -71,12 +73,12 @@ impl Snapshot for View {
             return keys.iter().map(|key| self.get_now(key)).collect();
         }
         let view = self.clone();
-        blocking(move || keys.iter().map(|key| view.get_now(key)).collect()).await
+        blocking(move || exhaustion::read(|| keys.iter().map(|key| view.get_now(key)).collect())).await
     }
 
     async fn scan(&self, span: Span, limit: usize) -> Result<Page, ReadError> {
         let view = self.clone();
-        blocking(move || view.scan_now(&span, limit)).await
+        blocking(move || exhaustion::read(|| view.scan_now(&span, limit))).await
     }
 }
 

@@ -11,12 +11,10 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 use super::open::{LOCK, Place, STORE, make_directory, sync_directory};
-use super::{Config, Embedded};
+use super::{Config, Embedded, private};
 use crate::engine::error::OpenError;
 
-const UNFINISHED: &str = "restore.unfinished";
-/// At the root of a volume's file system; nobody's data.
-const FOREIGN: &str = "lost+found";
+pub(super) const UNFINISHED: &str = "restore.unfinished";
 
 /// A store in the making. Dropping it removes what there is.
 #[derive(Debug)]
@@ -52,6 +50,7 @@ impl Staged {
         let place = Place(&directory);
         make_directory(&directory).map_err(|source| place.io(source))?;
         check_empty(&directory)?;
+        private::claim(&directory)?;
         let lock = place.lock()?;
         // Again: whoever had the lock may have made a store.
         check_empty(&directory)?;
@@ -106,7 +105,7 @@ fn check_empty(directory: &Path) -> Result<(), StageError> {
     let io = |source| Place(directory).io(source);
     for entry in fs::read_dir(directory).map_err(io)? {
         let name = entry.map_err(io)?.file_name();
-        if ![LOCK, UNFINISHED, FOREIGN].iter().any(|known| name == *known) {
+        if ![LOCK, UNFINISHED].iter().any(|known| name == *known) && !private::is_the_volumes(&name) {
             let found = name.to_string_lossy().into_owned();
             return Err(StageError::NotEmpty { directory: directory.into(), found });
         }

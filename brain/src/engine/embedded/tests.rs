@@ -69,8 +69,10 @@ fn a_file_in_the_place_of_the_directory_is_refused() {
 #[test]
 fn a_directory_that_cannot_be_written_is_refused() {
     // Everybody's, root's too: the system lets nobody make files there.
-    let error = open(Path::new("/sys/kernel")).expect_err("not writable");
+    let error = open(Path::new("/sys/kernel/kubebrain")).expect_err("not writable");
     assert!(matches!(error, OpenError::ReadOnly { .. }), "{error:?}");
+    let error = open(Path::new("/sys/kernel")).expect_err("somebody else's");
+    assert!(matches!(error, OpenError::Foreign { .. }), "{error:?}");
 }
 
 #[test]
@@ -437,7 +439,7 @@ fn the_log_keeps_what_is_not_in_tables_yet() {
     engine.upkeep.flush(&mut engine.store.applied().lock());
     commit(2..12); // fills segments with what is only in memory
     drop(held);
-    engine.upkeep.settle();
+    engine.upkeep.settle().expect("there is room");
     commit(12..24); // uses again what is free
     drop(engine);
     let engine = open(directory.path()).expect("opens");

@@ -7,7 +7,9 @@
 //!     └── waits only if two memtables are full already, or merges are far behind
 //! ```
 //!
-//! The first failure poisons the engine: nothing is tried twice.
+//! The first failure poisons the engine: nothing is tried twice, but for two: what could not begin because the system had
+//! no descriptors or memory to give; and want of room, as long as the tree is as it was: what could not be written is
+//! given up and written anew later, and meanwhile nothing is added. See [`Room`].
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -21,8 +23,12 @@ use lsm_tree::{AbstractTree, InternalValue, Memtable};
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::watch;
 
-use crate::engine::embedded::commit::poison;
+use crate::engine::embedded::commit::{WriteError, poison};
+use crate::engine::embedded::exhaustion::{is_exhaustion, lacks_descriptors, patiently};
+use crate::engine::embedded::manifest;
 use crate::engine::embedded::open::{Applied, Store};
+use crate::engine::embedded::orphans::Orphans;
+use crate::engine::embedded::room::{Room, is_want_of_room, was_want_of_room};
 use crate::engine::embedded::wal::Ring;
 use crate::engine::error::{Cause, OpenError, Poison};
 
@@ -32,6 +38,11 @@ const SEALED_MAX: usize = 2;
 /// has to look into all of them. The numbers are fjall's.
 const UNMERGED_SLOW: usize = 20;
 const UNMERGED_MAX: usize = 30;
+
+/// Between two looks at the disk's room.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// A merge for which there was no room is tried again after so long: it reads and writes much in vain.
+const MERGE_AGAIN: Duration = Duration::from_secs(10);
 
 /// The size of a table after everything was written once more, as after a merge.
 const TABLE_BYTES: u64 = 64 << 20;
@@ -61,6 +72,8 @@ pub(super) struct Upkeep {
 struct Shared {
     store: Arc<Store>,
     ring: Arc<Ring>,
+    room: Arc<Room>,
+    orphans: Orphans,
     poison: watch::Sender<Option<Poison>>,
     work: Mutex<Work>,
     /// Told of every change of `work`, and of every table that was written or merged.
@@ -73,6 +86,8 @@ struct Work {
     /// The log's next segment should be made ready, with this next record.
     segment: Option<u64>,
     merge: bool,
+    /// The oldest memtable, or the segment, could not be written for want of room.
+    starved: bool,
     stop: bool,
     failed: bool,
 }
@@ -82,6 +97,7 @@ impl Upkeep {
     pub(super) fn start(
         store: &Arc<Store>,
         ring: &Arc<Ring>,
+        room: &Arc<Room>,
         poison: watch::Sender<Option<Poison>>,
         full: Vec<Full>,
     ) -> Result<Arc<Self>, OpenError> {
@@ -89,6 +105,8 @@ impl Upkeep {
         let shared = Arc::new(Shared {
             store: Arc::clone(store),
             ring: Arc::clone(ring),
+            room: Arc::clone(room),
+            orphans: Orphans::new(store.tree(), store.tree_path()),
             poison,
             work: Mutex::new(work),
             changed: Condvar::new(),
@@ -106,6 +124,7 @@ impl Upkeep {
             let ended = std::panic::catch_unwind(AssertUnwindSafe(|| run(&shared)));
             match ended.unwrap_or_else(|_| Err("a thread failed an assertion".into())) {
                 Ok(()) => {}
+                Err(cause) if is_exhaustion(&*cause) && shared.work.lock().stop => {} // the log has it
                 Err(cause) => shared.fail(&*cause),
             }
         };
@@ -133,16 +152,22 @@ impl Upkeep {
     /// Waits until a write may be added.
     ///
     /// # Errors
-    /// If that will never be: the engine is poisoned.
-    pub(super) fn wait(&self) -> Result<(), Cause> {
+    /// If that will never be, as the engine is poisoned, or not before there is room on the disk.
+    pub(super) fn wait(&self) -> Result<(), WriteError> {
         let mut work = self.shared.work.lock();
         let mut waited = false;
         loop {
             if work.failed {
-                return Err("a background write of the store failed earlier".into());
+                return Err(WriteError::Refused("a background write of the store failed earlier".into()));
+            }
+            let is_short = self.shared.room.is_short();
+            if is_short && work.full.len() >= SEALED_MAX {
+                return Err(WriteError::NoSpace);
             }
             let unmerged = self.shared.store.tree().l0_run_count();
-            if work.full.len() >= SEALED_MAX || unmerged >= UNMERGED_MAX {
+            if is_short {
+                return Ok(()); // merges need room
+            } else if work.full.len() >= SEALED_MAX || unmerged >= UNMERGED_MAX {
                 self.shared.changed.wait(&mut work);
             } else if unmerged >= UNMERGED_SLOW && !waited {
                 waited = true;
@@ -155,12 +180,19 @@ impl Upkeep {
     }
 
     /// Waits until all full memtables are written out, or never will be.
-    pub(super) fn settle(&self) {
+    ///
+    /// # Errors
+    /// If the disk has no room for them.
+    pub(super) fn settle(&self) -> Result<(), Cause> {
         let mut work = self.shared.work.lock();
         while !work.full.is_empty() && self.shared.poison.borrow().is_none() {
+            if work.starved {
+                return Err("the disk has no room to write out what is in memory".into());
+            }
             // Who poisons the engine elsewhere tells nobody here.
             let _changed = self.shared.changed.wait_for(&mut work, Duration::from_millis(100));
         }
+        Ok(())
     }
 
     /// Writes out what is in memory, and everything that is in tables once more, without what nobody can read.
@@ -170,8 +202,14 @@ impl Upkeep {
     pub(super) fn rewrite(&self) -> Result<Rewritten, Cause> {
         let store = &self.shared.store;
         self.flush(&mut store.applied().lock());
-        self.settle();
-        store.tree().major_compact(TABLE_BYTES, store.moments().watermark())?;
+        self.settle()?;
+        let rewrite = || -> Result<(), Cause> {
+            Ok(store.tree().major_compact(TABLE_BYTES, store.moments().watermark())?)
+        };
+        match self.shared.make(rewrite)? {
+            Made::Done => {}
+            Made::NoRoom(cause) => return Err(cause),
+        }
         store.blobs().synced()?;
         self.shared.refresh();
         Ok(Rewritten { bytes: store.tree().disk_space(), stale: store.tree().stale_blob_bytes() })
@@ -194,33 +232,82 @@ impl Drop for Upkeep {
     }
 }
 
+/// How the making of tables went, where the tree is what it was before or what it should be.
+enum Made {
+    Done,
+    /// The disk had no room; the tree is as it was.
+    NoRoom(Cause),
+}
+
 impl Shared {
-    /// The thread that writes memtables out. What is full when it is stopped stays in the log.
+    /// The thread that writes memtables out, and looks after the room for them. What is full when it is stopped stays in
+    /// the log.
     fn flush(&self) -> Result<(), Cause> {
         let mut work = self.work.lock();
         loop {
             if work.stop || self.poison.borrow().is_some() {
                 return Ok(());
             }
-            if let Some(record) = work.segment.take() {
-                drop(work);
-                self.ring.prepare(record)?;
-                work = self.work.lock();
-            } else if let Some(full) = work.full.front() {
-                let (memtable, record) = (Arc::clone(&full.memtable), full.record);
-                drop(work);
-                self.write_out(&memtable)?;
-                drop(memtable);
-                self.ring.release(record);
-                self.refresh();
-                work = self.work.lock();
-                work.full.pop_front();
-                work.merge = true;
-                self.changed.notify_all();
-            } else {
-                self.changed.wait(&mut work);
+            let segment = work.segment;
+            let full = work.full.front().map(|full| (Arc::clone(&full.memtable), full.record));
+            drop(work);
+            let mut starved = match segment {
+                Some(record) => self.make_segment(record)?,
+                None => false,
+            };
+            if let Some((memtable, record)) = full {
+                starved |= self.write_out_or_starve(memtable, record)?;
+            }
+            self.room.look(self.ring.wanted(), starved);
+            work = self.work.lock();
+            work.starved = starved;
+            let is_idle = work.segment.is_none() && work.full.is_empty();
+            if (is_idle || starved) && !work.stop {
+                let _looked = self.changed.wait_for(&mut work, LOOK_EVERY);
             }
         }
+    }
+
+    /// Makes the log's next segment ready; true if there is no room for it.
+    fn make_segment(&self, record: u64) -> Result<bool, Cause> {
+        let prepare = || self.ring.prepare(record);
+        match patiently("the log's next segment", lacks_descriptors, || self.has_ended(), prepare) {
+            Ok(()) => {
+                // The log may have turned to it, and want the next one.
+                self.work.lock().segment.take_if(|wanted| *wanted == record);
+                Ok(false)
+            }
+            Err(error) if is_want_of_room(&error) => {
+                self.room.ran_out();
+                Ok(true)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Writes the oldest full memtable out and sets its part of the log free; true if there is no room for it.
+    fn write_out_or_starve(&self, memtable: Arc<Memtable>, record: u64) -> Result<bool, Cause> {
+        // Less than that will hardly do, and trying costs the room that there is.
+        let starved = self.work.lock().starved;
+        if starved && !self.room.has(memtable.size() / 2) && !self.room.spend() {
+            return Ok(true);
+        }
+        let write_out = || self.try_on("writing rows out of memory", || self.write_out(&memtable));
+        let mut made = self.make(write_out)?;
+        if matches!(made, Made::NoRoom(_)) && self.room.spend() {
+            made = self.make(write_out)?;
+        }
+        if matches!(made, Made::NoRoom(_)) {
+            return Ok(true);
+        }
+        drop(memtable);
+        self.ring.release(record);
+        self.refresh();
+        let mut work = self.work.lock();
+        work.full.pop_front();
+        work.merge = true;
+        self.changed.notify_all();
+        Ok(false)
     }
 
     /// Writes a memtable out as tables. On return they are part of the tree, and durable.
@@ -232,6 +319,36 @@ impl Shared {
         self.store.blobs().sync()?; // before the manifest names them
         tree.register_tables(&tables, blobs.as_deref(), None, &[memtable.id()], watermark)?;
         Ok(())
+    }
+
+    /// Makes tables. If the disk has no room for them, what was begun is removed, and it may be tried again.
+    ///
+    /// # Errors
+    /// Any other failure; or the tree's manifest may be another one on disk than in memory.
+    fn make(&self, make: impl FnOnce() -> Result<(), Cause>) -> Result<Made, Cause> {
+        let tree = self.store.tree();
+        let cause = {
+            let _making = self.orphans.making();
+            match make() {
+                Ok(()) => {
+                    self.orphans.see(tree);
+                    return Ok(Made::Done);
+                }
+                Err(cause) => cause,
+            }
+        };
+        if !was_want_of_room(&*cause) {
+            return Err(cause);
+        }
+        self.room.ran_out();
+        let nobody = self.orphans.nobody_makes();
+        if !self.is_at_its_manifest() {
+            return Err(cause);
+        }
+        let remove = || self.orphans.remove(&nobody, tree);
+        let removed = patiently("tidying a full disk", lacks_descriptors, || self.has_ended(), remove)?;
+        tracing::debug!(removed, "the disk has no room for tables: {cause}");
+        Ok(Made::NoRoom(cause))
     }
 
     /// The thread that merges.
@@ -250,7 +367,20 @@ impl Shared {
                 work.merge = false;
             }
             let before = tree.current_version().id();
-            tree.compact(Arc::clone(&strategy), self.store.moments().watermark())?;
+            let compact = || {
+                self.try_on("a merge of tables", || {
+                    Ok(tree.compact(Arc::clone(&strategy), self.store.moments().watermark())?)
+                })
+            };
+            if matches!(self.make(compact)?, Made::NoRoom(_)) {
+                let _not_named = self.store.blobs().synced();
+                let mut work = self.work.lock();
+                work.merge = true;
+                if !work.stop {
+                    let _tried = self.changed.wait_for(&mut work, MERGE_AGAIN);
+                }
+                continue;
+            }
             self.store.blobs().synced()?;
             self.refresh();
             if tree.current_version().id() != before {
@@ -259,6 +389,25 @@ impl Shared {
                 self.changed.notify_all();
             }
         }
+    }
+
+    /// A step of the tree, again and again as long as the system lacks what it needs. Not where the manifest on disk is
+    /// newer than ours: then the step has failed after it was done, and what it did is learned by opening again.
+    fn try_on(&self, what: &'static str, mut step: impl FnMut() -> Result<(), Cause>) -> Result<(), Cause> {
+        let ends = || self.has_ended();
+        let may_pass = |cause: &Cause| is_exhaustion(&**cause) && self.is_at_its_manifest();
+        patiently(what, may_pass, ends, &mut step)
+    }
+
+    fn is_at_its_manifest(&self) -> bool {
+        let ends = || self.has_ended();
+        let read = || manifest::number(self.store.tree_path());
+        let on_disk = patiently("the store's manifest", lacks_descriptors, ends, read);
+        on_disk.is_ok_and(|number| number == self.store.tree().current_version().id())
+    }
+
+    fn has_ended(&self) -> bool {
+        self.work.lock().stop || self.poison.borrow().is_some()
     }
 
     /// Lets readers see a moment after the change of tables: the one before needs the memtable or the tables that

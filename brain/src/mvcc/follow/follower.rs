@@ -258,7 +258,8 @@ impl Follower {
             let own = self.shared.placement.load().version();
             let newest = self.offered.borrow().version();
             format!(
-                "the master has placement {:x}, this brain has {own:x}, and {newest:x} to come",
+                "its placement file is another one than the master's: version {newest:x} here, in use {own:x}, the master has \
+                 {:x}; give both the same file",
                 self.heard
             )
         } else if !course.is_loaded() {

@@ -58,7 +58,7 @@ use super::Config;
 use super::Store;
 use super::claim::Claim;
 use super::open::OpenError;
-use super::shared::Shared;
+use super::shared::{Shared, keep};
 use super::writer::{Command, Writer};
 
 /// A slave's way to its master.
@@ -176,7 +176,7 @@ impl Slave {
         self.shared.course.attach(upstream);
         if self.follower.as_ref().is_none_or(JoinHandle::is_finished) {
             let follower = Follower::new(self.shared.clone(), self.config.clone(), self.offered.subscribe());
-            self.follower = Some(tokio::spawn(follower.run()));
+            self.follower = Some(keep(&self.shared, "the task that follows the master", follower.run()));
         }
     }
 
@@ -217,7 +217,8 @@ impl Slave {
         let Some(inbox) = self.inbox.take() else { return Ok(()) };
         self.shared.course.promoted();
         self.shared.hub.stir(); // whoever waited for more to be applied waits for nothing now
-        tokio::spawn(Writer::new(self.shared.clone(), inbox, start).run());
+        let writer = Writer::new(self.shared.clone(), inbox, start).run();
+        drop(keep(&self.shared, "the task that orders writes", writer));
         if let Some(commands) = self.commands.upgrade() {
             self.config.metrics.opened(&self.shared, &commands, &self.swept);
         }

@@ -229,7 +229,7 @@ async fn a_bump_is_above_all_revisions_and_marks_all_of_them_compacted() {
     assert_eq!((done.revision.get(), done.compacted), (revision + 1000, revision.cast_signed() + 1000));
     let live = store.range(&crate::mvcc::read_all(ReadAt::Latest), Revision::ZERO).await.expect("reads");
     let live = <kubebrain_proto::etcdserverpb::RangeResponse as prost::Message>::decode(live.message);
-    assert_eq!(done.rows, live.expect("an answer").count.unsigned_abs(), "one version of each key");
+    assert_eq!(done.versions, live.expect("an answer").count.unsigned_abs(), "one version of each key");
     let again = open(&engine, "a", ALONE).await;
     let compacted = revision + 1000;
     assert_eq!(hash(&again, compacted, -1).await, hash(&store, revision, revision.cast_signed()).await);
@@ -286,7 +286,7 @@ async fn one_group_of_several_can_be_restored() {
     let file = file(vec![("a", export(&a).await), ("b", export(&b).await)]).await;
     let only = |group| Options { groups: [name(group)].into(), ..Options::default() };
     let (done, engine) = restored(&file, &only("b")).await.expect("restores");
-    assert_eq!((done.rows, done.groups.len()), (1, 1));
+    assert_eq!((done.versions, done.groups.len()), (1, 1));
     let (again, other) = (open(&engine, "b", TWO).await, open(&engine, "a", TWO).await);
     assert_eq!(hash(&again, 2, -1).await, hash(&b, 2, -1).await);
     assert_eq!(other.shared().committed(), Revision::INITIAL, "of the other one there is nothing");

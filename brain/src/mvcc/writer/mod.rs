@@ -33,7 +33,7 @@ use kubebrain_shared::group::GroupName;
 use kubebrain_shared::placement::Placement;
 use kubebrain_shared::revision::Revision;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::alarm::Alarm;
 use super::answer::Answer;
@@ -50,6 +50,10 @@ const CEILING_STEP: u64 = 1_000_000;
 const SLOW_BATCH: Duration = Duration::from_millis(100);
 /// Commands taken from the inbox at once.
 const DRAIN_MAX: usize = 256;
+/// The writer shows that it lives at least so often, also where the storage is waited for.
+const BEAT: Duration = Duration::from_secs(1);
+/// Changes that go into the index while readers wait: some milliseconds.
+const INDEXED_AT_ONCE: usize = 4096;
 /// What a lease is judged to take, as in etcd.
 const LEASE_BYTES: u64 = 64;
 
@@ -257,6 +261,7 @@ impl Writer {
     pub(super) async fn run(self) {
         let shared = self.shared.clone();
         self.work().await;
+        shared.beat_no_more();
         shared.close();
     }
 
@@ -264,7 +269,10 @@ impl Writer {
         let mut commands = Vec::with_capacity(DRAIN_MAX);
         let shared = self.shared.clone();
         let mut ended = std::pin::pin!(shared.ended());
+        let mut beats = interval(BEAT);
+        beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            shared.beat();
             let due = self.leases_due();
             // Here and not only below: an inbox that never runs dry would hold leases up.
             if due <= Instant::now() && self.takes_more() {
@@ -291,6 +299,7 @@ impl Writer {
                     self.backlog.extend(commands.drain(..));
                 }
                 () = tokio::time::sleep_until(due), if self.takes_more() => self.look_after_leases(),
+                _ = beats.tick() => {}
             }
             // The batch may be full before all is taken; then the rest waits until that one flies.
             loop {
@@ -319,6 +328,11 @@ impl Writer {
         self.closing.is_none() && !self.alone && !self.filling.is_full()
     }
 
+    /// True while nothing may be added for want of space in the engine.
+    fn is_full(&self) -> bool {
+        self.shared.share.is_full() || self.shared.engine.is_short()
+    }
+
     fn is_idle(&self) -> bool {
         self.flying.is_none() && self.filling.is_empty()
     }
@@ -326,7 +340,13 @@ impl Writer {
     async fn take(&mut self, command: Command) {
         self.filling.proposals += i64::from(command.proposes());
         match command {
-            Command::Write { op, floor, part, reply } => self.write(op, floor, part, reply).await,
+            Command::Write { op, floor, part, reply } => {
+                #[cfg(any(test, feature = "faults"))]
+                if let Op::Put(put) = &op {
+                    super::planted_at(&put.key).await;
+                }
+                self.write(op, floor, part, reply).await;
+            }
             Command::Advance { floor, reply } => {
                 let floor = floor.get();
                 let flies = self.flying.as_ref().is_some_and(|flying| flying.closes() >= floor);
@@ -349,7 +369,7 @@ impl Writer {
                     Err(fault) => self.answer(reply, Err(fault)),
                 }
             }
-            Command::Grant { reply, .. } if self.shared.share.is_full() => {
+            Command::Grant { reply, .. } if self.is_full() => {
                 let _gone = reply.send(Err(Fault::NoSpace));
             }
             Command::Grant { id, ttl, adoption, floor, reply } => {
@@ -470,9 +490,12 @@ impl Writer {
         let revisions = std::mem::take(&mut filling.revisions);
         if !revisions.is_empty() {
             metrics.batch_writes.observe(revisions.len() as f64);
-            let mut index = self.shared.index.write();
-            for change in revisions.iter().flat_map(|revision| &revision.changes) {
-                index.insert(&change.key, change.version);
+            for revision in &revisions {
+                // Nobody reads at this revision yet. So readers are let in between, if there is much of it.
+                for changes in revision.changes.chunks(INDEXED_AT_ONCE) {
+                    let mut index = self.shared.index.write();
+                    changes.iter().for_each(|change| index.insert(&change.key, change.version));
+                }
             }
         }
         for change in revisions.iter().flat_map(|revision| &revision.changes) {

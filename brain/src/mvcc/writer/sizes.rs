@@ -97,6 +97,25 @@ async fn more_keys_than_can_be_deleted_at_once_are_deleted_in_parts() {
     assert_eq!(store.shared().index.read().live(&KeyRange::ALL, u64::MAX).count(), 0);
 }
 
+/// Keys bound a deletion, not what its events say: 100 of them would take 17 000 bytes with that.
+#[tokio::test(start_paused = true)]
+async fn a_deletion_takes_what_its_keys_take() {
+    let bounds = Bounds { value_bytes_max: 16 << 10, ..BOUNDS };
+    let engine = Arc::new(Faulty::new(Arc::new(Memory::new()), Mood::default(), 1).with_bounds(bounds));
+    let store = open(engine.clone()).await;
+    for number in 0..95 {
+        write(&store, put(format!("{number:050}"), 1, 0)).await.expect("put");
+    }
+    let before = store.shared().committed().get();
+    store
+        .delete(Delete { keys: KeyRange::ALL, prev_kv: false }, Revision::ZERO, None)
+        .await
+        .expect("deleted");
+    assert_eq!(store.shared().committed().get(), before + 1, "in one revision");
+    assert_eq!(store.shared().index.read().live(&KeyRange::ALL, u64::MAX).count(), 0);
+    assert!(engine.largest_batch() <= bounds.batch_bytes_max, "{}", engine.largest_batch());
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_lease_takes_no_more_keys_than_can_end_with_it() {
     let engine = strict(Mood::default());

@@ -31,7 +31,7 @@ impl Writer {
         part: Option<u64>,
         reply: Reply<Written, WriteError>,
     ) {
-        if op.put_bytes() > 0 && self.shared.share.is_full() {
+        if op.put_bytes() > 0 && self.is_full() {
             let _gone = reply.send(Err(Fault::NoSpace.into()));
             return;
         }
@@ -110,7 +110,9 @@ impl Writer {
         let (layout, bounds) = (&self.shared.layout, &self.shared.bounds);
         let (mut bytes, mut record_bytes) = (0, 0);
         for change in changes {
-            let (row, value) = (layout.data_len(&change.key), change.kv.len() + 1);
+            let deleted = change.version.is_tombstone();
+            // A deletion stores that it is one, and nothing of what there was: its keys alone bound it.
+            let (row, value) = (layout.data_len(&change.key), 1 + if deleted { 0 } else { change.kv.len() });
             if row > bounds.key_bytes_max {
                 return Err(format!(
                     "a key of {} bytes takes {row} in the storage, which holds keys of up to {} bytes",
@@ -118,7 +120,7 @@ impl Writer {
                     bounds.key_bytes_max
                 ));
             }
-            if value > bounds.value_bytes_max && !change.version.is_tombstone() {
+            if value > bounds.value_bytes_max {
                 return Err(format!(
                     "a value takes {value} bytes with its key, the storage holds up to {}",
                     bounds.value_bytes_max

@@ -11,7 +11,7 @@ use crate::testing::name;
 fn roster(count: usize) -> Roster {
     let config = Config::default();
     let node = |index| Node::new(&name("pods"), index, Connector::Memory(memory().0), &config);
-    Roster::new((0..count).map(node).collect(), Arc::default())
+    Roster::new(name("pods"), (0..count).map(node).collect(), Arc::default())
 }
 
 fn standing(role: Role, reads: bool, epoch: u64) -> Report {

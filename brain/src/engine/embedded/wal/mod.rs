@@ -38,7 +38,11 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
+use super::exhaustion::{lacks_descriptors, patiently};
+use super::private;
+use super::room::is_want_of_room;
 pub(super) use ring::Ring;
+use ring::TurnError;
 use sector::{Mark, Part, ROOM, SECTOR};
 use segment::Segment;
 
@@ -47,6 +51,8 @@ use segment::Segment;
 const SEGMENT_BYTES_FIRST: u64 = 1 << 20;
 /// Writes end where a page of the system ends, or it would read the page from the disk first.
 const PAGE: usize = 4096;
+/// At least so much is written at once of what is more, in bytes.
+const PIECE: usize = 1 << 20;
 
 /// How large segments are made, in bytes.
 #[derive(Clone, Copy, Debug)]
@@ -75,6 +81,9 @@ pub(super) struct Log {
 /// Why a record was not appended.
 #[derive(Debug, Error)]
 pub(super) enum AppendError {
+    /// Nothing of it was written, for want of room on the disk. A later one may be.
+    #[error("the disk has no room for the log")]
+    Full(#[source] io::Error),
     /// Nothing of it was written.
     #[error("no room could be made in the log")]
     Refused(#[source] io::Error),
@@ -123,7 +132,7 @@ impl Log {
     /// # Errors
     /// What the system said; the directory is of no use then.
     pub(super) fn create(directory: &Path, sizes: Sizes) -> io::Result<()> {
-        std::fs::create_dir(directory)?;
+        private::make_directory(directory)?;
         Segment::create(directory, 1, sizes.first, segment::Head { record: 1, oldest: 1 })?;
         Ok(())
     }
@@ -163,13 +172,13 @@ impl Log {
     /// Adds a record; on return it is on disk.
     ///
     /// # Errors
-    /// See [`AppendError`]. After one every further append is refused.
+    /// See [`AppendError`]. After one every further append is refused, but for [`AppendError::Full`].
     pub(super) fn append(&mut self, payload: &[u8]) -> Result<Appended, AppendError> {
         if self.broken {
             return Err(AppendError::Refused(io::Error::other("an earlier write to the log failed")));
         }
         let appended = self.try_append(payload);
-        self.broken = appended.is_err();
+        self.broken = !matches!(appended, Ok(_) | Err(AppendError::Full(_)));
         appended
     }
 
@@ -181,22 +190,7 @@ impl Log {
         while self.active.sectors() - self.next < sectors.saturating_add(1) {
             self.turn(sectors)?; // twice if the segment that was made ready is too small
         }
-        let at = u64::from(self.next) * SECTOR as u64;
-        self.buffer.clear();
-        for (position, part) in (0..sectors).zip(parts(payload)) {
-            let mark = Mark {
-                segment: self.active.number(),
-                index: self.next + position,
-                part: Part::Record { position, length },
-                record: self.record,
-            };
-            mark.write(part, &mut self.buffer);
-        }
-        let end = (at as usize + self.buffer.len()).next_multiple_of(PAGE).min(self.active.bytes() as usize);
-        self.buffer.resize(end - at as usize, 0);
-        let file = self.active.file();
-        file.write_all_at(&self.buffer, at).and_then(|()| file.sync_data()).map_err(AppendError::Unknown)?;
-        self.buffer.shrink_to(1 << 20); // a huge record is rare
+        self.write(payload, length).map_err(AppendError::Unknown)?;
         self.next += sectors;
         self.record += 1;
         let prepare = !self.warned && self.next > self.active.sectors() / 2;
@@ -204,17 +198,55 @@ impl Log {
         Ok(Appended { record: self.record - 1, prepare })
     }
 
+    /// Writes a record where the next one goes, and syncs it. In pieces: a huge record needs not be in memory twice.
+    fn write(&mut self, payload: &[u8], length: u32) -> io::Result<()> {
+        let file = self.active.file();
+        let mut at = u64::from(self.next) * SECTOR as u64;
+        self.buffer.clear();
+        for (position, part) in (0..).zip(parts(payload)) {
+            let mark = Mark {
+                segment: self.active.number(),
+                index: self.next + position,
+                part: Part::Record { position, length },
+                record: self.record,
+            };
+            mark.write(part, &mut self.buffer);
+            let end = at + self.buffer.len() as u64;
+            if self.buffer.len() >= PIECE && end.is_multiple_of(PAGE as u64) {
+                file.write_all_at(&self.buffer, at)?;
+                at = end;
+                self.buffer.clear();
+            }
+        }
+        let end = (at as usize + self.buffer.len()).next_multiple_of(PAGE).min(self.active.bytes() as usize);
+        self.buffer.resize(end - at as usize, 0);
+        file.write_all_at(&self.buffer, at)?;
+        file.sync_data()
+    }
+
     /// Seals the active segment and goes on in the next one. Nothing of the record is written on an error.
     fn turn(&mut self, sectors: u32) -> Result<(), AppendError> {
         let (index, record, buffer) = (self.next, self.record, &mut self.buffer);
-        let seal = |full: &Segment| {
+        let seal = |full: &Segment| -> io::Result<()> {
             let mark = Mark { segment: full.number(), index, part: Part::Seal, record };
             buffer.clear();
             mark.write(&[], buffer);
             full.file().write_all_at(buffer, u64::from(index) * SECTOR as u64)?;
             full.file().sync_data()
         };
-        self.ring.turn(&mut self.active, sectors, record, seal).map_err(AppendError::Refused)?;
+        let (ring, active) = (&self.ring, &mut self.active);
+        let mut seal = seal;
+        // Nothing is written before the next segment is open.
+        let turned = patiently(
+            "the log's next segment",
+            |error| matches!(error, TurnError::Make(error) if lacks_descriptors(error)),
+            || false,
+            || ring.turn(active, sectors, record, &mut seal),
+        );
+        turned.map_err(|error| match error {
+            TurnError::Make(error) if is_want_of_room(&error) => AppendError::Full(error),
+            TurnError::Make(error) | TurnError::Seal(error) => AppendError::Refused(error),
+        })?;
         self.next = 1;
         self.warned = false;
         Ok(())

@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
+use thiserror::Error;
 
 use super::Sizes;
 use super::sector::SECTOR;
 use super::segment::{Head, Segment};
+use crate::engine::embedded::room::is_want_of_room;
 
 /// Files that wait to be used again: as many as one flush of a memtable sets free.
 const FREE_MAX: usize = 3;
@@ -58,6 +60,17 @@ pub(super) struct Sealed {
     pub(super) last: u64,
 }
 
+/// Why the next segment was not begun.
+#[derive(Debug, Error)]
+pub(super) enum TurnError {
+    /// It could not be made; the active one is as it was.
+    #[error("it cannot be made: {0}")]
+    Make(io::Error),
+    /// The active one could not be sealed.
+    #[error("the one before cannot be ended: {0}")]
+    Seal(io::Error),
+}
+
 impl Ring {
     /// The others of a log that was found.
     pub(super) fn new(directory: &Path, sizes: Sizes, active: &Segment, found: Others) -> Self {
@@ -75,6 +88,11 @@ impl Ring {
             next_bytes: (largest * 2).clamp(sizes.first, sizes.max),
         };
         Self { directory: directory.into(), sizes, files: Mutex::new(files), bytes: AtomicU64::new(bytes) }
+    }
+
+    /// What the disk should have free for this log, in bytes: the size of its next new file.
+    pub(in super::super) fn wanted(&self) -> u64 {
+        self.files.lock().next_bytes
     }
 
     /// Bytes of all files of the log.
@@ -113,16 +131,16 @@ impl Ring {
         active: &mut Segment,
         sectors: u32,
         record: u64,
-        seal: impl FnOnce(&Segment) -> io::Result<()>,
-    ) -> io::Result<()> {
+        seal: &mut impl FnMut(&Segment) -> io::Result<()>,
+    ) -> Result<(), TurnError> {
         let files = &mut *self.files.lock();
         let next = match files.spare.take() {
             Some(spare) => spare,
-            None => self.make(files, sectors, record)?,
+            None => self.make(files, sectors, record).map_err(TurnError::Make)?,
         };
         if let Err(error) = seal(active) {
             files.spare = Some(next);
-            return Err(error);
+            return Err(TurnError::Seal(error));
         }
         files.active = next.number();
         let segment = std::mem::replace(active, next);
@@ -130,26 +148,36 @@ impl Ring {
         Ok(())
     }
 
-    /// A segment with the next number.
+    /// A segment with the next number. One that is just large enough will do where the disk has no room for more.
     fn make(&self, files: &mut Files, sectors: u32, record: u64) -> io::Result<Segment> {
+        let measure = (u64::from(sectors) + 2) * SECTOR as u64;
+        let wanted = files.next_bytes.max(measure);
+        let least = self.sizes.first.max(measure);
+        match self.make_of(files, wanted, record) {
+            Err(error) if is_want_of_room(&error) && least < wanted => self.make_of(files, least, record),
+            made => made,
+        }
+    }
+
+    /// A segment with the next number, of at least so many bytes.
+    fn make_of(&self, files: &mut Files, bytes: u64, record: u64) -> io::Result<Segment> {
         let number = files.newest + 1;
         let oldest = files.sealed.front().map_or(files.active, |sealed| sealed.segment.number());
         let head = Head { record, oldest };
-        let measure = (u64::from(sectors) + 2) * SECTOR as u64;
-        let bytes = files.next_bytes.max(measure);
         let usable = |file: &Segment| {
             file.number() < number && (bytes..=self.sizes.max.max(bytes)).contains(&file.bytes())
         };
         let segment = match files.free.iter().position(usable) {
             Some(place) => {
                 let mut segment = files.free.swap_remove(place);
-                segment.reuse(number, head)?;
+                // Not for want of room, whatever the system says: it may bear the number now.
+                segment.reuse(number, head).map_err(io::Error::other)?;
                 segment
             }
             None => {
                 let segment = Segment::create(&self.directory, number, bytes, head)?;
                 self.bytes.fetch_add(segment.bytes(), Ordering::Relaxed);
-                files.next_bytes = (bytes * 2).clamp(self.sizes.first, self.sizes.max);
+                files.next_bytes = (bytes * 2).clamp(files.next_bytes, self.sizes.max);
                 segment
             }
         };

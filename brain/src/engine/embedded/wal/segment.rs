@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use super::private;
 use super::sector::{self, Mark, Part, SECTOR};
 
 /// Files of the log end so.
@@ -48,8 +49,8 @@ impl Segment {
 
     fn fill(unfinished: &Path, path: PathBuf, number: u64, bytes: u64, head: Head) -> io::Result<Self> {
         let sectors = u32::try_from(bytes / SECTOR as u64).map_err(io::Error::other)?;
-        let mut file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(true).open(unfinished)?;
+        let mut options = private::options();
+        let mut file = options.read(true).write(true).create(true).truncate(true).open(unfinished)?;
         let zeros = vec![0; PIECE];
         let mut rest = sectors as usize * SECTOR;
         while rest > 0 {
@@ -61,7 +62,8 @@ impl Segment {
         segment.write_head(head)?;
         segment.file.sync_all()?;
         fs::rename(unfinished, &segment.path)?;
-        sync_directory(&segment.path)?;
+        // Not for want of room, whatever the system says: the number is taken now.
+        sync_directory(&segment.path).map_err(io::Error::other)?;
         Ok(segment)
     }
 

@@ -256,7 +256,8 @@ impl Watching {
             inbound.recv().await.map(|request| (Ok(request), inbound))
         });
         let stopper = Stopper::default();
-        let config = StreamConfig { progress_interval: Duration::from_secs(600), part: None };
+        let config =
+            StreamConfig { progress_interval: Duration::from_secs(600), part: None, tells_all: false };
         let stream = WatchStream::new(store.clone(), inbound.boxed(), config, stopper.handle());
         let mut messages = boxed(stream.into_messages());
         let created = messages.next().await.expect("an answer")?;
