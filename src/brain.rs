@@ -12,6 +12,8 @@
 
 mod candidate;
 mod doors;
+#[cfg(feature = "kubernetes")]
+mod lease;
 
 use std::sync::Arc;
 use std::time::Duration;

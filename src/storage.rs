@@ -1,5 +1,11 @@
 //! The engine under the groups of this process.
 
+#[cfg(feature = "tikv")]
+mod tikv;
+#[cfg(not(feature = "tikv"))]
+#[path = "storage/without_tikv.rs"]
+mod tikv;
+
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
@@ -9,11 +15,9 @@ use kubebrain_brain::engine::embedded::{self, Embedded};
 use kubebrain_brain::engine::memory::Memory;
 use kubebrain_brain::mvcc;
 use kubebrain_brain::mvcc::cluster;
-use kubebrain_brain::mvcc::codec;
 use kubebrain_brain::mvcc::quota::Quota;
 use kubebrain_brain::mvcc::values::ValueCache;
 use kubebrain_brain::request::Limits;
-use kubebrain_brain_tikv::{Gc, Tikv, Tls};
 use kubebrain_shared::budget::Budget;
 use kubebrain_shared::group::GroupName;
 use kubebrain_shared::intake;
@@ -22,9 +26,6 @@ use crate::cli::{self, Clients};
 use crate::numbers::Numbers;
 use crate::opening;
 use crate::process::Process;
-
-/// Beside a client's value, a stored one holds its key and some numbers.
-const ROW_BYTES_BESIDE: usize = 64 << 10;
 
 /// An open engine.
 pub(crate) struct Storage {
@@ -105,38 +106,8 @@ pub(crate) async fn open(
             tracing::info!(bytes = embedded.size(), "opened {what}");
             Ok(storage(embedded.clone(), Some(embedded)))
         }
-        cli::Engine::Tikv => Ok(storage(Arc::new(tikv(flags, clients, numbers)?), None)),
+        cli::Engine::Tikv => Ok(storage(tikv::open(flags, clients, numbers)?, None)),
     }
-}
-
-fn tikv(flags: &cli::Store, clients: &Clients, numbers: &Numbers) -> Result<Tikv> {
-    let cluster = &flags.tikv;
-    if cluster.pd.is_empty() {
-        bail!("--engine tikv: --pd must say where its placement driver is");
-    }
-    let files = (&cluster.tikv_ca_file, &cluster.tikv_cert_file, &cluster.tikv_key_file);
-    let tls = match files {
-        (Some(ca), Some(certificate), Some(key)) => {
-            Some(Tls { ca: ca.clone(), certificate: certificate.clone(), key: key.clone() })
-        }
-        (None, None, None) => None,
-        _ => bail!("--tikv-ca-file, --tikv-cert-file and --tikv-key-file: give all three or none"),
-    };
-    let bytes_max = kubebrain_brain_tikv::Config::bounds().value_bytes_max - ROW_BYTES_BESIDE;
-    if clients.max_request_bytes > bytes_max {
-        bail!(
-            "--max-request-bytes {}: a value can be as large as a request, and TiKV holds {bytes_max} bytes of it at most",
-            clients.max_request_bytes
-        );
-    }
-    let config = kubebrain_brain_tikv::Config {
-        tls,
-        gc: (cluster.tikv_gc == cli::Gc::On)
-            .then(|| Gc::new(codec::collector(flags.store_prefix.as_bytes()))),
-        metrics: kubebrain_brain_tikv::Metrics::new(&numbers.metrics),
-        ..kubebrain_brain_tikv::Config::new(cluster.pd.iter().cloned())
-    };
-    Tikv::open(config).context("the engine on TiKV cannot be opened")
 }
 
 /// For an error: which group, and where.

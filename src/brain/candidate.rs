@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use kubebrain_brain::election::{Ballot, Candidacy, Candidate, Driver, EngineBallot, Timing};
 use kubebrain_brain::engine::{Engine, ReadError};
 use kubebrain_brain::mvcc::codec::Layout;
-use kubebrain_brain_kubernetes::{LeaseBallot, lease};
 use kubebrain_shared::stop::Stopper;
 use tokio::time::timeout;
 
@@ -68,10 +67,16 @@ pub(super) async fn stand(flags: &Brain, storage: &Storage, doors: &Doors) -> Re
     let (name, client_urls) = (flags.clients.name.clone(), doors.client_urls.clone());
     let me = Candidate::of_process(name, doors.peer_urls.clone(), client_urls);
     let layout = Layout::new(flags.store.store_prefix.as_bytes(), &flags.group);
-    Ok(Some(if ballot == cli::Ballot::Kubernetes {
-        Standing::new(of_kubernetes(flags, timing).await?, me, timing)
-    } else {
-        Standing::new(EngineBallot::new(storage.engine.clone(), layout.election()), me, timing)
+    Ok(Some(match ballot {
+        #[cfg(feature = "kubernetes")]
+        cli::Ballot::Kubernetes => Standing::new(super::lease::ballot(flags, timing).await?, me, timing),
+        #[cfg(not(feature = "kubernetes"))]
+        cli::Ballot::Kubernetes => bail!(
+            "--election=kubernetes: this program was built without it; build it without --no-default-features"
+        ),
+        cli::Ballot::Engine | cli::Ballot::None => {
+            Standing::new(EngineBallot::new(storage.engine.clone(), layout.election()), me, timing)
+        }
     }))
 }
 
@@ -81,28 +86,6 @@ pub(super) async fn beyond_help(engine: &dyn Engine) -> Option<anyhow::Error> {
         Ok(Err(error @ ReadError::Failed(_))) => Some(error.into()),
         _ => None,
     }
-}
-
-async fn of_kubernetes(flags: &Brain, timing: Timing) -> Result<LeaseBallot> {
-    let Election { election_kubeconfig, election_namespace, election_lease_name, .. } = &flags.election;
-    let namespace = election_namespace.as_deref().unwrap_or("default");
-    if !lease::is_namespace(namespace) {
-        bail!("--election-namespace {namespace:?}: a namespace has 1 to 63 of a-z, 0-9 and -");
-    }
-    let name = match election_lease_name {
-        Some(name) if lease::is_name(name) => name.clone(),
-        Some(name) => {
-            bail!("--election-lease-name {name:?}: a lease's name has 1 to 253 of a-z, 0-9, - and .")
-        }
-        None => lease::name(flags.group.as_str(), &flags.store.store_prefix),
-    };
-    // One that hangs leaves time for another one.
-    let patience = timing.renew_deadline / 2;
-    let config = kubebrain_brain_kubernetes::Config { kubeconfig: election_kubeconfig.clone(), patience };
-    let client = kubebrain_brain_kubernetes::connect(&config).await;
-    let client = client.context("--election=kubernetes, --election-kubeconfig")?;
-    tracing::info!("standing for election on lease {namespace}/{name}");
-    Ok(LeaseBallot::new(client, namespace, name, patience))
 }
 
 impl Election {
