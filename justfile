@@ -27,7 +27,7 @@ docs:
 build:
     cargo build --release
 
-# what is installed and measured: optimised across crates, in target/dist; takes three times as long
+# what is installed and measured: optimised across crates, in target/dist
 dist:
     cargo build --profile dist --locked --workspace
 
