@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::cause::system_errors;
 use crate::engine::error::{Cause, ReadError};
 
 /// Linux's numbers; the standard library has no names for them.
@@ -28,19 +29,7 @@ pub(super) fn lacks_descriptors(error: &io::Error) -> bool {
 
 /// True for an error that time may mend, at any depth.
 pub(super) fn is_exhaustion(error: &(dyn Error + 'static)) -> bool {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        let of_tree = match error.downcast_ref::<lsm_tree::Error>() {
-            Some(lsm_tree::Error::Io(error)) => Some(error),
-            _ => None,
-        };
-        let system = of_tree.or_else(|| error.downcast_ref::<io::Error>());
-        if system.is_some_and(|error| lacks_descriptors(error) || error.kind() == ErrorKind::OutOfMemory) {
-            return true;
-        }
-        next = error.source();
-    }
-    false
+    system_errors(error).any(|error| lacks_descriptors(error) || error.kind() == ErrorKind::OutOfMemory)
 }
 
 /// What a failed read means.

@@ -27,6 +27,7 @@
 //! another name and renamed when it is whole, so a crash while making it leaves nothing that is later taken for one.
 
 mod blobs;
+mod cause;
 mod commit;
 mod defragment;
 mod exhaustion;

@@ -20,6 +20,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::Mutex;
 use rustix::fs::FallocateFlags;
 
+use super::cause::system_errors;
 use super::private;
 
 /// In a store.
@@ -154,12 +155,5 @@ pub(super) fn is_want_of_room(error: &io::Error) -> bool {
 
 /// As [`is_want_of_room`], of the error or one of its causes.
 pub(super) fn was_want_of_room(error: &(dyn std::error::Error + 'static)) -> bool {
-    std::iter::successors(Some(error), |error| error.source()).any(|error| {
-        let of_tree = error.downcast_ref::<lsm_tree::Error>();
-        let io = match of_tree {
-            Some(lsm_tree::Error::Io(io)) => Some(io),
-            _ => error.downcast_ref::<io::Error>(),
-        };
-        io.is_some_and(is_want_of_room)
-    })
+    system_errors(error).any(is_want_of_room)
 }
