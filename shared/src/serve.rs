@@ -8,6 +8,7 @@
 //! server waits for the last of them, which is at most the drain time and a moment.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
@@ -24,7 +25,7 @@ use tonic::codegen::Service;
 use tracing::{debug, info, warn};
 
 use crate::connections::{Connections, Party, Place};
-use crate::cork::Cork;
+use crate::cork::{Cork, Turns};
 use crate::gate::Gate;
 use crate::held::{Bound, Held};
 use crate::pings::PingGuard;
@@ -153,7 +154,9 @@ where
         .keep_alive_interval(config.keepalive_interval)
         .keep_alive_timeout(config.keepalive_timeout);
     let (io, spoken) = Gate::new(io, config.control_frames_per_second, config.held.clone());
-    let io = TokioIo::new(PingGuard::new(Cork::new(io), config.ping_interval_min, config.held.clone()));
+    let turns = Turns::default();
+    let io = Cork::by_turns(io, &turns);
+    let io = TokioIo::new(PingGuard::new(io, config.ping_interval_min, config.held.clone()));
     let connection = builder.serve_connection(io, TowerToHyperService::new(service));
     let mut connection = std::pin::pin!(connection);
 
@@ -161,9 +164,10 @@ where
         biased;
         () = stop.asked() => {
             connection.as_mut().graceful_shutdown();
-            tokio::time::timeout(config.drain, connection).await.unwrap_or(Ok(()))
+            let ended = poll_fn(|cx| turns.poll(connection.as_mut(), cx));
+            tokio::time::timeout(config.drain, ended).await.unwrap_or(Ok(()))
         }
-        ended = connection.as_mut() => ended,
+        ended = poll_fn(|cx| turns.poll(connection.as_mut(), cx)) => ended,
         () = spoken.not_within(config.header_timeout) => {
             config.held.count(Bound::FirstBytes);
             debug!("a connection that says nothing is closed");

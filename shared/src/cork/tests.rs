@@ -391,3 +391,117 @@ async fn what_the_socket_holds_back_is_flushed_by_reading() {
     assert_eq!(got, sent);
     reading.abort();
 }
+
+/// A turn of a connection's task, by its count.
+fn take_turn<R>(turns: &Turns, mut act: impl FnMut(&mut Context<'_>) -> R) -> (R, bool) {
+    let mut cork = Cork::new(tokio::io::empty());
+    turn(&mut cork, |_, cx| {
+        let mut done = None;
+        let connection = std::future::poll_fn(|cx| {
+            done = Some(act(cx));
+            Poll::<()>::Pending
+        });
+        assert!(turns.poll(std::pin::pin!(connection), cx).is_pending());
+        done.expect("it was polled")
+    })
+}
+
+#[tokio::test]
+async fn what_becomes_ready_by_the_next_turn_joins_what_was_put_off() {
+    let (ours, mut peer) = duplex(1 << 20);
+    let turns = Turns::default();
+    let mut cork = Cork::by_turns(ours, &turns);
+    let ((), woken) = take_turn(&turns, |cx| {
+        for part in [b"ack ", b"and "] {
+            assert!(Pin::new(&mut cork).poll_write(cx, part).is_ready());
+            assert!(matches!(Pin::new(&mut cork).poll_flush(cx), Poll::Ready(Ok(()))));
+            let mut space = [0; 8];
+            assert!(Pin::new(&mut cork).poll_read(cx, &mut ReadBuf::new(&mut space)).is_pending());
+        }
+    });
+    assert!(woken && arrived(&mut peer).is_empty(), "reading in the same turn sends nothing");
+    let ((), woken) = take_turn(&turns, |cx| {
+        let mut space = [0; 8];
+        assert!(Pin::new(&mut cork).poll_read(cx, &mut ReadBuf::new(&mut space)).is_pending());
+        assert!(Pin::new(&mut cork).poll_write(cx, b"answer").is_ready());
+        assert!(matches!(Pin::new(&mut cork).poll_flush(cx), Poll::Ready(Ok(()))));
+    });
+    assert_eq!(arrived(&mut peer), b"ack and answer");
+    assert!(!woken, "nothing is left to do");
+}
+
+#[tokio::test]
+async fn a_turn_without_a_flush_is_followed_by_one_that_sends() {
+    let (ours, mut peer) = duplex(1 << 20);
+    let turns = Turns::default();
+    let mut cork = Cork::by_turns(ours, &turns);
+    let read_only = |cork: &mut Cork<DuplexStream>, cx: &mut Context<'_>| {
+        let mut space = [0; 8];
+        assert!(Pin::new(cork).poll_read(cx, &mut ReadBuf::new(&mut space)).is_pending());
+    };
+    let ((), woken) = take_turn(&turns, |cx| {
+        assert!(Pin::new(&mut cork).poll_write(cx, b"settings").is_ready());
+        assert!(Pin::new(&mut cork).poll_flush(cx).is_ready());
+    });
+    assert!(woken);
+    let ((), woken) = take_turn(&turns, |cx| read_only(&mut cork, cx));
+    assert!(woken && arrived(&mut peer).is_empty());
+    let ((), woken) = take_turn(&turns, |cx| read_only(&mut cork, cx));
+    assert!(!woken && arrived(&mut peer) == b"settings");
+}
+
+#[tokio::test]
+async fn a_socket_that_takes_nothing_does_not_keep_its_task_awake() {
+    let (ours, mut peer) = duplex(4);
+    let turns = Turns::default();
+    let mut cork = Cork::by_turns(ours, &turns);
+    let mut use_it = |bytes: &'static [u8]| {
+        take_turn(&turns, |cx| {
+            let mut space = [0; 8];
+            let _pending = Pin::new(&mut cork).poll_read(cx, &mut ReadBuf::new(&mut space));
+            let _taken = Pin::new(&mut cork).poll_write(cx, bytes);
+            Pin::new(&mut cork).poll_flush(cx).is_ready()
+        })
+    };
+    assert_eq!(use_it(b"12345678"), (true, true), "put off");
+    assert_eq!(use_it(b""), (false, false), "the socket will wake it");
+    assert_eq!(use_it(b"9"), (false, false));
+    let mut got = arrived(&mut peer);
+    while got.len() < 9 {
+        assert!(!use_it(b"").1);
+        got.extend(arrived(&mut peer));
+    }
+    assert_eq!(got, b"123456789");
+}
+
+/// A PING and a whole request, as Go's client sends them together once it has had an answer.
+#[tokio::test]
+async fn an_answer_goes_out_with_the_answer_to_the_ping_that_came_with_its_request() {
+    let (mut client, server) = duplex(1 << 20);
+    let writes = Arc::new(AtomicUsize::new(0));
+    let server = Counting { inner: server, writes: writes.clone() };
+    let _stopper = serve(server, ServeConfig::default());
+    client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.expect("open");
+    let mut space = [0; 1024];
+    let mut settled = 0;
+    while settled < 9 + 9 {
+        settled += within(10, client.read(&mut space)).await.expect("settings");
+        tokio::task::yield_now().await;
+    }
+    for _ in 0..100 {
+        tokio::task::yield_now().await; // its acknowledgement too
+    }
+    let before = writes.load(Ordering::Relaxed);
+    // GET http /, :path from the static table; END_STREAM and END_HEADERS.
+    let ask = b"\0\0\x08\x06\0\0\0\0\0\x02\x04\x10\x10\x09\x0e\x07\x07\0\0\x03\x01\x05\0\0\0\x01\x82\x86\x84";
+    client.write_all(ask).await.expect("open");
+    let mut got = Vec::new();
+    while !got.windows(5).any(|head| head[0] == 1 && head[1] & 4 != 0 && head[2..] == [0, 0, 0]) {
+        let read = within(10, client.read(&mut space)).await.expect("an answer");
+        got.extend_from_slice(&space[..read]);
+    }
+    assert!(
+        got.windows(17).any(|frame| frame == b"\0\0\x08\x06\x01\0\0\0\0\x02\x04\x10\x10\x09\x0e\x07\x07")
+    );
+    assert_eq!(writes.load(Ordering::Relaxed) - before, 1, "in one write");
+}
