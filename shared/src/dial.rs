@@ -30,7 +30,6 @@ use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use parking_lot::Mutex;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -41,7 +40,7 @@ use tracing::debug;
 
 use crate::cork::Cork;
 use crate::direct::{Direct, Panicked};
-use crate::serve::MemoryConnector;
+use crate::serve::{Io, MemoryConnector};
 use crate::tls::TlsClient;
 use heard::Heard;
 
@@ -310,10 +309,8 @@ impl Shared {
         }
     }
 
-    async fn handshake<I>(&self, io: I) -> io::Result<Sender>
-    where
-        I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    {
+    async fn handshake(&self, io: impl Io + 'static) -> io::Result<Sender> {
+        let io: Box<dyn Io> = Box::new(io);
         let config = &self.config;
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())

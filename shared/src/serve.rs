@@ -8,13 +8,15 @@
 //! server waits for the last of them, which is at most the drain time and a moment.
 
 use std::convert::Infallible;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
+use std::pin::Pin;
 use std::time::Duration;
 
 use hyper::body::Incoming;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
@@ -140,6 +142,21 @@ where
     I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     S: Serve,
 {
+    let service = TowerToHyperService::new(service);
+    let handler = Box::new(move |request| Box::pin(service.call(request)) as Answering);
+    serve_handler(Box::new(io), handler, config, stop).await;
+}
+
+/// A socket and a service without their types, so that HTTP is compiled once and not for each pair of them.
+pub(crate) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+
+type Handler = Box<dyn Fn(http::Request<Incoming>) -> Answering + Send>;
+
+type Answering = Pin<Box<dyn Future<Output = Result<http::Response<tonic::body::Body>, Infallible>> + Send>>;
+
+async fn serve_handler(io: Box<dyn Io>, handler: Handler, config: &ServeConfig, stop: Stop) {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(config.header_timeout);
     builder
@@ -157,7 +174,7 @@ where
     let turns = Turns::default();
     let io = Cork::by_turns(io, &turns);
     let io = TokioIo::new(PingGuard::new(io, config.ping_interval_min, config.held.clone()));
-    let connection = builder.serve_connection(io, TowerToHyperService::new(service));
+    let connection = builder.serve_connection(io, service_fn(handler));
     let mut connection = std::pin::pin!(connection);
 
     let ended = tokio::select! {
