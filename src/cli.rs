@@ -179,7 +179,7 @@ pub(crate) struct Store {
     pub watch_window_bytes: usize,
     /// Bytes of large answers that are made or wait for their clients, for all groups of the process together; more wait,
     /// and after a while they are refused. While an answer is made it may take twice its size.
-    #[arg(long, env = "KUBEBRAIN_ANSWER_BYTES", value_name = "BYTES", default_value_t = kubebrain_shared::budget::DEFAULT_BYTES)]
+    #[arg(long, env = "KUBEBRAIN_ANSWER_BYTES", value_name = "BYTES", default_value_t = kubebrain_net::budget::DEFAULT_BYTES)]
     pub answer_bytes: u64,
     /// Operations in each list of a transaction.
     #[arg(long, env = "ETCD_MAX_TXN_OPS", default_value_t = 128)]

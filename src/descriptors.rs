@@ -1,7 +1,7 @@
 //! File descriptors: as many as the system gives, and what they are for.
 
 use anyhow::{Result, bail};
-use kubebrain_shared::connections::Connections;
+use kubebrain_net::connections::Connections;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Kept back for what is opened inside: the log and its segments, merges, certificates, connections to others. etcd keeps

@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result, bail};
 use clap::Command;
-use kubebrain_shared::probe::ETCD_VERSION;
+use kubebrain_net::probe::ETCD_VERSION;
 
 use crate::cli::{Completion, Man};
 use crate::print;

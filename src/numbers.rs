@@ -4,12 +4,12 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use http::{Request, Response};
-use kubebrain_shared::gateway::Gateway;
-use kubebrain_shared::gzip::Gzip;
-use kubebrain_shared::held::Held;
-use kubebrain_shared::locks::Locks;
-use kubebrain_shared::metrics::{Calls, Inbound, Metrics, Observe, Side, Slow};
-use kubebrain_shared::probe::ETCD_VERSION;
+use kubebrain_net::gateway::Gateway;
+use kubebrain_net::gzip::Gzip;
+use kubebrain_net::held::Held;
+use kubebrain_net::locks::Locks;
+use kubebrain_net::metrics::{Calls, Inbound, Metrics, Observe, Side, Slow};
+use kubebrain_net::probe::ETCD_VERSION;
 use tonic::body::Body;
 use tonic::codegen::Service;
 

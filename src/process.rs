@@ -9,8 +9,8 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Result;
-use kubebrain_shared::connections::Connections;
-use kubebrain_shared::probe::ETCD_VERSION;
+use kubebrain_net::connections::Connections;
+use kubebrain_net::probe::ETCD_VERSION;
 use tokio::time::Instant;
 use tracing::field::{DisplayValue, display};
 

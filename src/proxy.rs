@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use futures_util::FutureExt as _;
 use kubebrain_proxy::metrics::Metrics;
 use kubebrain_proxy::{Config, Proxy};
-use kubebrain_shared::dial::Connector;
+use kubebrain_net::dial::Connector;
 use kubebrain_shared::group::GroupName;
 use kubebrain_shared::placement::Placement;
 use kubebrain_shared::stop::Stopper;

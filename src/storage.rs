@@ -18,9 +18,9 @@ use kubebrain_brain::mvcc::cluster;
 use kubebrain_brain::mvcc::quota::Quota;
 use kubebrain_brain::mvcc::values::ValueCache;
 use kubebrain_brain::request::Limits;
-use kubebrain_shared::budget::Budget;
+use kubebrain_net::budget::Budget;
 use kubebrain_shared::group::GroupName;
-use kubebrain_shared::intake;
+use kubebrain_net::intake;
 
 use crate::cli::{self, Clients};
 use crate::numbers::Numbers;

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version};
-use kubebrain_shared::cork::Cork;
+use kubebrain_net::cork::Cork;
 use kubebrain_shared::wire::{self, Message};
 use tokio::net::TcpStream;
 

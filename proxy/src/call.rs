@@ -11,7 +11,7 @@ use http_body::Frame;
 use http_body_util::BodyExt as _;
 use kubebrain_shared::fault::Fault;
 use kubebrain_shared::metadata;
-use kubebrain_shared::relay::Relay;
+use kubebrain_net::relay::Relay;
 use kubebrain_shared::revision::Revision;
 use tokio::time::Instant;
 use tonic::Status;

@@ -4,9 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kubebrain_shared::dial::DialConfig;
-use kubebrain_shared::held::Held;
-use kubebrain_shared::probe::ETCD_VERSION;
+use kubebrain_net::dial::DialConfig;
+use kubebrain_net::held::Held;
+use kubebrain_net::probe::ETCD_VERSION;
 
 use crate::group::SILENCE;
 use crate::metrics::Metrics;

@@ -1,6 +1,6 @@
 //! gRPC over plain HTTP bodies: one message in, one message or a stream out.
 //!
-//! Invariant: an answer that is made here ends in trailers; one that is passed on does so by [`kubebrain_shared::relay`].
+//! Invariant: an answer that is made here ends in trailers; one that is passed on does so by [`kubebrain_net::relay`].
 
 use std::pin::Pin;
 use std::task::{Context, Poll};

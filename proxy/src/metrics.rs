@@ -3,9 +3,9 @@
 use std::fmt;
 use std::sync::{Arc, Weak};
 
-use kubebrain_shared::dial::State;
+use kubebrain_net::dial::State;
 use kubebrain_shared::group::GroupName;
-use kubebrain_shared::metrics::{self as shared, disk_buckets};
+use kubebrain_net::metrics::{self as shared, disk_buckets};
 use parking_lot::Mutex;
 use prometheus::{GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 use tokio::time::Instant;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use futures_util::future::join_all;
 use kubebrain_shared::compaction::Policy;
-use kubebrain_shared::dial::Connector;
+use kubebrain_net::dial::Connector;
 use kubebrain_shared::group::GroupName;
 use kubebrain_shared::placement::Placement;
 use kubebrain_shared::revision::Revision;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use kubebrain_shared::dial::Connector;
+use kubebrain_net::dial::Connector;
 use kubebrain_shared::group::GroupName;
 use kubebrain_shared::placement::Placement;
 

@@ -1,4 +1,5 @@
-//! Words that both programs speak. The index, in reading order.
+//! What both programs mean by their words: revisions, ranges, groups, faults, the placement, the formats on wire and disk.
+//! `net` below this folder is how they speak. The index, in reading order.
 
 pub mod revision;
 pub mod range;
@@ -6,29 +7,8 @@ pub mod group;
 pub mod fault;
 pub mod unserved;
 pub mod metadata;
-pub mod relay;
 pub mod stop;
 pub mod compaction;
-pub mod connections;
 pub mod wire;
-pub mod held;
-pub mod budget;
-pub mod intake;
-pub mod gzip;
-pub mod metrics;
-pub mod eager;
 pub mod snapshot;
 pub mod placement;
-pub mod tls;
-pub mod cork;
-mod pings;
-mod gate;
-pub mod serve;
-pub mod probe;
-pub mod cors;
-pub mod opening;
-pub mod reflection;
-pub mod direct;
-pub mod locks;
-pub mod gateway;
-pub mod dial;

@@ -12,9 +12,9 @@ use kubebrain_brain::service::{
     Standing,
 };
 use kubebrain_proto::peer::{FollowRequest, StandingResponse};
-use kubebrain_shared::dial::{Channel, DialConfig};
-use kubebrain_shared::opening::Opening;
-use kubebrain_shared::probe::ETCD_VERSION;
+use kubebrain_net::dial::{Channel, DialConfig};
+use kubebrain_net::opening::Opening;
+use kubebrain_net::probe::ETCD_VERSION;
 use kubebrain_shared::stop::Stopper;
 use tokio::sync::watch;
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
-use kubebrain_shared::dial::{Channel, Connector, DialConfig};
-use kubebrain_shared::tls::TlsClient;
+use kubebrain_net::dial::{Channel, Connector, DialConfig};
+use kubebrain_net::tls::TlsClient;
 
 use crate::duration;
 
@@ -89,7 +89,7 @@ pub(super) enum Output {
 
 /// What a call failed with, as a sentence.
 pub(super) fn sentence(status: &tonic::Status) -> String {
-    match (kubebrain_shared::dial::DialError::of(status), status.message()) {
+    match (kubebrain_net::dial::DialError::of(status), status.message()) {
         (Some(error), _) => format!("not reached: {error}"),
         (None, "") => "the connection was lost".to_owned(),
         (None, message) => message.to_owned(),

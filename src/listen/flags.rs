@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
-use kubebrain_shared::serve::ServeConfig;
-use kubebrain_shared::tls::{TlsConfig, TlsError, TlsServer, Version};
+use kubebrain_net::serve::ServeConfig;
+use kubebrain_net::tls::{TlsConfig, TlsError, TlsServer, Version};
 
 use crate::{boolean, duration};
 

@@ -10,14 +10,14 @@ use std::net::{Ipv6Addr, SocketAddr};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use kubebrain_shared::connections::Party;
-use kubebrain_shared::cors::Cors;
-use kubebrain_shared::gateway::HttpOnly;
-use kubebrain_shared::held::Held;
-use kubebrain_shared::probe::ProbesOnly;
-use kubebrain_shared::serve::{Listener, Serve, ServeConfig, serve_listener};
+use kubebrain_net::connections::Party;
+use kubebrain_net::cors::Cors;
+use kubebrain_net::gateway::HttpOnly;
+use kubebrain_net::held::Held;
+use kubebrain_net::probe::ProbesOnly;
+use kubebrain_net::serve::{Listener, Serve, ServeConfig, serve_listener};
 use kubebrain_shared::stop::Stopper;
-use kubebrain_shared::tls::TlsServer;
+use kubebrain_net::tls::TlsServer;
 use tokio::net::{TcpListener, TcpSocket, UnixListener, lookup_host};
 
 use crate::cli::Clients;

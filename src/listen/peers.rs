@@ -8,11 +8,11 @@ use std::sync::Arc;
 
 use anyhow::{Result, bail};
 use clap::Args;
-use kubebrain_shared::dial::Connector;
-use kubebrain_shared::held::Held;
-use kubebrain_shared::serve::{Serve, ServeConfig};
+use kubebrain_net::dial::Connector;
+use kubebrain_net::held::Held;
+use kubebrain_net::serve::{Serve, ServeConfig};
 use kubebrain_shared::stop::Stopper;
-use kubebrain_shared::tls::{TlsClient, TlsServer};
+use kubebrain_net::tls::{TlsClient, TlsServer};
 
 use super::flags::{Given, Names, Serving};
 use super::{Listeners, Options};

@@ -23,7 +23,7 @@ use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
-use kubebrain_shared::metrics::Metrics;
+use kubebrain_net::metrics::Metrics;
 use tracing::{Level, Metadata};
 use tracing_subscriber::fmt::MakeWriter;
 

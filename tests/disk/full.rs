@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use kubebrain_proto::etcdserverpb::lease_client::LeaseClient;
 use kubebrain_proto::etcdserverpb::{LeaseGrantRequest, RangeRequest};
-use kubebrain_shared::dial::{Channel, Connector, DialConfig};
+use kubebrain_net::dial::{Channel, Connector, DialConfig};
 use kubebrain_shared::fault::Fault as Told;
 
 use crate::power::small;

@@ -12,7 +12,7 @@ use kubebrain_proto::etcdserverpb::request_op::Request;
 use kubebrain_proto::etcdserverpb::{
     Compare, DeleteRangeRequest, LeaseGrantRequest, PutRequest, RequestOp, TxnRequest,
 };
-use kubebrain_shared::dial::{Channel, Connector, DialConfig};
+use kubebrain_net::dial::{Channel, Connector, DialConfig};
 use parking_lot::Mutex;
 use rand::rngs::SmallRng;
 use rand::{Rng, RngCore, SeedableRng};

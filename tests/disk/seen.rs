@@ -10,7 +10,7 @@ use kubebrain_brain::request::{Put, Range};
 use kubebrain_proto::etcdserverpb::lease_client::LeaseClient;
 use kubebrain_proto::etcdserverpb::{LeaseLeasesRequest, PutRequest, RangeRequest, RangeResponse};
 use kubebrain_proto::mvccpb::KeyValue;
-use kubebrain_shared::dial::{Channel, Connector, DialConfig};
+use kubebrain_net::dial::{Channel, Connector, DialConfig};
 use kubebrain_shared::fault::Fault;
 use kubebrain_shared::group::GroupName;
 use kubebrain_shared::placement::Placement;

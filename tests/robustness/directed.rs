@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use kubebrain_proto::etcdserverpb as pb;
-use kubebrain_shared::dial::{Channel, Connector, DialConfig};
+use kubebrain_net::dial::{Channel, Connector, DialConfig};
 use rand::Rng;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};

@@ -11,7 +11,7 @@ use kubebrain_proto::etcdserverpb::kv_client::KvClient;
 use kubebrain_proto::etcdserverpb::lease_client::LeaseClient;
 use kubebrain_proto::etcdserverpb::request_op::Request;
 use kubebrain_proto::etcdserverpb::response_op::Response;
-use kubebrain_shared::dial::Channel;
+use kubebrain_net::dial::Channel;
 use rand::Rng;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;

@@ -15,7 +15,7 @@ use http::{Request, Response};
 use http_body::Frame;
 use hyper::body::Incoming;
 use kubebrain_brain::service::Endpoint;
-use kubebrain_shared::serve::{MemoryConnector, ServeConfig, memory, serve_memory};
+use kubebrain_net::serve::{MemoryConnector, ServeConfig, memory, serve_memory};
 use kubebrain_shared::stop::Stopper;
 use parking_lot::Mutex;
 use rand::rngs::StdRng;

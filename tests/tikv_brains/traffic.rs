@@ -11,7 +11,7 @@ use kubebrain_proto::etcdserverpb::compare::{CompareResult, CompareTarget, Targe
 use kubebrain_proto::etcdserverpb::kv_client::KvClient;
 use kubebrain_proto::etcdserverpb::request_op::Request;
 use kubebrain_proto::etcdserverpb::response_op::Response;
-use kubebrain_shared::dial::{Channel, Connector, DialConfig};
+use kubebrain_net::dial::{Channel, Connector, DialConfig};
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom as _;
 use rand::{Rng, SeedableRng};

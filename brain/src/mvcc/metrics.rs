@@ -14,7 +14,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use kubebrain_shared::group::GroupName;
-use kubebrain_shared::metrics::{self as shared, disk_buckets};
+use kubebrain_net::metrics::{self as shared, disk_buckets};
 use parking_lot::Mutex;
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 use tokio::sync::{mpsc, watch};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::Stream;
-use kubebrain_shared::budget;
+use kubebrain_net::budget;
 use kubebrain_shared::fault::Fault;
 use kubebrain_shared::revision::Revision;
 use tokio::sync::{mpsc, oneshot};

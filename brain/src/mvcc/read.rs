@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::{Bytes, BytesMut};
-use kubebrain_shared::budget::Budget;
+use kubebrain_net::budget::Budget;
 use kubebrain_shared::fault::Fault;
 use kubebrain_shared::range::KeyRange;
 use kubebrain_shared::revision::Revision;

@@ -10,7 +10,7 @@ use futures_util::{Stream, StreamExt as _, stream};
 use kubebrain_proto::etcdserverpb::Member;
 use kubebrain_proto::peer::peer_client::PeerClient;
 use kubebrain_proto::peer::{FollowRequest, FollowResponse};
-use kubebrain_shared::dial::Channel;
+use kubebrain_net::dial::Channel;
 use kubebrain_shared::revision::Revision;
 use kubebrain_shared::stop::Stop;
 use tokio::time::sleep;

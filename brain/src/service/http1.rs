@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http::{Method, Response, Uri};
 use kubebrain_proto::etcdserverpb::{AlarmType, RangeRequest};
-use kubebrain_shared::probe::{self, ETCD_VERSION, Subject};
+use kubebrain_net::probe::{self, ETCD_VERSION, Subject};
 use kubebrain_shared::revision::Revision;
 use tonic::Status;
 use tonic::body::Body;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use kubebrain_proto::etcdserverpb as wire;
 use kubebrain_shared::fault::Fault;
 use kubebrain_shared::metadata;
-use kubebrain_shared::probe::ETCD_VERSION;
+use kubebrain_net::probe::ETCD_VERSION;
 use tonic::{Request, Status};
 
 use super::{Audience, Inner};

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use futures_util::{Stream, StreamExt as _, stream};
 use kubebrain_proto::peer::peer_client::PeerClient;
 use kubebrain_proto::peer::{AdvanceResponse, AskRequest, AskResponse, Claim as WireClaim};
-use kubebrain_shared::dial::Channel;
+use kubebrain_net::dial::Channel;
 use kubebrain_shared::revision::Revision;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};

@@ -11,7 +11,7 @@ use kubebrain_proto::peer::{
     ContentRequest, ContentResponse, ExportBegin, ExportEnd, ExportRecords, ExportRequest, ExportResponse,
 };
 use kubebrain_shared::fault::Fault;
-use kubebrain_shared::probe::ETCD_VERSION;
+use kubebrain_net::probe::ETCD_VERSION;
 use kubebrain_shared::revision::Revision;
 use kubebrain_shared::snapshot::{Header, Messages};
 use tokio::sync::mpsc;

@@ -12,7 +12,7 @@ use std::time::Duration;
 use futures_util::Stream;
 use kubebrain_proto::peer::{FollowEvent, FollowResponse, FollowRevision};
 use kubebrain_shared::fault::Fault;
-use kubebrain_shared::metrics::One;
+use kubebrain_net::metrics::One;
 use kubebrain_shared::range::KeyRange;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};

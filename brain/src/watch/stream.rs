@@ -13,7 +13,7 @@ use kubebrain_proto::etcdserverpb::watch_create_request::FilterType;
 use kubebrain_proto::etcdserverpb::watch_request::RequestUnion;
 use kubebrain_proto::etcdserverpb::{WatchCreateRequest, WatchRequest};
 use kubebrain_shared::fault::Fault;
-use kubebrain_shared::metrics::One;
+use kubebrain_net::metrics::One;
 use kubebrain_shared::range::KeyRange;
 use kubebrain_shared::revision::Revision;
 use kubebrain_shared::stop::Stop;

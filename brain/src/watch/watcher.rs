@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use kubebrain_shared::metrics::One;
+use kubebrain_net::metrics::One;
 use kubebrain_shared::range::KeyRange;
 use kubebrain_shared::revision::Revision;
 use kubebrain_shared::wire::{put_bytes_field, put_bytes_header, put_varint_field};

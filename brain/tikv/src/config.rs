@@ -59,7 +59,7 @@ pub enum OpenError {
     Address(String),
     /// The certificates cannot be used.
     #[error("the certificates for TiKV cannot be used")]
-    Tls(#[from] kubebrain_shared::tls::TlsError),
+    Tls(#[from] kubebrain_net::tls::TlsError),
 }
 
 /// TiKV refuses an entry of its log above 8 MiB; a value must leave room for its key and what is around them.

@@ -1,6 +1,6 @@
 //! [`Metrics`]: what is done on TiKV, and how long it takes.
 
-use kubebrain_shared::metrics::{self as shared, disk_buckets};
+use kubebrain_net::metrics::{self as shared, disk_buckets};
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec};
 
 /// Of one engine. Clones count together.

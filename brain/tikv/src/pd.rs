@@ -12,8 +12,8 @@ use kubebrain_proto::pdpb::pd_client::PdClient;
 use kubebrain_proto::pdpb::{
     GetMembersRequest, GetMembersResponse, RequestHeader, ResponseHeader, ScanRegionsRequest,
 };
-use kubebrain_shared::dial::{Channel, Connector, DialConfig};
-use kubebrain_shared::tls::TlsClient;
+use kubebrain_net::dial::{Channel, Connector, DialConfig};
+use kubebrain_net::tls::TlsClient;
 use parking_lot::Mutex;
 use thiserror::Error;
 use tonic::Status;

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use kubebrain_brain::engine::error::Poison;
 use kubebrain_brain::engine::{Batch, Bounds, CommitError, Engine, ReadError, Snapshot, Span};
 use kubebrain_shared::stop::again;
-use kubebrain_shared::tls::TlsClient;
+use kubebrain_net::tls::TlsClient;
 use tokio::task::JoinHandle;
 
 use crate::commit;

@@ -29,7 +29,7 @@ use std::sync::{Arc, OnceLock};
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use kubebrain_shared::dial::{Channel, Connector, State};
+use kubebrain_net::dial::{Channel, Connector, State};
 use kubebrain_shared::group::GroupName;
 use kubebrain_shared::revision::Revision;
 use kubebrain_shared::stop::again;

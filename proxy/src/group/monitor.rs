@@ -11,7 +11,7 @@ use bytes::BytesMut;
 use http::{HeaderValue, Method, Request, header};
 use http_body_util::BodyExt as _;
 use kubebrain_proto::peer::{StandingRequest, StandingResponse};
-use kubebrain_shared::dial::{Channel, DialConfig};
+use kubebrain_net::dial::{Channel, DialConfig};
 use kubebrain_shared::group::GroupName;
 use kubebrain_shared::metadata;
 use tokio::time::{Instant, sleep, timeout};

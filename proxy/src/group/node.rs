@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use arc_swap::ArcSwapOption;
 use http::{Request, Response};
 use kubebrain_proto::peer::StandingResponse;
-use kubebrain_shared::dial::{Channel, Connector, DialError, State};
-use kubebrain_shared::direct::Direct;
+use kubebrain_net::dial::{Channel, Connector, DialError, State};
+use kubebrain_net::direct::Direct;
 use kubebrain_shared::group::GroupName;
 use prometheus::IntCounter;
 use tokio::sync::watch;
@@ -158,7 +158,7 @@ async fn through(channel: &Channel, request: Request<Body>) -> Result<Response<B
 
 #[cfg(test)]
 mod tests {
-    use kubebrain_shared::serve::memory;
+    use kubebrain_net::serve::memory;
 
     use super::*;
     use crate::testing::name;

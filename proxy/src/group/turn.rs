@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use http::{Request, Response};
-use kubebrain_shared::dial::DialError;
+use kubebrain_net::dial::DialError;
 use kubebrain_shared::metadata;
 use tokio::time::Instant;
 use tonic::body::Body;

@@ -20,13 +20,13 @@ use std::task::{Context, Poll};
 
 use http::{HeaderMap, Method, Request, Response, header};
 use hyper::body::Incoming;
-use kubebrain_shared::eager::Eager;
+use kubebrain_net::eager::Eager;
 use kubebrain_shared::fault::Fault;
-use kubebrain_shared::intake::Intake;
+use kubebrain_net::intake::Intake;
 use kubebrain_shared::metadata;
-use kubebrain_shared::metrics::Inbound;
-use kubebrain_shared::probe;
-use kubebrain_shared::reflection::Reflection;
+use kubebrain_net::metrics::Inbound;
+use kubebrain_net::probe;
+use kubebrain_net::reflection::Reflection;
 use kubebrain_shared::unserved;
 use tonic::Status;
 use tonic::body::Body;

@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use http::{Method, Response, Uri};
 use kubebrain_proto::etcdserverpb::AlarmType;
 use kubebrain_shared::group::GroupName;
-use kubebrain_shared::probe::{self, Subject};
+use kubebrain_net::probe::{self, Subject};
 use kubebrain_shared::revision::Revision;
 use tonic::Status;
 use tonic::body::Body;

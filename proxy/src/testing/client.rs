@@ -8,7 +8,7 @@ use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::Incoming;
 use kubebrain_proto::etcdserverpb as pb;
-use kubebrain_shared::dial::{Channel, Connector, DialConfig};
+use kubebrain_net::dial::{Channel, Connector, DialConfig};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;

@@ -11,11 +11,11 @@ mod watch;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use kubebrain_shared::dial::Connector;
-use kubebrain_shared::direct::Direct;
+use kubebrain_net::dial::Connector;
+use kubebrain_net::direct::Direct;
 use kubebrain_shared::group::GroupName;
 use kubebrain_shared::placement::Placement;
-use kubebrain_shared::serve::{MemoryConnector, ServeConfig, memory, serve_memory};
+use kubebrain_net::serve::{MemoryConnector, ServeConfig, memory, serve_memory};
 use kubebrain_shared::stop::Stopper;
 
 pub(crate) use brain::{Brain, Planned};
@@ -52,7 +52,7 @@ pub(crate) fn placement(text: &str) -> Arc<Placement> {
 }
 
 /// Serves a service to whoever connects.
-fn serve<S: kubebrain_shared::serve::Serve>(service: S, stopper: &Stopper) -> MemoryConnector {
+fn serve<S: kubebrain_net::serve::Serve>(service: S, stopper: &Stopper) -> MemoryConnector {
     let (connector, listener) = memory();
     tokio::spawn(serve_memory(listener, service, ServeConfig::default(), stopper.handle()));
     connector

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use kubebrain_shared::metrics::Metrics as Registry;
+use kubebrain_net::metrics::Metrics as Registry;
 use tokio::time::sleep;
 
 use crate::config::Config;

@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use kubebrain_proto::etcdserverpb as pb;
 use kubebrain_proto::peer::standing_response::Role;
 use kubebrain_shared::fault::Fault;
-use kubebrain_shared::metrics::Metrics as Registry;
+use kubebrain_net::metrics::Metrics as Registry;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::Status;
 

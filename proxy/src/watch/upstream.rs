@@ -10,7 +10,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use kubebrain_proto::etcdserverpb::WatchCreateRequest;
-use kubebrain_shared::metrics::One;
+use kubebrain_net::metrics::One;
 use kubebrain_shared::revision::Revision;
 use tokio::time::{Sleep, sleep, timeout};
 use tonic::Status;

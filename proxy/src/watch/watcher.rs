@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use kubebrain_proto::etcdserverpb::WatchCreateRequest;
 use kubebrain_shared::group::GroupName;
-use kubebrain_shared::metrics::One;
+use kubebrain_net::metrics::One;
 use kubebrain_shared::revision::Revision;
 
 use super::merge::Merge;

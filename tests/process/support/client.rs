@@ -12,7 +12,7 @@ use kubebrain_proto::etcdserverpb::{
 use kubebrain_proto::health::HealthCheckRequest;
 use kubebrain_proto::health::health_check_response::ServingStatus;
 use kubebrain_proto::health::health_client::HealthClient;
-use kubebrain_shared::dial::{Channel, Connector, DialConfig};
+use kubebrain_net::dial::{Channel, Connector, DialConfig};
 use tonic::Status;
 
 use super::watch::Watch;

@@ -1,6 +1,6 @@
 //! [`Metrics`]: how long the disk takes, under etcd's names.
 
-use kubebrain_shared::metrics::{self as shared, disk_buckets};
+use kubebrain_net::metrics::{self as shared, disk_buckets};
 use prometheus::Histogram;
 
 /// Of one store. Clones count together.

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use kubebrain_proto::etcdserverpb as wire;
 use kubebrain_proto::etcdserverpb::request_op::Request as Operation;
 use kubebrain_shared::group::GroupName;
-use kubebrain_shared::metrics::Metrics as Registry;
+use kubebrain_net::metrics::Metrics as Registry;
 use kubebrain_shared::placement::Placement;
 use kubebrain_shared::revision::Revision;
 

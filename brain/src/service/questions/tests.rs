@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use futures_util::{StreamExt as _, future};
 use hyper::body::Incoming;
-use kubebrain_shared::dial::{Connector, DialConfig};
+use kubebrain_net::dial::{Connector, DialConfig};
 use kubebrain_shared::fault::Fault;
 use kubebrain_shared::group::GroupName;
 use kubebrain_shared::placement::Placement;
-use kubebrain_shared::serve::{Serve, ServeConfig, memory, serve_memory};
+use kubebrain_net::serve::{Serve, ServeConfig, memory, serve_memory};
 use kubebrain_shared::stop::Stopper;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::timeout;

@@ -1,6 +1,6 @@
 //! A slave that becomes the master.
 
-use kubebrain_shared::metrics::One;
+use kubebrain_net::metrics::One;
 
 use super::*;
 use crate::mvcc::{OpenError, Planted};

@@ -1,0 +1,24 @@
+//! How a process of KubeBrain serves and asks: sockets, connections, and what stands around a service. It knows nothing of
+//! brains, groups of keys or proxies. The index, in reading order.
+
+pub mod relay;
+pub mod connections;
+pub mod held;
+pub mod budget;
+pub mod intake;
+pub mod gzip;
+pub mod metrics;
+pub mod eager;
+pub mod tls;
+pub mod cork;
+mod pings;
+mod gate;
+pub mod serve;
+pub mod probe;
+pub mod cors;
+pub mod opening;
+pub mod reflection;
+pub mod direct;
+pub mod locks;
+pub mod gateway;
+pub mod dial;
