@@ -1,28 +1,13 @@
 //! `kubebrain`: flags in, a program out. Everything that works is in the library crates.
 
-mod banner;
-mod boolean;
-mod brain;
 mod cli;
 mod ctl;
-mod descriptors;
-mod duration;
-mod etcd;
-mod headings;
-mod listen;
+mod flags;
 mod log;
-mod manual;
-mod numbers;
-mod opening;
 mod placement;
 mod print;
 mod process;
-mod proxy;
-mod shutdown;
-mod standalone;
-mod storage;
-mod systemd;
-mod umask;
+mod run;
 
 use std::process::ExitCode;
 
@@ -33,12 +18,12 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 use anyhow::Result;
 use clap::FromArgMatches;
 
-use cli::{Cli, Command};
+use cli::{Cli, Command, etcd, manual};
 use log::Log;
 use process::Process;
 
 fn main() -> ExitCode {
-    umask::close();
+    process::umask::close();
     let mut command = etcd::command();
     command.build();
     let arguments = etcd::arguments(&command, std::env::args_os(), std::env::vars_os());
@@ -63,7 +48,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let outcome = etcd::review(&command, &matches).and_then(|()| run(cli.command, &log));
+    let outcome = etcd::review(&command, &matches).and_then(|()| execute(cli.command, &log));
     if let Err(error) = &outcome {
         log.tell(&format!("kubebrain: {error:#}"));
     }
@@ -88,7 +73,7 @@ fn code(outcome: &Result<()>) -> ExitCode {
     }
 }
 
-fn run(command: Command, log: &Log) -> Result<()> {
+fn execute(command: Command, log: &Log) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     if let Command::Ctl(flags) = command {
         return runtime.block_on(ctl::run(flags));
@@ -96,9 +81,9 @@ fn run(command: Command, log: &Log) -> Result<()> {
     let process = Process::new(log.clone())?;
     let outcome = runtime.block_on(async {
         match command {
-            Command::Standalone(flags) => standalone::run(flags, &process).await,
-            Command::Brain(flags) => brain::run(*flags, &process).await,
-            Command::Proxy(flags) => proxy::run(flags, &process).await,
+            Command::Standalone(flags) => run::standalone::run(flags, &process).await,
+            Command::Brain(flags) => run::brain::run(*flags, &process).await,
+            Command::Proxy(flags) => run::proxy::run(flags, &process).await,
             Command::Ctl(_) | Command::Version | Command::Completion(_) | Command::Man(_) => Ok(()), // done above
         }
     });

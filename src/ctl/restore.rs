@@ -13,7 +13,7 @@ use kubebrain_brain::mvcc::restore::{Options, Restored, restore};
 use kubebrain_shared::group::GroupName;
 use kubebrain_shared::snapshot::Reader;
 
-use crate::{cli, placement, print};
+use crate::{flags, placement, print};
 
 /// Makes a data directory from a snapshot, for `standalone` or for brains. The directory gets a whole store or none.
 #[derive(Debug, Args)]
@@ -28,7 +28,7 @@ pub(crate) struct Restore {
     #[arg(long, env = "KUBEBRAIN_PLACEMENT", value_name = "FILE")]
     placement: Option<PathBuf>,
     /// Restore only these groups: for a brain that has a directory of its own.
-    #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = cli::group)]
+    #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = flags::group)]
     group: Vec<GroupName>,
     /// Goes before every stored key. Without it: what did when the snapshot was taken.
     #[arg(long, env = "KUBEBRAIN_STORE_PREFIX")]

@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use kubebrain_net::dial::{Channel, Connector, DialConfig};
 use kubebrain_net::tls::TlsClient;
 
-use crate::duration;
+use crate::flags::duration;
 
 /// Certificates for https:// endpoints.
 #[derive(Debug, Args)]

@@ -10,7 +10,7 @@ use tracing_subscriber::EnvFilter;
 use super::level::{self, Level};
 use super::output::{Format, Output};
 use super::rotation::Rotation;
-use crate::boolean;
+use crate::flags::boolean;
 
 const DEFAULT: &str = "default";
 

@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use kubebrain_net::dial::{Channel, Connector, DialConfig};
 use kubebrain_proto::etcdserverpb::lease_client::LeaseClient;
 use kubebrain_proto::etcdserverpb::{LeaseGrantRequest, RangeRequest};
-use kubebrain_net::dial::{Channel, Connector, DialConfig};
 use kubebrain_shared::fault::Fault as Told;
 
 use crate::power::small;

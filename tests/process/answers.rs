@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
+use kubebrain_net::dial::Channel;
 use kubebrain_proto::etcdserverpb as pb;
 use kubebrain_proto::etcdserverpb::kv_client::KvClient;
 use kubebrain_proto::etcdserverpb::lease_client::LeaseClient;
 use kubebrain_proto::etcdserverpb::watch_client::WatchClient;
-use kubebrain_net::dial::Channel;
 use pb::range_request::{SortOrder, SortTarget};
 use pb::watch_request::RequestUnion;
 use tokio::sync::mpsc;

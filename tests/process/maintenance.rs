@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
+use kubebrain_net::dial::Channel;
 use kubebrain_proto::etcdserverpb as pb;
 use kubebrain_proto::etcdserverpb::lease_client::LeaseClient;
 use kubebrain_proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use kubebrain_proto::health::HealthCheckRequest;
 use kubebrain_proto::health::health_check_response::ServingStatus;
 use kubebrain_proto::health::health_client::HealthClient;
-use kubebrain_net::dial::Channel;
 use kubebrain_shared::fault::Fault;
 use pb::alarm_request::AlarmAction;
 use rand::SeedableRng as _;

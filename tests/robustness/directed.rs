@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use kubebrain_proto::etcdserverpb as pb;
 use kubebrain_net::dial::{Channel, Connector, DialConfig};
+use kubebrain_proto::etcdserverpb as pb;
 use rand::Rng;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};

@@ -24,8 +24,8 @@ use tokio::time::Instant;
 use tonic::Status;
 use tonic::body::Body;
 
-use kubebrain_shared::fault::Fault;
 use crate::held::{self, Bound};
+use kubebrain_shared::fault::Fault;
 
 /// Up to this an answer is not counted: its stream costs about as much.
 pub const UNCOUNTED_BYTES: u64 = 16 << 10;

@@ -19,8 +19,8 @@ use tokio::time::Sleep;
 use tonic::Status;
 
 use crate::budget::{Budget, Share, UNCOUNTED_BYTES};
-use kubebrain_shared::fault::Fault;
 use crate::held::Bound;
+use kubebrain_shared::fault::Fault;
 use kubebrain_shared::wire::FRAME_PREFIX_BYTES;
 
 /// A request's message must be there within this time.

@@ -33,13 +33,13 @@ use tonic::codegen::Service;
 
 use crate::budget::Budget;
 use crate::direct::Direct;
-use kubebrain_shared::fault::Fault;
 use crate::held::Held;
 use crate::intake::intake;
 use crate::metrics::Inbound;
 use crate::probe::is_grpc;
-use kubebrain_shared::unserved;
 use keys::Keys;
+use kubebrain_shared::fault::Fault;
+use kubebrain_shared::unserved;
 
 /// What requests that are on their way in may take together.
 const REQUESTS_BYTES: u64 = 64 << 20;

@@ -23,8 +23,8 @@ use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::Service;
 
-use kubebrain_shared::group::GroupName;
 use crate::serve::Serve;
+use kubebrain_shared::group::GroupName;
 
 /// The etcd release whose behaviour these servers have, as `Status` and `/version` say; clients switch features on by it.
 pub const ETCD_VERSION: &str = "3.7.0";

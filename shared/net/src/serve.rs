@@ -31,8 +31,8 @@ use crate::cork::{Cork, Turns};
 use crate::gate::Gate;
 use crate::held::{Bound, Held};
 use crate::pings::PingGuard;
-use kubebrain_shared::stop::Stop;
 use crate::tls::TlsServer;
+use kubebrain_shared::stop::Stop;
 
 /// How connections are served.
 #[derive(Clone, Debug)]

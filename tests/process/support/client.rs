@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use kubebrain_net::dial::{Channel, Connector, DialConfig};
 use kubebrain_proto::etcdserverpb::kv_client::KvClient;
 use kubebrain_proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use kubebrain_proto::etcdserverpb::watch_client::WatchClient;
@@ -12,7 +13,6 @@ use kubebrain_proto::etcdserverpb::{
 use kubebrain_proto::health::HealthCheckRequest;
 use kubebrain_proto::health::health_check_response::ServingStatus;
 use kubebrain_proto::health::health_client::HealthClient;
-use kubebrain_net::dial::{Channel, Connector, DialConfig};
 use tonic::Status;
 
 use super::watch::Watch;

@@ -1,10 +1,10 @@
 //! [`Watch`]: one watcher on a stream of its own, and what came of it.
 
+use kubebrain_net::dial::Channel;
 use kubebrain_proto::etcdserverpb::watch_client::WatchClient;
 use kubebrain_proto::etcdserverpb::watch_request::RequestUnion;
 use kubebrain_proto::etcdserverpb::{WatchCreateRequest, WatchRequest, WatchResponse};
 use kubebrain_proto::mvccpb::Event;
-use kubebrain_net::dial::Channel;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};

@@ -14,8 +14,8 @@ use tonic::body::Body;
 
 use super::json;
 use crate::budget::{Budget, Share, UNCOUNTED_BYTES};
-use kubebrain_shared::fault::Fault;
 use crate::intake::BODY_MAX;
+use kubebrain_shared::fault::Fault;
 use kubebrain_shared::wire;
 
 /// A body, and what it takes of `budget` while it is used.

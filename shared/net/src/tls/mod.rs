@@ -31,9 +31,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use kubebrain_shared::stop::Stop;
 pub use client::{Distrust, TlsClient};
 use files::Current;
+use kubebrain_shared::stop::Stop;
 use listed::Listed;
 pub use listed::Refused;
 pub use suites::{UnknownSuite, UnknownVersion, Version};

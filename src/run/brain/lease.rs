@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result, bail};
 use kubebrain_brain::election::Timing;
 use kubebrain_brain_kubernetes::{LeaseBallot, lease};
 
-use crate::cli::{Brain, Election};
+use crate::flags::{Brain, Election};
 
 /// # Errors
 /// Names that no lease has; an API server that the flags do not lead to.

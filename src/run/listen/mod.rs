@@ -1,8 +1,8 @@
 //! Listening where URLs say: `http`, `https`, `unix` and `unixs`.
 
 mod advertised;
-mod flags;
 mod peers;
+mod serving;
 mod socket;
 
 use std::io;
@@ -16,16 +16,15 @@ use kubebrain_net::gateway::HttpOnly;
 use kubebrain_net::held::Held;
 use kubebrain_net::probe::ProbesOnly;
 use kubebrain_net::serve::{Listener, Serve, ServeConfig, serve_listener};
-use kubebrain_shared::stop::Stopper;
 use kubebrain_net::tls::TlsServer;
+use kubebrain_shared::stop::Stopper;
 use tokio::net::{TcpListener, TcpSocket, UnixListener, lookup_host};
 
-use crate::cli::Clients;
+use crate::flags::Clients;
 use crate::process::Process;
-use crate::umask;
+use crate::process::umask;
 pub(crate) use advertised::{advertised, advertised_to_clients};
-pub(crate) use flags::Serving;
-pub(crate) use peers::{Brains, PeerFiles, PeerServing, Peers};
+pub(crate) use peers::{Brains, Peers};
 use socket::SocketFile;
 
 /// Connections that wait to be accepted; Go's listeners take what the kernel allows, which is this.

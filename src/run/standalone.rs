@@ -10,25 +10,26 @@ use kubebrain_brain::mvcc::codec::Layout;
 use kubebrain_brain::mvcc::shared::Shared;
 use kubebrain_brain::mvcc::{self, Store};
 use kubebrain_brain::service::{Audience, Endpoint, EndpointConfig, Members};
-use kubebrain_proxy::Proxy;
 use kubebrain_net::dial::Connector;
 use kubebrain_net::direct::Direct;
-use kubebrain_shared::group::GroupName;
 use kubebrain_net::opening::Opening;
-use kubebrain_shared::placement::Placement;
 use kubebrain_net::probe::ETCD_VERSION;
-use kubebrain_shared::revision::Revision;
 use kubebrain_net::serve::{ServeConfig, memory, serve_memory};
+use kubebrain_proxy::Proxy;
+use kubebrain_shared::group::GroupName;
+use kubebrain_shared::placement::Placement;
+use kubebrain_shared::revision::Revision;
 use kubebrain_shared::stop::Stopper;
 use parking_lot::Mutex;
 
-use crate::cli::{ReadFence, Standalone};
-use crate::listen::Front;
-use crate::numbers::Numbers;
+use crate::flags::{ReadFence, Standalone};
+use crate::placement;
 use crate::process::{Place, Process};
-use crate::shutdown::{self, Heard, Signals};
-use crate::storage::{self, Storage};
-use crate::{opening, placement, proxy};
+use crate::run::listen::Front;
+use crate::run::numbers::Numbers;
+use crate::run::shutdown::{self, Heard, Signals};
+use crate::run::storage::{self, Storage};
+use crate::run::{opening, proxy};
 
 /// The groups of this process.
 struct Groups<'a> {

@@ -11,21 +11,21 @@ use kubebrain_brain::service::{
     Announcer, Audience, Between, Endpoint, EndpointConfig, Master, Members, Remote, Role, SlaveService,
     Standing,
 };
-use kubebrain_proto::peer::{FollowRequest, StandingResponse};
 use kubebrain_net::dial::{Channel, DialConfig};
 use kubebrain_net::opening::Opening;
 use kubebrain_net::probe::ETCD_VERSION;
+use kubebrain_proto::peer::{FollowRequest, StandingResponse};
 use kubebrain_shared::stop::Stopper;
 use tokio::sync::watch;
 
-use crate::cli::Brain;
-use crate::listen::{Brains, advertised, advertised_to_clients};
+use crate::flags::Brain;
+use crate::run::listen::{Brains, advertised, advertised_to_clients};
 
 /// Proxies resume watches from the last progress: it must be younger than what compaction keeps.
 const PEER_PROGRESS_MAX: Duration = Duration::from_secs(30);
 
 /// See the module.
-pub(super) struct Doors {
+pub(super) struct Endpoints {
     pub clients: Opening<Role>,
     pub peers: Opening<Role>,
     /// Where clients are told to come to.
@@ -45,7 +45,7 @@ pub(super) struct Doors {
     master: watch::Sender<Option<Master>>,
 }
 
-impl Doors {
+impl Endpoints {
     /// Where nobody is behind them yet. Streams about what this brain is end with `accepting`.
     pub(super) fn new(
         flags: &Brain,
@@ -79,7 +79,7 @@ impl Doors {
         }
     }
 
-    /// This brain has these ids, as its store says. To be called before anybody is behind the doors.
+    /// This brain has these ids, as its store says. To be called before anybody is behind the endpoints.
     pub(super) fn know(&mut self, cluster_id: u64, member_id: u64) {
         (self.cluster_id, self.member_id) = (cluster_id, member_id);
         self.announcer.call(member_id);

@@ -9,43 +9,47 @@ use kubebrain_brain::mvcc::codec::Layout;
 use kubebrain_shared::stop::Stopper;
 use tokio::time::timeout;
 
-use crate::cli::{self, Brain, Election, ReadFence};
-use crate::storage::Storage;
+use crate::flags::{self, Brain, Election, ReadFence};
+use crate::run::storage::Storage;
 
-use super::doors::Doors;
+use super::endpoints::Endpoints;
 
 /// A storage that is silent may come back.
 const LOOK_WITHIN: Duration = Duration::from_millis(500);
 
 /// A candidacy and the task behind it.
-pub(super) struct Standing {
+pub(super) struct RunningElection {
     pub candidacy: Candidacy,
     stopper: Stopper,
 }
 
 /// Stands for election; `None` where this brain is the only one of its group.
-pub(super) async fn stand(flags: &Brain, storage: &Storage, doors: &Doors) -> Result<Option<Standing>> {
+pub(super) async fn stand(
+    flags: &Brain,
+    storage: &Storage,
+    endpoints: &Endpoints,
+) -> Result<Option<RunningElection>> {
     let shared = storage.engine.is_shared();
     let given = flags.election.election;
-    let ballot = given.unwrap_or(if shared { cli::Ballot::Engine } else { cli::Ballot::None });
-    if ballot != cli::Ballot::None && !shared {
+    let ballot = given.unwrap_or(if shared { flags::Ballot::Engine } else { flags::Ballot::None });
+    if ballot != flags::Ballot::None && !shared {
         bail!(
             "--election={}: no other process can share this engine, so there is nobody to elect; use --engine=tikv, or \
              leave the flag out",
-            if ballot == cli::Ballot::Engine { "engine" } else { "kubernetes" }
+            if ballot == flags::Ballot::Engine { "engine" } else { "kubernetes" }
         );
     }
-    if ballot != cli::Ballot::Kubernetes
+    if ballot != flags::Ballot::Kubernetes
         && let Some(flag) = flags.election.of_kubernetes()
     {
         bail!("{flag} goes with --election=kubernetes");
     }
-    if flags.store.read_fence == ReadFence::Lease && ballot == cli::Ballot::None {
+    if flags.store.read_fence == ReadFence::Lease && ballot == flags::Ballot::None {
         bail!(
             "--read-fence=lease: there is no master lease without an election; use --election=engine or kubernetes"
         );
     }
-    if ballot == cli::Ballot::None {
+    if ballot == flags::Ballot::None {
         return Ok(None);
     }
     let timing = Timing {
@@ -57,25 +61,27 @@ pub(super) async fn stand(flags: &Brain, storage: &Storage, doors: &Doors) -> Re
         Ok(timing) => timing,
         Err(error) => bail!("--election-lease-duration, -renew-deadline, -retry-period: {error}"),
     };
-    if doors.peer_urls.is_empty() {
+    if endpoints.peer_urls.is_empty() {
         bail!(
             "--listen-peer-urls {}: that stands for every address of this machine, and the group's other brains and its \
              proxies need one that they can dial: name it by --initial-advertise-peer-urls",
             flags.peers.listen_peer_urls.join(",")
         );
     }
-    let (name, client_urls) = (flags.clients.name.clone(), doors.client_urls.clone());
-    let me = Candidate::of_process(name, doors.peer_urls.clone(), client_urls);
+    let (name, client_urls) = (flags.clients.name.clone(), endpoints.client_urls.clone());
+    let me = Candidate::of_process(name, endpoints.peer_urls.clone(), client_urls);
     let layout = Layout::new(flags.store.store_prefix.as_bytes(), &flags.group);
     Ok(Some(match ballot {
         #[cfg(feature = "kubernetes")]
-        cli::Ballot::Kubernetes => Standing::new(super::lease::ballot(flags, timing).await?, me, timing),
+        flags::Ballot::Kubernetes => {
+            RunningElection::new(super::lease::ballot(flags, timing).await?, me, timing)
+        }
         #[cfg(not(feature = "kubernetes"))]
-        cli::Ballot::Kubernetes => bail!(
+        flags::Ballot::Kubernetes => bail!(
             "--election=kubernetes: this program was built without it; build it without --no-default-features"
         ),
-        cli::Ballot::Engine | cli::Ballot::None => {
-            Standing::new(EngineBallot::new(storage.engine.clone(), layout.election()), me, timing)
+        flags::Ballot::Engine | flags::Ballot::None => {
+            RunningElection::new(EngineBallot::new(storage.engine.clone(), layout.election()), me, timing)
         }
     }))
 }
@@ -100,7 +106,7 @@ impl Election {
     }
 }
 
-impl Standing {
+impl RunningElection {
     fn new(ballot: impl Ballot, me: Candidate, timing: Timing) -> Self {
         let (driver, candidacy) = Driver::new(ballot, me, timing);
         let stopper = Stopper::default();

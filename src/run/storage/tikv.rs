@@ -7,8 +7,8 @@ use kubebrain_brain::engine::Engine;
 use kubebrain_brain::mvcc::codec;
 use kubebrain_brain_tikv::{Gc, Tikv, Tls};
 
-use crate::cli::{self, Clients};
-use crate::numbers::Numbers;
+use crate::flags::{self, Clients};
+use crate::run::numbers::Numbers;
 
 /// Beside a client's value, a stored one holds its key and some numbers.
 const ROW_BYTES_BESIDE: usize = 64 << 10;
@@ -17,7 +17,7 @@ const ROW_BYTES_BESIDE: usize = 64 << 10;
 ///
 /// # Errors
 /// Flags that do not go together.
-pub(super) fn open(flags: &cli::Store, clients: &Clients, numbers: &Numbers) -> Result<Arc<dyn Engine>> {
+pub(super) fn open(flags: &flags::Store, clients: &Clients, numbers: &Numbers) -> Result<Arc<dyn Engine>> {
     let cluster = &flags.tikv;
     if cluster.pd.is_empty() {
         bail!("--engine tikv: --pd must say where its placement driver is");
@@ -39,7 +39,7 @@ pub(super) fn open(flags: &cli::Store, clients: &Clients, numbers: &Numbers) -> 
     }
     let config = kubebrain_brain_tikv::Config {
         tls,
-        gc: (cluster.tikv_gc == cli::Gc::On)
+        gc: (cluster.tikv_gc == flags::Gc::On)
             .then(|| Gc::new(codec::collector(flags.store_prefix.as_bytes()))),
         metrics: kubebrain_brain_tikv::Metrics::new(&numbers.metrics),
         ..kubebrain_brain_tikv::Config::new(cluster.pd.iter().cloned())

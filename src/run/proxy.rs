@@ -4,19 +4,20 @@ use std::collections::HashMap;
 
 use anyhow::{Context, Result, bail};
 use futures_util::FutureExt as _;
+use kubebrain_net::dial::Connector;
 use kubebrain_proxy::metrics::Metrics;
 use kubebrain_proxy::{Config, Proxy};
-use kubebrain_net::dial::Connector;
 use kubebrain_shared::group::GroupName;
 use kubebrain_shared::placement::Placement;
 use kubebrain_shared::stop::Stopper;
 
-use crate::cli::{self, Clients};
-use crate::listen::{Brains, Front, advertised_to_clients};
-use crate::numbers::Numbers;
+use crate::flags::{self, Clients};
+use crate::placement;
 use crate::process::{Place, Process};
-use crate::shutdown::{Heard, Signals};
-use crate::{placement, shutdown};
+use crate::run::listen::{Brains, Front, advertised_to_clients};
+use crate::run::numbers::Numbers;
+use crate::run::shutdown;
+use crate::run::shutdown::{Heard, Signals};
 
 /// The proxy's settings from the flags that clients care for.
 pub(crate) fn config(clients: &Clients, urls: &[String]) -> Config {
@@ -46,7 +47,7 @@ fn connectors(
     Ok(connectors)
 }
 
-pub(crate) async fn run(flags: cli::Proxy, process: &Process) -> Result<()> {
+pub(crate) async fn run(flags: flags::Proxy, process: &Process) -> Result<()> {
     let mut signals = Signals::new()?;
     let compaction = flags.compaction.policy()?;
     let mut table = placement::read(&flags.placement)?;

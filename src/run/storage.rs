@@ -19,13 +19,13 @@ use kubebrain_brain::mvcc::quota::Quota;
 use kubebrain_brain::mvcc::values::ValueCache;
 use kubebrain_brain::request::Limits;
 use kubebrain_net::budget::Budget;
-use kubebrain_shared::group::GroupName;
 use kubebrain_net::intake;
+use kubebrain_shared::group::GroupName;
 
-use crate::cli::{self, Clients};
-use crate::numbers::Numbers;
-use crate::opening;
+use crate::flags::{self, Clients};
 use crate::process::Process;
+use crate::run::numbers::Numbers;
+use crate::run::opening;
 
 /// An open engine.
 pub(crate) struct Storage {
@@ -46,23 +46,23 @@ pub(crate) struct Storage {
 }
 
 /// The cluster's id by the token that was given, if one was.
-pub(crate) fn token(flags: &cli::Store) -> Option<u64> {
+pub(crate) fn token(flags: &flags::Store) -> Option<u64> {
     flags.initial_cluster_token.as_deref().filter(|token| !token.is_empty()).map(cluster::of_token)
 }
 
 /// The cluster's id, should the store be a new one.
-pub(crate) fn new_cluster(flags: &cli::Store) -> u64 {
+pub(crate) fn new_cluster(flags: &flags::Store) -> u64 {
     token(flags).unwrap_or_else(|| cluster::drawn(rand::random()))
 }
 
 /// Opens it. With TiKV that is not more than the intention to connect: who opens a group there waits for it.
 pub(crate) async fn open(
-    flags: &cli::Store,
+    flags: &flags::Store,
     clients: &Clients,
     numbers: &Numbers,
     process: &Process,
 ) -> Result<Storage> {
-    if flags.engine != cli::Engine::Tikv
+    if flags.engine != flags::Engine::Tikv
         && let Some(flag) = flags.tikv.given()
     {
         bail!("{flag} goes with --engine tikv");
@@ -77,8 +77,8 @@ pub(crate) async fn open(
         cluster: cluster::unnamed(),
     };
     match flags.engine {
-        cli::Engine::Memory => Ok(storage(Arc::new(Memory::new()), None)),
-        cli::Engine::Embedded => {
+        flags::Engine::Memory => Ok(storage(Arc::new(Memory::new()), None)),
+        flags::Engine::Embedded => {
             if flags.data_dir.join("member").exists() {
                 bail!(
                     "--data-dir {dir}: this is etcd's data ({dir}/member), which kubebrain neither reads nor changes; \
@@ -106,24 +106,26 @@ pub(crate) async fn open(
             tracing::info!(bytes = embedded.size(), "opened {what}");
             Ok(storage(embedded.clone(), Some(embedded)))
         }
-        cli::Engine::Tikv => Ok(storage(tikv::open(flags, clients, numbers)?, None)),
+        flags::Engine::Tikv => Ok(storage(tikv::open(flags, clients, numbers)?, None)),
     }
 }
 
 /// For an error: which group, and where.
-pub(crate) fn unopened(group: &GroupName, store: &cli::Store) -> String {
+pub(crate) fn unopened(group: &GroupName, store: &flags::Store) -> String {
     match store.engine {
-        cli::Engine::Memory => format!("group {group} cannot be opened"),
-        cli::Engine::Embedded => {
+        flags::Engine::Memory => format!("group {group} cannot be opened"),
+        flags::Engine::Embedded => {
             format!("group {group} in data directory {} cannot be opened", store.data_dir.display())
         }
-        cli::Engine::Tikv => format!("group {group} in TiKV at {} cannot be opened", store.tikv.pd.join(",")),
+        flags::Engine::Tikv => {
+            format!("group {group} in TiKV at {} cannot be opened", store.tikv.pd.join(","))
+        }
     }
 }
 
 impl Storage {
     /// The store of a group in this process.
-    pub(crate) fn config(&self, group: GroupName, store: &cli::Store, clients: &Clients) -> mvcc::Config {
+    pub(crate) fn config(&self, group: GroupName, store: &flags::Store, clients: &Clients) -> mvcc::Config {
         mvcc::Config {
             store_prefix: Bytes::copy_from_slice(store.store_prefix.as_bytes()),
             limits: Limits { txn_ops_max: store.max_txn_ops, request_bytes_max: clients.max_request_bytes },
@@ -133,9 +135,9 @@ impl Storage {
             answers: self.answers.clone(),
             requests: self.requests.clone(),
             read_fence: match store.read_fence {
-                cli::ReadFence::Engine => mvcc::ReadFence::Engine,
-                cli::ReadFence::Lease => mvcc::ReadFence::Lease,
-                cli::ReadFence::Trust => mvcc::ReadFence::Trust,
+                flags::ReadFence::Engine => mvcc::ReadFence::Engine,
+                flags::ReadFence::Lease => mvcc::ReadFence::Lease,
+                flags::ReadFence::Trust => mvcc::ReadFence::Trust,
             },
             lease_checkpoint_interval: store.lease_checkpoint_interval,
             cluster_id: self.cluster,
@@ -145,7 +147,7 @@ impl Storage {
     }
 }
 
-impl cli::TikvCluster {
+impl flags::TikvCluster {
     /// A flag that was given, if any was.
     fn given(&self) -> Option<&'static str> {
         let given = [
@@ -153,19 +155,19 @@ impl cli::TikvCluster {
             (self.tikv_ca_file.is_some(), "--tikv-ca-file"),
             (self.tikv_cert_file.is_some(), "--tikv-cert-file"),
             (self.tikv_key_file.is_some(), "--tikv-key-file"),
-            (self.tikv_gc == cli::Gc::On, "--tikv-gc"),
+            (self.tikv_gc == flags::Gc::On, "--tikv-gc"),
         ];
         given.into_iter().find_map(|(given, flag)| given.then_some(flag))
     }
 }
 
-impl cli::Store {
+impl flags::Store {
     /// Where the data is, for people.
     pub(crate) fn place(&self) -> String {
         match self.engine {
-            cli::Engine::Memory => "in memory".to_owned(),
-            cli::Engine::Embedded => self.data_dir.display().to_string(),
-            cli::Engine::Tikv => format!("TiKV at {}", self.tikv.pd.join(",")),
+            flags::Engine::Memory => "in memory".to_owned(),
+            flags::Engine::Embedded => self.data_dir.display().to_string(),
+            flags::Engine::Tikv => format!("TiKV at {}", self.tikv.pd.join(",")),
         }
     }
 }

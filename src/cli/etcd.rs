@@ -11,9 +11,9 @@ use anyhow::{Result, bail};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory};
 
-use crate::boolean;
+use super::headings;
 use crate::cli::Cli;
-use crate::headings;
+use crate::flags::boolean;
 
 /// Programs that take etcd's flags.
 const PROGRAMS: [&str; 3] = ["standalone", "brain", "proxy"];

@@ -13,7 +13,7 @@ use kubebrain_net::probe::ETCD_VERSION;
 use tonic::body::Body;
 use tonic::codegen::Service;
 
-use crate::cli::Clients;
+use crate::flags::Clients;
 use crate::process::Process;
 
 /// What gRPC may add to the largest request, as in etcd.

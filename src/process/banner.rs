@@ -1,7 +1,7 @@
 //! What a person at a terminal reads after starting it.
 
+use super::place::Place;
 use crate::print;
-use crate::process::Place;
 
 /// A few lines: what listens where, and what to type next. Programs read the log instead.
 pub(crate) fn print(what: &str, place: &Place) {

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use anyhow::{Result, bail};
 use kubebrain_brain::engine::Engine;
 
-use crate::cli::{self, Clients};
-use crate::numbers::Numbers;
+use crate::flags::{self, Clients};
+use crate::run::numbers::Numbers;
 
 /// # Errors
 /// Always.
-pub(super) fn open(_: &cli::Store, _: &Clients, _: &Numbers) -> Result<Arc<dyn Engine>> {
+pub(super) fn open(_: &flags::Store, _: &Clients, _: &Numbers) -> Result<Arc<dyn Engine>> {
     bail!("--engine tikv: this program was built without it; build it without --no-default-features")
 }

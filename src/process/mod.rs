@@ -6,6 +6,12 @@
 //!
 //! The service manager hears of the same moments.
 
+mod banner;
+mod descriptors;
+mod place;
+mod systemd;
+pub(crate) mod umask;
+
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Result;
@@ -14,10 +20,10 @@ use kubebrain_net::probe::ETCD_VERSION;
 use tokio::time::Instant;
 use tracing::field::{DisplayValue, display};
 
-use crate::banner;
-use crate::descriptors::Descriptors;
 use crate::log::Log;
-use crate::systemd::Systemd;
+use descriptors::Descriptors;
+pub(crate) use place::Place;
+use systemd::Systemd;
 
 /// See the module.
 pub(crate) struct Process {
@@ -28,16 +34,6 @@ pub(crate) struct Process {
     pub connections: Connections,
     began: Instant,
     has_begun: AtomicBool,
-}
-
-/// Where a program is, for who looks for it.
-#[derive(Default)]
-pub(crate) struct Place {
-    pub clients: Vec<String>,
-    pub probes: Vec<String>,
-    pub peers: Vec<String>,
-    pub data: String,
-    pub groups: Vec<String>,
 }
 
 /// A program that has said that it starts, and not yet that it is ready.

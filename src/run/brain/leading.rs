@@ -1,0 +1,163 @@
+//! A brain that is master, from its takeover until it leaves.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Result, anyhow};
+use futures_util::FutureExt as _;
+use kubebrain_brain::compaction::Alone;
+use kubebrain_brain::election::Standing as Election;
+use kubebrain_brain::mvcc::follow::Slave;
+use kubebrain_brain::mvcc::shared::Ended;
+use kubebrain_brain::mvcc::{OpenError, PlaceError, Store};
+use kubebrain_shared::placement::Placement;
+use kubebrain_shared::stop::Stopper;
+use tokio::time::timeout;
+
+use super::candidate::RunningElection;
+use super::{Brain, End, Term};
+use crate::run::shutdown::{self, Heard};
+use crate::run::{opening, storage};
+
+/// What is at work when a master leaves may end by itself for so long.
+const LEAVE_WITHIN: Duration = Duration::from_secs(2);
+/// Who leaves for good shows clients the way to the next master, if there is one soon.
+const SUCCESSOR_WITHIN: Duration = Duration::from_secs(1);
+
+impl Brain<'_> {
+    /// Takes the group over.
+    pub(super) async fn promote(&mut self, slave: &mut Slave) -> Result<(), End> {
+        self.endpoints.close("the group is being taken over");
+        let endpoints = &self.endpoints;
+        let say = |what: String| endpoints.say(&what);
+        let promoted = tokio::select! { biased;
+            () = self.signals.stop() => return Err(End::Stop),
+            () = lost(self.election.as_ref()) => {
+                return Err(End::Lost("the election was lost while the group was taken over".to_owned()));
+            }
+            promoted = opening::promote(slave, &self.config.group, &self.storage.engine, &say) => promoted,
+        };
+        promoted.map_err(|error| match error {
+            OpenError::Deposed { .. } => End::Lost(error.to_string()),
+            error => self.failed(error),
+        })
+    }
+
+    pub(super) async fn open(&mut self) -> Result<Term, End> {
+        self.endpoints.close("the store is being opened");
+        let endpoints = &self.endpoints;
+        let say = |what: String| endpoints.say(&what);
+        let opened = tokio::select! { biased;
+            () = self.signals.stop() => return Err(End::Stop),
+            opened = opening::store(
+                self.config.clone(), &self.storage.engine, &self.table, self.process, &say
+            ) => opened,
+        };
+        let term = Term { store: opened.map_err(|error| self.failed(error))?, streams: Stopper::default() };
+        self.begin(&term);
+        Ok(term)
+    }
+
+    pub(super) fn failed(&self, error: OpenError) -> End {
+        let why = storage::unopened(&self.flags.group, &self.flags.store);
+        End::Failed(anyhow::Error::from(error).context(why))
+    }
+
+    /// A term as master begins.
+    pub(super) fn begin(&mut self, term: &Term) {
+        self.current.is(&term.store);
+        self.endpoints.serve(&term.store, &term.streams);
+        if let Some(policy) = &self.compaction {
+            term.streams.keep("automatic compaction", |stop| policy.run(Alone(term.store.clone()), stop));
+        }
+        let at = term.store.shared().committed();
+        let epoch = term.store.shared().identity().term;
+        tracing::info!(group = %self.flags.group, epoch, "master at {at}: this brain orders the group's writes");
+        self.serves(&format!("master of group {} at {at}", self.flags.group));
+    }
+
+    /// Clients are served, as what it is now.
+    pub(super) fn serves(&mut self, what: &str) {
+        match self.starting.take() {
+            Some(starting) => self.process.ready(starting, what),
+            None => self.process.systemd.status(what),
+        }
+    }
+
+    /// Until the term ends.
+    pub(super) async fn master(&mut self, term: &Term) -> End {
+        loop {
+            let reload = tokio::select! { biased; // the engine's reason is the cause of its groups'
+                heard = self.signals.next() => match heard {
+                    Heard::Stop => return End::Stop,
+                    Heard::Reload => true,
+                },
+                () = self.watched.changed() => true,
+                error = shutdown::poisoned(self.storage.embedded.as_deref()) => return End::Failed(error),
+                error = shutdown::broken(vec![term.streams.broken().boxed()]) => return End::Failed(error),
+                ended = term.store.ended() => return match ended {
+                    Ended::Deposed { .. } if self.election.is_some() => End::Lost(ended.to_string()),
+                    ended => End::Failed(anyhow!("{ended}")),
+                },
+                () = lost(self.election.as_ref()) => {
+                    return End::Lost("the master lease could not be renewed in time".to_owned());
+                }
+            };
+            if let Some(next) = reload.then(|| self.watched.reload(&self.table)).flatten() {
+                match replace_placement(&term.store, &next).await {
+                    Ok(()) => {
+                        tracing::info!(
+                            version = format!("{:x}", next.version()),
+                            "a new placement is in use"
+                        );
+                        self.table = next;
+                    }
+                    Err(error) => tracing::error!("the old placement stays: {error}"),
+                }
+            }
+        }
+    }
+
+    /// Ends a term. What is at work ends by itself, what comes waits or goes elsewhere, and only then may another brain
+    /// be master.
+    pub(super) async fn leave(&mut self, term: Term, end: &End) {
+        let Term { store, streams } = term;
+        self.current.is_none();
+        if self.election.is_none() {
+            streams.ask();
+            self.last = Some(store); // connections end first, with what is at work on them
+            return;
+        }
+        self.endpoints.close("the group's master changes");
+        store.leave(); // slaves stand for election from here on
+        let _late = timeout(LEAVE_WITHIN, streams.stop()).await;
+        let _stuck = timeout(LEAVE_WITHIN, store.close()).await;
+        let (Some(election), End::Stop) = (&mut self.election, end) else { return };
+        election.candidacy.resign();
+        let successor = async {
+            loop {
+                match election.candidacy.changed().await {
+                    Election::Slave(Some(master)) if !master.is_released() => return master,
+                    _ => {}
+                }
+            }
+        };
+        if let Ok(master) = timeout(SUCCESSOR_WITHIN, successor).await {
+            let _upstream = self.endpoints.show_master(Some(&master));
+            self.endpoints.pass_on(&store);
+        }
+    }
+}
+
+/// Returns when the election is lost; never where there is none.
+async fn lost(election: Option<&RunningElection>) {
+    match election {
+        Some(election) => election.candidacy.lost().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn replace_placement(store: &Store, next: &Arc<Placement>) -> Result<(), PlaceError> {
+    store.prepare(next.clone()).await?;
+    store.commit_placement().await
+}
