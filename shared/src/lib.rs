@@ -5,6 +5,7 @@ pub mod revision;
 pub mod range;
 pub mod group;
 pub mod fault;
+pub mod method;
 pub mod unserved;
 pub mod metadata;
 pub mod stop;

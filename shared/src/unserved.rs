@@ -3,6 +3,8 @@
 
 use tonic::Status;
 
+use crate::method;
+
 const NO_USERS: &str = "there are no users and roles: let clients show certificates (--client-cert-auth), and keep \
     everybody else off the network";
 const NO_MEMBERS: &str = "there are no voting members to change: name the brains of each group in the placement file, \
@@ -13,10 +15,8 @@ const NO_DOWNGRADE: &str = "there is no cluster version to lower: stop this prog
 /// The refusal of a call that is not served.
 pub fn refusal(path: &str) -> Status {
     let sentence = match path {
-        "/etcdserverpb.Cluster/MemberAdd"
-        | "/etcdserverpb.Cluster/MemberRemove"
-        | "/etcdserverpb.Cluster/MemberUpdate" => NO_MEMBERS,
-        "/etcdserverpb.Maintenance/Downgrade" => NO_DOWNGRADE,
+        method::MEMBER_ADD | method::MEMBER_REMOVE | method::MEMBER_UPDATE => NO_MEMBERS,
+        method::DOWNGRADE => NO_DOWNGRADE,
         path if path.starts_with("/etcdserverpb.Auth/") => NO_USERS,
         _ => "this program does not have this call",
     };

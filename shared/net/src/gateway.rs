@@ -5,7 +5,7 @@
 //! ```
 //!
 //! A request becomes the gRPC request that a client would have sent, and is answered by the very service that would have
-//! answered that: there is no second way in, and what is counted, refused or bounded there is so here. Messages and their
+//! answered that: there is no second way in, and what is counted, refused or bounded there is so here. Kind and their
 //! JSON are converted by their descriptors; no call is known here but by its path.
 //!
 //! Invariants: a client that goes away ends its call. A body is read up to a bound in bytes and time. What large bodies and
@@ -29,6 +29,9 @@ use futures_util::future::Either;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
+use kubebrain_shared::method::Kind;
+use kubebrain_shared::wire;
+use routes::Route;
 use tonic::body::Body;
 use tonic::codegen::Service;
 use tonic::{Code, Status};
@@ -37,8 +40,6 @@ use crate::budget::{Budget, Share};
 use crate::direct::{Answer, Direct};
 use crate::probe::{ProbesOnly, is_grpc};
 use crate::serve::Serve;
-use kubebrain_shared::wire;
-use routes::{Route, Streams};
 
 /// What JSON of requests may take together.
 const REQUESTS_BYTES: u64 = 64 << 20;
@@ -166,9 +167,9 @@ impl Shared {
         if request.method() != Method::POST {
             return page::failure(&Status::unimplemented("Method Not Allowed"));
         }
-        let answered = match route.streams {
-            Streams::None => Arc::clone(&self).unary(route, request).await,
-            Streams::Out | Streams::Both => return self.stream(route, request).await,
+        let answered = match route.kind {
+            Kind::Unary => Arc::clone(&self).unary(route, request).await,
+            Kind::ServerStream | Kind::BidiStream => return self.stream(route, request).await,
         };
         answered.unwrap_or_else(|status| page::failure(&status))
     }
@@ -198,16 +199,16 @@ impl Shared {
         }
     }
 
-    /// Messages, each a line.
+    /// Kind, each a line.
     async fn stream(self: Arc<Self>, route: Route, request: Request<Body>) -> Response<Body> {
         let (head, body) = request.into_parts();
         let headers = headers::forwarded(&head.headers);
-        let (body, broken) = match route.streams {
-            Streams::Both => {
+        let (body, broken) = match route.kind {
+            Kind::BidiStream => {
                 let (frames, broken) = input::Frames::new(body, route.input.clone(), self.text_bytes_max);
                 (Ok(Body::new(frames)), Some(broken))
             }
-            Streams::None | Streams::Out => (self.message(&route, body).await, None),
+            Kind::Unary | Kind::ServerStream => (self.message(&route, body).await, None),
         };
         let body = match body {
             Ok(body) => body,

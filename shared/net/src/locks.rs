@@ -25,8 +25,12 @@ use std::task::{Context, Poll};
 
 use futures_util::future::Either;
 use http::{Request, Response};
+use keys::Keys;
 use kubebrain_proto::v3electionpb::election_server::ElectionServer;
 use kubebrain_proto::v3lockpb::lock_server::LockServer;
+use kubebrain_shared::fault::Fault;
+use kubebrain_shared::method;
+use kubebrain_shared::unserved;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::Service;
@@ -37,9 +41,6 @@ use crate::held::Held;
 use crate::intake::intake;
 use crate::metrics::Inbound;
 use crate::probe::is_grpc;
-use keys::Keys;
-use kubebrain_shared::fault::Fault;
-use kubebrain_shared::unserved;
 
 /// What requests that are on their way in may take together.
 const REQUESTS_BYTES: u64 = 64 << 20;
@@ -118,15 +119,11 @@ async fn answer(shared: Arc<Shared>, request: Request<Inbound>) -> Result<Respon
     let (request, _taken) = intake(request, &shared.requests);
     let bytes_max = shared.message_bytes_max;
     match request.uri().path() {
-        "/v3lockpb.Lock/Lock" | "/v3lockpb.Lock/Unlock" => {
+        method::LOCK | method::UNLOCK => {
             let server = LockServer::new(lock::Lock(shared.keys.clone()));
             server.max_decoding_message_size(bytes_max).call(request).await
         }
-        "/v3electionpb.Election/Campaign"
-        | "/v3electionpb.Election/Proclaim"
-        | "/v3electionpb.Election/Leader"
-        | "/v3electionpb.Election/Observe"
-        | "/v3electionpb.Election/Resign" => {
+        method::CAMPAIGN | method::PROCLAIM | method::LEADER | method::OBSERVE | method::RESIGN => {
             let server = ElectionServer::new(election::Election(shared.keys.clone()));
             server.max_decoding_message_size(bytes_max).call(request).await
         }

@@ -8,6 +8,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use http::{Request, Response};
+use kubebrain_shared::method;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::Service;
@@ -60,8 +61,8 @@ impl Reflection {
     /// The answer to a request at a path of which [`Reflection::is_asked`] is true.
     pub async fn answer(&self, request: Request<Body>) -> Response<Body> {
         match request.uri().path() {
-            "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo" => (self.v1)(request).await,
-            "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo" => (self.v1alpha)(request).await,
+            method::REFLECTION => (self.v1)(request).await,
+            method::REFLECTION_ALPHA => (self.v1alpha)(request).await,
             other => Status::unimplemented(format!("kubebrain: {other} is not served")).into_http(),
         }
     }

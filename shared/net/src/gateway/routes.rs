@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
+use kubebrain_shared::method::{self, Kind};
 use prost_reflect::{DescriptorPool, MessageDescriptor};
 
 /// Above all paths.
@@ -12,17 +13,6 @@ const BELOW: &str = "/v3/";
 /// The name that etcd 3.3 had for it, which etcd still takes.
 const BELOW_BETA: &str = "/v3beta/";
 
-/// How many messages there are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Streams {
-    /// One each way.
-    None,
-    /// One in, many out.
-    Out,
-    /// Many each way.
-    Both,
-}
-
 /// A call.
 #[derive(Clone, Debug)]
 pub(super) struct Route {
@@ -30,62 +20,62 @@ pub(super) struct Route {
     pub(super) path: &'static str,
     pub(super) input: MessageDescriptor,
     pub(super) output: MessageDescriptor,
-    pub(super) streams: Streams,
+    pub(super) kind: Kind,
 }
 
 /// Below [`BELOW`], and the method.
 const TABLE: &[(&str, &str)] = &[
-    ("kv/range", "/etcdserverpb.KV/Range"),
-    ("kv/put", "/etcdserverpb.KV/Put"),
-    ("kv/deleterange", "/etcdserverpb.KV/DeleteRange"),
-    ("kv/txn", "/etcdserverpb.KV/Txn"),
-    ("kv/compaction", "/etcdserverpb.KV/Compact"),
-    ("watch", "/etcdserverpb.Watch/Watch"),
-    ("lease/grant", "/etcdserverpb.Lease/LeaseGrant"),
-    ("lease/revoke", "/etcdserverpb.Lease/LeaseRevoke"),
-    ("kv/lease/revoke", "/etcdserverpb.Lease/LeaseRevoke"),
-    ("lease/keepalive", "/etcdserverpb.Lease/LeaseKeepAlive"),
-    ("lease/timetolive", "/etcdserverpb.Lease/LeaseTimeToLive"),
-    ("kv/lease/timetolive", "/etcdserverpb.Lease/LeaseTimeToLive"),
-    ("lease/leases", "/etcdserverpb.Lease/LeaseLeases"),
-    ("kv/lease/leases", "/etcdserverpb.Lease/LeaseLeases"),
-    ("cluster/member/add", "/etcdserverpb.Cluster/MemberAdd"),
-    ("cluster/member/remove", "/etcdserverpb.Cluster/MemberRemove"),
-    ("cluster/member/update", "/etcdserverpb.Cluster/MemberUpdate"),
-    ("cluster/member/list", "/etcdserverpb.Cluster/MemberList"),
-    ("cluster/member/promote", "/etcdserverpb.Cluster/MemberPromote"),
-    ("maintenance/alarm", "/etcdserverpb.Maintenance/Alarm"),
-    ("maintenance/status", "/etcdserverpb.Maintenance/Status"),
-    ("maintenance/defragment", "/etcdserverpb.Maintenance/Defragment"),
-    ("maintenance/hash", "/etcdserverpb.Maintenance/Hash"),
-    ("maintenance/hashkv", "/etcdserverpb.Maintenance/HashKV"),
-    ("maintenance/snapshot", "/etcdserverpb.Maintenance/Snapshot"),
-    ("maintenance/transfer-leadership", "/etcdserverpb.Maintenance/MoveLeader"),
-    ("maintenance/downgrade", "/etcdserverpb.Maintenance/Downgrade"),
-    ("auth/enable", "/etcdserverpb.Auth/AuthEnable"),
-    ("auth/disable", "/etcdserverpb.Auth/AuthDisable"),
-    ("auth/status", "/etcdserverpb.Auth/AuthStatus"),
-    ("auth/authenticate", "/etcdserverpb.Auth/Authenticate"),
-    ("auth/user/add", "/etcdserverpb.Auth/UserAdd"),
-    ("auth/user/get", "/etcdserverpb.Auth/UserGet"),
-    ("auth/user/list", "/etcdserverpb.Auth/UserList"),
-    ("auth/user/delete", "/etcdserverpb.Auth/UserDelete"),
-    ("auth/user/changepw", "/etcdserverpb.Auth/UserChangePassword"),
-    ("auth/user/grant", "/etcdserverpb.Auth/UserGrantRole"),
-    ("auth/user/revoke", "/etcdserverpb.Auth/UserRevokeRole"),
-    ("auth/role/add", "/etcdserverpb.Auth/RoleAdd"),
-    ("auth/role/get", "/etcdserverpb.Auth/RoleGet"),
-    ("auth/role/list", "/etcdserverpb.Auth/RoleList"),
-    ("auth/role/delete", "/etcdserverpb.Auth/RoleDelete"),
-    ("auth/role/grant", "/etcdserverpb.Auth/RoleGrantPermission"),
-    ("auth/role/revoke", "/etcdserverpb.Auth/RoleRevokePermission"),
-    ("lock/lock", "/v3lockpb.Lock/Lock"),
-    ("lock/unlock", "/v3lockpb.Lock/Unlock"),
-    ("election/campaign", "/v3electionpb.Election/Campaign"),
-    ("election/proclaim", "/v3electionpb.Election/Proclaim"),
-    ("election/leader", "/v3electionpb.Election/Leader"),
-    ("election/observe", "/v3electionpb.Election/Observe"),
-    ("election/resign", "/v3electionpb.Election/Resign"),
+    ("kv/range", method::RANGE),
+    ("kv/put", method::PUT),
+    ("kv/deleterange", method::DELETE_RANGE),
+    ("kv/txn", method::TXN),
+    ("kv/compaction", method::COMPACT),
+    ("watch", method::WATCH),
+    ("lease/grant", method::LEASE_GRANT),
+    ("lease/revoke", method::LEASE_REVOKE),
+    ("kv/lease/revoke", method::LEASE_REVOKE),
+    ("lease/keepalive", method::LEASE_KEEP_ALIVE),
+    ("lease/timetolive", method::LEASE_TIME_TO_LIVE),
+    ("kv/lease/timetolive", method::LEASE_TIME_TO_LIVE),
+    ("lease/leases", method::LEASE_LEASES),
+    ("kv/lease/leases", method::LEASE_LEASES),
+    ("cluster/member/add", method::MEMBER_ADD),
+    ("cluster/member/remove", method::MEMBER_REMOVE),
+    ("cluster/member/update", method::MEMBER_UPDATE),
+    ("cluster/member/list", method::MEMBER_LIST),
+    ("cluster/member/promote", method::MEMBER_PROMOTE),
+    ("maintenance/alarm", method::ALARM),
+    ("maintenance/status", method::STATUS),
+    ("maintenance/defragment", method::DEFRAGMENT),
+    ("maintenance/hash", method::HASH),
+    ("maintenance/hashkv", method::HASH_KV),
+    ("maintenance/snapshot", method::SNAPSHOT),
+    ("maintenance/transfer-leadership", method::MOVE_LEADER),
+    ("maintenance/downgrade", method::DOWNGRADE),
+    ("auth/enable", method::AUTH_ENABLE),
+    ("auth/disable", method::AUTH_DISABLE),
+    ("auth/status", method::AUTH_STATUS),
+    ("auth/authenticate", method::AUTHENTICATE),
+    ("auth/user/add", method::USER_ADD),
+    ("auth/user/get", method::USER_GET),
+    ("auth/user/list", method::USER_LIST),
+    ("auth/user/delete", method::USER_DELETE),
+    ("auth/user/changepw", method::USER_CHANGE_PASSWORD),
+    ("auth/user/grant", method::USER_GRANT_ROLE),
+    ("auth/user/revoke", method::USER_REVOKE_ROLE),
+    ("auth/role/add", method::ROLE_ADD),
+    ("auth/role/get", method::ROLE_GET),
+    ("auth/role/list", method::ROLE_LIST),
+    ("auth/role/delete", method::ROLE_DELETE),
+    ("auth/role/grant", method::ROLE_GRANT_PERMISSION),
+    ("auth/role/revoke", method::ROLE_REVOKE_PERMISSION),
+    ("lock/lock", method::LOCK),
+    ("lock/unlock", method::UNLOCK),
+    ("election/campaign", method::CAMPAIGN),
+    ("election/proclaim", method::PROCLAIM),
+    ("election/leader", method::LEADER),
+    ("election/observe", method::OBSERVE),
+    ("election/resign", method::RESIGN),
 ];
 
 static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
@@ -98,16 +88,11 @@ static ROUTES: LazyLock<HashMap<&str, Route>> = LazyLock::new(|| {
 });
 
 fn route(path: &'static str) -> Route {
-    let (service, method) = path[1..].split_once('/').expect("a path is /service/method");
-    let service = POOL.get_service_by_name(service).expect("a test looks every service up");
-    let method = service.methods().find(|known| known.name() == method);
+    let known = method::find(path).expect("a test looks every path up");
+    let service = POOL.get_service_by_name(known.service).expect("a test looks every service up");
+    let method = service.methods().find(|method| method.name() == known.name);
     let method = method.expect("a test looks every method up");
-    let streams = match (method.is_client_streaming(), method.is_server_streaming()) {
-        (false, false) => Streams::None,
-        (false, true) => Streams::Out,
-        (true, _) => Streams::Both,
-    };
-    Route { path, input: method.input(), output: method.output(), streams }
+    Route { path, input: method.input(), output: method.output(), kind: known.kind }
 }
 
 /// True for the paths that are the gateway's.
@@ -144,10 +129,10 @@ mod tests {
     #[test]
     fn paths_are_found_as_they_are_written() {
         let watch = find("/v3/watch").expect("a route");
-        assert_eq!((watch.path, watch.streams), ("/etcdserverpb.Watch/Watch", Streams::Both));
+        assert_eq!((watch.path, watch.kind), ("/etcdserverpb.Watch/Watch", Kind::BidiStream));
         let observe = find("/v3/election/observe").expect("a route");
-        assert_eq!((observe.output.name(), observe.streams), ("LeaderResponse", Streams::Out));
-        assert_eq!(find("/v3beta/kv/range").expect("an older name").streams, Streams::None);
+        assert_eq!((observe.output.name(), observe.kind), ("LeaderResponse", Kind::ServerStream));
+        assert_eq!(find("/v3beta/kv/range").expect("an older name").kind, Kind::Unary);
         for none in ["/v3/kv/range/", "/v3/", "/v3alpha/kv/range", "/v3/KV/range", "/v3/kv"] {
             assert!(find(none).is_none(), "{none}");
         }

@@ -13,12 +13,13 @@ use kubebrain_proto::etcdserverpb::range_request::{SortOrder, SortTarget};
 use kubebrain_proto::etcdserverpb::request_op::Request;
 use kubebrain_proto::etcdserverpb::response_op::Response;
 use kubebrain_proto::mvccpb::{Event, KeyValue};
+use kubebrain_shared::method;
+use kubebrain_shared::range::prefix_end;
 use prost::Message as _;
 use tonic::Status;
 use tonic::body::Body;
 
 use crate::direct::{Direct, Messages};
-use kubebrain_shared::range::prefix_end;
 
 /// Of a lease that nobody has named, seconds; as etcd's sessions have it.
 const SESSION_TTL: i64 = 60;
@@ -65,8 +66,7 @@ impl Keys {
             return Ok(asked);
         }
         let request = wire::LeaseGrantRequest { ttl: SESSION_TTL, id: 0 };
-        let granted: wire::LeaseGrantResponse =
-            self.0.ask("/etcdserverpb.Lease/LeaseGrant", &request).await?;
+        let granted: wire::LeaseGrantResponse = self.0.ask(method::LEASE_GRANT, &request).await?;
         Ok(granted.id)
     }
 
@@ -93,7 +93,7 @@ impl Keys {
     }
 
     async fn range(&self, request: wire::RangeRequest) -> Result<Found, Status> {
-        let answer: wire::RangeResponse = self.0.ask("/etcdserverpb.KV/Range", &request).await?;
+        let answer: wire::RangeResponse = self.0.ask(method::RANGE, &request).await?;
         let header = answer.header.ok_or_else(no_header)?;
         Ok(Found { header, kv: answer.kvs.into_iter().next() })
     }
@@ -137,12 +137,12 @@ impl Keys {
             ..Default::default()
         };
         let request = wire::TxnRequest { compare: vec![compare], success: vec![op(operation)], failure };
-        self.0.ask("/etcdserverpb.KV/Txn", &request).await
+        self.0.ask(method::TXN, &request).await
     }
 
     pub(super) async fn delete(&self, key: Bytes) -> Result<wire::ResponseHeader, Status> {
         let request = wire::DeleteRangeRequest { key, ..Default::default() };
-        let answer: wire::DeleteRangeResponse = self.0.ask("/etcdserverpb.KV/DeleteRange", &request).await?;
+        let answer: wire::DeleteRangeResponse = self.0.ask(method::DELETE_RANGE, &request).await?;
         answer.header.ok_or_else(no_header)
     }
 
@@ -162,7 +162,7 @@ impl Keys {
         // Open for as long as somebody listens.
         let frames = stream::iter([Ok::<_, Infallible>(frame)]).chain(stream::pending());
         let body = Body::new(StreamBody::new(frames));
-        let answer = self.0.open("/etcdserverpb.Watch/Watch", HeaderMap::new(), body).await?;
+        let answer = self.0.open(method::WATCH, HeaderMap::new(), body).await?;
         Ok(Watch(answer.messages))
     }
 }

@@ -7,12 +7,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use kubebrain_shared::method::{Kind, Method};
 use prometheus::{Histogram, IntCounter};
 use tokio::time::Instant;
 use tonic::Code;
 
 use super::frames::Passed;
-use super::method::{self, Kind, Method};
+use super::method;
 use super::{Metrics, Slow};
 
 /// Whose calls.
@@ -112,8 +113,8 @@ impl Calls {
         let with_code = ["grpc_type", "grpc_service", "grpc_method", "grpc_code"];
         let counters = |name: &str, help: &str| metrics.counters(&format!("{prefix}{name}"), help, &labels);
         let started = counters("grpc_server_started_total", "Calls begun.");
-        let received = counters("grpc_server_msg_received_total", "Messages received in calls.");
-        let sent = counters("grpc_server_msg_sent_total", "Messages sent in calls.");
+        let received = counters("grpc_server_msg_received_total", "Kind received in calls.");
+        let sent = counters("grpc_server_msg_sent_total", "Kind sent in calls.");
         let handled = metrics.counters(
             &format!("{prefix}grpc_server_handled_total"),
             "Calls ended, by how; one that the client gave up is Canceled.",
@@ -126,7 +127,7 @@ impl Calls {
             &labels,
         );
         let row = |method: Method| {
-            let labels = [method.kind.label(), method.service, method.name];
+            let labels = [method::label(method.kind), method.service, method.name];
             let handled = |code| handled.with_label_values(&[labels[0], labels[1], labels[2], code]);
             Row {
                 method,

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Request, Response, header};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
+use kubebrain_shared::method::Kind;
 use pin_project_lite::pin_project;
 use tonic::body::Body;
 use tonic::codegen::Service;
@@ -21,7 +22,6 @@ use tonic::{Code, Status};
 use super::Metrics;
 use super::call::{Call, Calls};
 use super::frames::Frames;
-use super::method::Kind;
 use crate::gzip::{self, BodyError, Gzip, Inflate};
 
 /// See the module.

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use kubebrain_shared::method;
+use kubebrain_shared::wire::{FRAME_PREFIX_BYTES, Fields};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::call::Ended;
-use kubebrain_shared::wire::{FRAME_PREFIX_BYTES, Fields};
 
 /// Lines a second, at most; the others are counted in the next line.
 const LINES_MAX: u32 = 10;
@@ -90,9 +91,9 @@ pub(super) struct Keys<'a> {
 pub(super) fn keys<'a>(path: &str, head: &'a [u8]) -> Option<Keys<'a>> {
     let message = head.get(FRAME_PREFIX_BYTES..)?;
     match path {
-        "/etcdserverpb.KV/Put" => named(message, 1, 0),
-        "/etcdserverpb.KV/Range" | "/etcdserverpb.KV/DeleteRange" => named(message, 1, 2),
-        "/etcdserverpb.KV/Txn" => fields(message).find_map(|(number, inner)| match number {
+        method::PUT => named(message, 1, 0),
+        method::RANGE | method::DELETE_RANGE => named(message, 1, 2),
+        method::TXN => fields(message).find_map(|(number, inner)| match number {
             1 => named(inner, 3, 64), // a comparison
             2 | 3 => fields(inner).find_map(|(kind, operation)| match kind {
                 1 | 3 => named(operation, 1, 2), // a range or a deletion
