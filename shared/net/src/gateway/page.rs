@@ -54,7 +54,6 @@ pub(super) fn begun(status: StatusCode, answered: Option<&HeaderMap>, body: Body
             headers.append(name, value.clone());
         }
     }
-    from_anywhere(headers);
     response
 }
 
@@ -84,9 +83,7 @@ pub(super) fn code(status: &Status) -> StatusCode {
 
 /// A stream without a message: etcd's gateway says nothing of what it would have been.
 pub(super) fn nothing() -> Response<Body> {
-    let mut response = Response::new(Body::empty());
-    from_anywhere(response.headers_mut());
-    response
+    Response::new(Body::empty())
 }
 
 /// From `/v3` to what is below.
@@ -94,17 +91,5 @@ pub(super) fn redirect() -> Response<Body> {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::TEMPORARY_REDIRECT;
     response.headers_mut().insert(header::LOCATION, HeaderValue::from_static("/v3/"));
-    from_anywhere(response.headers_mut());
     response
-}
-
-/// Pages of any origin may ask: etcd's default.
-fn from_anywhere(headers: &mut HeaderMap) {
-    for (name, value) in [
-        (header::ACCESS_CONTROL_ALLOW_METHODS, "POST, GET, OPTIONS, PUT, DELETE"),
-        (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
-        (header::ACCESS_CONTROL_ALLOW_HEADERS, "accept, content-type, authorization"),
-    ] {
-        headers.insert(name, HeaderValue::from_static(value));
-    }
 }
