@@ -21,12 +21,11 @@ use std::time::Duration;
 use anyhow::{Result, anyhow, bail};
 use futures_util::FutureExt as _;
 use kubebrain_brain::compaction::Alone;
+use kubebrain_brain::config;
 use kubebrain_brain::election::{MasterRecord, Standing as Election};
-use kubebrain_brain::mvcc::codec::Layout;
-use kubebrain_brain::mvcc::follow::Slave;
-use kubebrain_brain::mvcc::shared::{Ended, Shared};
-use kubebrain_brain::mvcc::{self, OpenError, PlaceError, Store, cluster};
+use kubebrain_brain::rows::Layout;
 use kubebrain_brain::service::{Announced, Audience, Standing as Announcement};
+use kubebrain_brain::store::{Ended, GroupState, OpenError, PlaceError, Slave, Store, cluster};
 use kubebrain_shared::compaction::Policy;
 use kubebrain_shared::placement::Placement;
 use kubebrain_shared::stop::Stopper;
@@ -52,7 +51,7 @@ const SUCCESSOR_WITHIN: Duration = Duration::from_secs(1);
 struct Brain<'a> {
     flags: cli::Brain,
     storage: Storage,
-    config: mvcc::Config,
+    config: config::Config,
     compaction: Option<Policy>,
     doors: Doors,
     table: Arc<Placement>,
@@ -70,11 +69,11 @@ struct Brain<'a> {
 
 /// The store of this moment, if there is one.
 #[derive(Clone, Default)]
-struct Current(Arc<Mutex<Option<Arc<Shared>>>>);
+struct Current(Arc<Mutex<Option<Arc<GroupState>>>>);
 
 impl Current {
     fn is(&self, store: &Store) {
-        *self.0.lock() = Some(store.shared().clone());
+        *self.0.lock() = Some(store.state().clone());
     }
 
     fn is_none(&self) {
@@ -133,15 +132,15 @@ pub(crate) async fn run(flags: cli::Brain, process: &Process) -> Result<()> {
     );
     let numbers = Numbers::new(&flags.clients, process);
     let storage = storage::open(&flags.store, &flags.clients, &numbers, process).await?;
-    let config = mvcc::Config {
-        metrics: mvcc::metrics::Metrics::new(&numbers.metrics),
+    let config = config::Config {
+        metrics: config::Metrics::new(&numbers.metrics),
         ..storage.config(flags.group.clone(), &flags.store, &flags.clients)
     };
     let accepting = Stopper::default();
     let mut doors = Doors::new(&flags, &clients.urls, peers.urls(), &accepting);
     let standing = candidate::stand(&flags, &storage, &doors).await?;
     let tenure = standing.as_ref().map(|standing| standing.candidacy.tenure().clone());
-    let config = mvcc::Config { tenure, ..config };
+    let config = config::Config { tenure, ..config };
     if standing.is_some() {
         doors.reach(flags.peers.brains()?, &accepting);
     }
@@ -422,8 +421,8 @@ impl Brain<'_> {
         if let Some(policy) = &self.compaction {
             term.streams.keep("automatic compaction", |stop| policy.run(Alone(term.store.clone()), stop));
         }
-        let at = term.store.shared().committed();
-        let epoch = term.store.shared().identity().term;
+        let at = term.store.state().committed();
+        let epoch = term.store.state().identity().epoch;
         tracing::info!(group = %self.flags.group, epoch, "master at {at}: this brain orders the group's writes");
         self.serves(&format!("master of group {} at {at}", self.flags.group));
     }

@@ -59,6 +59,9 @@ fn generated_code_is_what_the_proto_files_say() {
     let found = read(&directory).expect("the directory is there");
     assert_eq!(found.keys().collect::<Vec<_>>(), want.keys().collect::<Vec<_>>());
     for (name, bytes) in &want {
-        assert!(found.get(name) == Some(bytes), "{name} is old: KUBEBRAIN_GENERATE=1 cargo test -p kubebrain-proto");
+        assert!(
+            found.get(name) == Some(bytes),
+            "{name} is old: KUBEBRAIN_GENERATE=1 cargo test -p kubebrain-proto"
+        );
     }
 }

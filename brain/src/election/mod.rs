@@ -6,7 +6,7 @@
 //!    └──Standing──▶ role: Master until …, or Slave of …
 //! ```
 //!
-//! * **An election gives the right to try.** What makes a master is its takeover record in the group's log (`mvcc/open`):
+//! * **An election gives the right to try.** What makes a master is its takeover record in the group's log (`lead/takeover`):
 //!   two that both believe to be elected are harmless, the engine refuses one of them. The election saves them from
 //!   deposing each other all the time.
 //! * **Clocks.** Times of different machines are never compared. A lease is judged by when a change was *seen*, on the own

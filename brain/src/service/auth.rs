@@ -15,7 +15,7 @@ pub(super) async fn status(
     inner: Arc<Inner>,
     _request: Request<wire::AuthStatusRequest>,
 ) -> Result<tonic::Response<wire::AuthStatusResponse>, Status> {
-    let revision = inner.store.shared().committed();
+    let revision = inner.store.state().committed();
     let header = inner.header(revision);
     let answer = wire::AuthStatusResponse { header, enabled: false, auth_revision: AUTH_REVISION };
     Ok(inner.answer(answer, revision))

@@ -3,7 +3,7 @@
 use kubebrain_shared::metadata;
 use tonic::Status;
 
-use crate::mvcc::WriteError;
+use crate::lead::command::WriteError;
 
 impl From<WriteError> for Status {
     fn from(error: WriteError) -> Self {

@@ -18,7 +18,7 @@ use tonic::{Code, Request, Status};
 
 use super::Inner;
 use super::questions::Questions;
-use crate::mvcc::follow::{Fenced, Upstream, UpstreamError};
+use crate::state::upstream::{Fenced, Upstream, UpstreamError};
 
 /// How long a slave's streams outlive its master's term.
 const LAST_WORD_WITHIN: Duration = Duration::from_millis(100);

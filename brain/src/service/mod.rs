@@ -1,4 +1,4 @@
-//! The wire: check, call, map the error, fill in the header. Rules live behind it, in `request`, `mvcc` and `watch`.
+//! The wire: check, call, map the error, fill in the header. Rules live behind it, in `request`, `store` and `watch`.
 //!
 //! One [`Endpoint`] serves one listener. The client listener speaks etcd; the peer listener adds floors, parts and the
 //! peer protocol, and tells the revision of each answer in its metadata.
@@ -44,7 +44,7 @@ use tonic::Status;
 use tonic::body::Body;
 use tower::{Service, service_fn};
 
-use crate::mvcc::{Reply, Store};
+use crate::store::{Reply, Store};
 use codec::{RawCodec, TypedCodec};
 pub use follow::Remote;
 pub use members::Members;
@@ -263,12 +263,12 @@ impl Inner {
     }
 
     fn header(&self, revision: Revision) -> Option<kubebrain_proto::etcdserverpb::ResponseHeader> {
-        let identity = &self.store.shared().identity();
+        let identity = &self.store.state().identity();
         Some(kubebrain_proto::etcdserverpb::ResponseHeader {
             cluster_id: identity.cluster,
             member_id: identity.member,
             revision: revision.to_wire(),
-            raft_term: identity.term,
+            raft_term: identity.epoch,
         })
     }
 }

@@ -31,9 +31,9 @@ use tonic::body::Body;
 use tower::Service;
 
 use super::{Audience, Endpoint};
-use crate::mvcc::Store;
-use crate::mvcc::follow::Following;
 use crate::request::Range;
+use crate::state::upstream::Following;
+use crate::store::Store;
 
 /// Between two tries to find a master that takes a call.
 const AGAIN: Duration = Duration::from_millis(50);
@@ -239,7 +239,7 @@ impl Subject for Probed {
         {
             let following = self.0.following.borrow();
             if !following.level {
-                let waits = self.0.store.shared().engine.waits_for();
+                let waits = self.0.store.state().engine.waits_for();
                 let why = waits.as_ref().unwrap_or(&following.trouble);
                 return Err(Status::unavailable(format!("etcdserver: not ready: {why}")));
             }

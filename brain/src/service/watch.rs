@@ -23,5 +23,5 @@ pub(super) async fn watch(
     let requests = request.into_inner().map(|request| request.map_err(codec::in_etcds_words));
     let stream = WatchStream::new(inner.store.clone(), requests, config, inner.stop.clone());
     let messages: Messages = Box::pin(stream.into_messages());
-    Ok(inner.answer(messages, inner.store.shared().committed()))
+    Ok(inner.answer(messages, inner.store.state().committed()))
 }
