@@ -6,7 +6,7 @@ use kubebrain_proto::etcdserverpb as wire;
 use kubebrain_shared::fault::Fault;
 use tonic::{Request, Status};
 
-use super::Inner;
+use super::inner::Inner;
 
 /// Of a fresh etcd.
 const AUTH_REVISION: u64 = 1;

@@ -8,7 +8,7 @@ use kubebrain_shared::revision::Revision;
 use kubebrain_shared::unserved;
 use tonic::{Request, Status};
 
-use super::Inner;
+use super::inner::Inner;
 
 pub(super) async fn member_list(
     inner: Arc<Inner>,

@@ -8,7 +8,7 @@ use kubebrain_proto::health::health_check_response::ServingStatus;
 use kubebrain_proto::health::{HealthCheckRequest, HealthCheckResponse};
 use tonic::{Request, Status};
 
-use super::Inner;
+use super::inner::Inner;
 
 pub(super) async fn check(
     inner: Arc<Inner>,

@@ -9,7 +9,8 @@ use kubebrain_shared::revision::Revision;
 use tonic::Status;
 use tonic::body::Body;
 
-use super::{Inner, maintenance};
+use super::inner::Inner;
+use super::maintenance;
 use crate::request::Range;
 
 pub(super) async fn answer(inner: &Arc<Inner>, method: &Method, uri: &Uri) -> Response<Body> {

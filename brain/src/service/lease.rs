@@ -7,7 +7,7 @@ use futures_util::{Stream, StreamExt};
 use kubebrain_proto::etcdserverpb as wire;
 use tonic::{Request, Status, Streaming};
 
-use super::Inner;
+use super::inner::Inner;
 use crate::state::lease::Leases;
 
 pub(super) async fn grant(

@@ -8,7 +8,7 @@ use kubebrain_shared::metadata;
 use kubebrain_shared::probe::ETCD_VERSION;
 use tonic::{Request, Status};
 
-use super::{Audience, Inner};
+use super::inner::{Audience, Inner};
 use crate::state::alarm::{Alarm, AlarmKind};
 
 pub(super) async fn status(

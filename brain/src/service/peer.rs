@@ -9,7 +9,7 @@ use kubebrain_shared::group::GroupName;
 use kubebrain_shared::revision::Revision;
 use tonic::{Request, Status};
 
-use super::{Inner, no_floor};
+use super::inner::{Inner, no_floor};
 use crate::lead::command::Adoption;
 use crate::state::lease::Leases;
 

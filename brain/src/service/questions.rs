@@ -14,8 +14,8 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tonic::{Request, Status, Streaming};
 
-use super::follow::{after, lost};
-use super::{Inner, no_floor};
+use super::fault::lost;
+use super::inner::{Inner, no_floor};
 use crate::state::claim::Claim;
 use crate::state::upstream::{Fenced, UpstreamError};
 
@@ -30,7 +30,7 @@ pub(super) async fn answer(
     inner: Arc<Inner>,
     request: Request<Streaming<AskRequest>>,
 ) -> Result<tonic::Response<Answers>, Status> {
-    let requests = request.into_inner().take_until(after(inner.stop.clone()));
+    let requests = request.into_inner().take_until(inner.gone());
     let answers = requests.map(move |request| {
         let inner = inner.clone();
         async move {

@@ -30,7 +30,8 @@ use tonic::Status;
 use tonic::body::Body;
 use tower::Service;
 
-use super::{Audience, Endpoint};
+use super::endpoint::Endpoint;
+use super::inner::Audience;
 use crate::request::Range;
 use crate::state::upstream::Following;
 use crate::store::Store;

@@ -17,7 +17,7 @@ use kubebrain_shared::snapshot::{Header, Messages};
 use tokio::sync::mpsc;
 use tonic::{Request, Status};
 
-use super::Inner;
+use super::inner::Inner;
 use crate::copy::export::ExportPart;
 
 /// Messages that wait for a client.

@@ -18,9 +18,9 @@ use tonic::Status;
 use tonic::body::Body;
 use tower::{Service, service_fn};
 
-use super::Audience;
 use super::codec;
 use super::codec::TypedCodec;
+use super::inner::Audience;
 use crate::request::Limits;
 use crate::state::upstream::Following;
 use crate::store::Store;

@@ -8,7 +8,8 @@ use futures_util::{Stream, StreamExt};
 use kubebrain_proto::etcdserverpb::WatchRequest;
 use tonic::{Request, Status, Streaming};
 
-use super::{Inner, codec};
+use super::codec;
+use super::inner::Inner;
 use crate::watch::{StreamConfig, WatchStream};
 
 type Messages = Pin<Box<dyn Stream<Item = Result<Bytes, Status>> + Send>>;

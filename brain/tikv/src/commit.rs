@@ -22,11 +22,11 @@ use tikv_client::{TimestampExt as _, Transaction, TransactionClient};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::config::Config;
-use crate::link::{Peer, Unlinked};
+use crate::link::{Peer, Unlinked, options};
 use crate::orphan::Keys;
 use crate::outcome::{self, Judgement};
 use crate::plan::{Mutation, Plan};
-use crate::view::{Failure, Reader, jitter, options};
+use crate::view::{Failure, Reader, jitter};
 
 /// Where regions end is worth no more of a commit's time.
 const LEARN_TIMEOUT: Duration = Duration::from_millis(200);

@@ -22,13 +22,27 @@ use bytes::Bytes;
 use futures_util::future::try_join_all;
 use kubebrain_brain::engine::error::{Cause, Poison};
 use parking_lot::Mutex;
-use tikv_client::{Timestamp, TransactionClient};
+use tikv_client::transaction::HeartbeatOption;
+use tikv_client::{Backoff, CheckLevel, RetryOptions, Timestamp, TransactionClient, TransactionOptions};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout};
 
 use crate::config::Config;
 use crate::outcome;
 use crate::pd::{Pd, PdError};
+
+/// A lock of a dead writer lives 3 s, of a large batch up to 20 s: asked for again every 100 ms, and for longer than that.
+const LOCKED: Backoff = Backoff::no_jitter_backoff(2, 100, 250);
+/// Region and connection errors inside the client; longer ones are repeated here.
+const MOVED: Backoff = Backoff::no_jitter_backoff(2, 200, 8);
+
+/// Options of everything that reads.
+pub(crate) fn options() -> TransactionOptions {
+    TransactionOptions::new_optimistic()
+        .drop_check(CheckLevel::None)
+        .heartbeat_option(HeartbeatOption::NoHeartbeat)
+        .retry_options(RetryOptions::new(MOVED, LOCKED))
+}
 
 /// Between two looks at how things stand.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -308,7 +322,7 @@ impl Link {
         }
         let Ok(timestamp) = self.timestamp(client).await else { return };
         let Some(key) = key else { return };
-        let mut snapshot = client.snapshot(timestamp, crate::view::options().no_resolve_locks());
+        let mut snapshot = client.snapshot(timestamp, options().no_resolve_locks());
         match timeout(self.config.request_timeout, snapshot.key_exists(key.to_vec())).await {
             // Somebody's lock is an answer too.
             Ok(Ok(_) | Err(tikv_client::Error::ResolveLockError(_))) => self.answered(Peer::Store),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
+use std::path::PathBuf;
 
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -59,7 +60,7 @@ fn fill(log: &mut Log, lengths: &[usize]) -> Records {
         let appended = log.append(&payload).expect("appends");
         assert_eq!(appended.record, record);
         if appended.prepare {
-            log.ring().prepare(log.next_record()).expect("prepares");
+            log.pool().prepare(log.next_record()).expect("prepares");
         }
         records.push((record, payload));
     }
@@ -101,12 +102,12 @@ fn released_segments_are_used_again_and_the_log_stays_small() {
     let mut all = Records::new();
     for _ in 0..60 {
         all.extend(fill(&mut log, &[3_000, 700, 10]));
-        log.ring().release(log.next_record() - 1);
+        log.pool().release(log.next_record() - 1);
     }
     let files = segment::list(&place.path()).expect("lists");
     assert!(files.len() <= 3 + FREE, "{files:?}");
     let bytes: u64 = files.iter().map(|file| fs::metadata(file).expect("there").len()).sum();
-    assert_eq!(log.ring().bytes(), bytes);
+    assert_eq!(log.pool().bytes(), bytes);
     drop(log);
     let (_, found) = place.opened();
     assert!(found.len() < 20, "{} records are left", found.len());
@@ -124,7 +125,7 @@ fn what_is_not_released_is_kept_whatever_was_released_before() {
     for round in 0..40 {
         all.extend(fill(&mut log, &[2_000, 300]));
         if round == 20 {
-            log.ring().release(20);
+            log.pool().release(20);
         }
     }
     drop(log);
@@ -149,8 +150,8 @@ fn the_next_number_is_known_though_no_record_is_needed_and_the_first_of_a_segmen
         }
     }
     let torn = log.next_record() - 1;
-    log.ring().release(torn - 1);
-    log.ring().prepare(log.next_record()).expect("prepares"); // its head says what is needed
+    log.pool().release(torn - 1);
+    log.pool().prepare(log.next_record()).expect("prepares"); // its head says what is needed
     log.active.file().write_all_at(&[0; SECTOR], SECTOR as u64).expect("writes");
     drop(log);
     let (log, found) = place.opened();
@@ -312,7 +313,7 @@ proptest! {
         // Earlier lives of the files: their sectors are old, not zeros.
         for _ in 0..laps {
             fill(&mut log, &[5_000, 300, 4_000, 2_000, 100, 7_000]);
-            log.ring().release(log.next_record() - 1);
+            log.pool().release(log.next_record() - 1);
         }
         let mut expected = fill(&mut log, &lengths);
         let before = (log.active.path().to_owned(), fs::read(log.active.path()).expect("reads"));
@@ -353,7 +354,7 @@ proptest! {
         let (mut log, _) = place.opened();
         for _ in 0..laps {
             fill(&mut log, &[5_000, 300, 4_000, 2_000, 100, 7_000]);
-            log.ring().release(log.next_record() - 1);
+            log.pool().release(log.next_record() - 1);
         }
         fill(&mut log, &lengths);
         drop(log);

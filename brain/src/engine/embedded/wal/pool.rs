@@ -1,4 +1,4 @@
-//! [`Ring`]: the segments of a log that are not being written, and how they are used again.
+//! [`SegmentPool`]: the segments of a log that are not being written, and how they are used again.
 
 use std::collections::VecDeque;
 use std::io;
@@ -8,17 +8,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 use thiserror::Error;
 
-use super::Sizes;
 use super::sector::SECTOR;
 use super::segment::{Head, Segment};
-use crate::engine::embedded::room::is_want_of_room;
+use super::sizes::Sizes;
+use crate::engine::embedded::cause::is_want_of_room;
 
 /// Files that wait to be used again: as many as one flush of a memtable sets free.
 const FREE_MAX: usize = 3;
 
 /// The segments of a log apart from the active one. Shared between the one that appends and the one that tends.
 #[derive(Debug)]
-pub(in super::super) struct Ring {
+pub(in crate::engine::embedded) struct SegmentPool {
     directory: PathBuf,
     sizes: Sizes,
     files: Mutex<Files>,
@@ -62,7 +62,7 @@ pub(super) struct Sealed {
 
 /// Why the next segment was not begun.
 #[derive(Debug, Error)]
-pub(super) enum TurnError {
+pub(super) enum RollError {
     /// It could not be made; the active one is as it was.
     #[error("it cannot be made: {0}")]
     Make(io::Error),
@@ -71,7 +71,7 @@ pub(super) enum TurnError {
     Seal(io::Error),
 }
 
-impl Ring {
+impl SegmentPool {
     /// The others of a log that was found.
     pub(super) fn new(directory: &Path, sizes: Sizes, active: &Segment, found: Others) -> Self {
         let Others { sealed, spare, free, claimed } = found;
@@ -91,19 +91,19 @@ impl Ring {
     }
 
     /// What the disk should have free for this log, in bytes: the size of its next new file.
-    pub(in super::super) fn wanted(&self) -> u64 {
+    pub(in crate::engine::embedded) fn wanted(&self) -> u64 {
         self.files.lock().next_bytes
     }
 
     /// Bytes of all files of the log.
-    pub(in super::super) fn bytes(&self) -> u64 {
+    pub(in crate::engine::embedded) fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
     }
 
     /// Records up to this one are not needed any more: they are elsewhere, durable.
     ///
     /// The oldest segment that is kept begins with one that was acknowledged: it tells the log's first number.
-    pub(in super::super) fn release(&self, record: u64) {
+    pub(in crate::engine::embedded) fn release(&self, record: u64) {
         let files = &mut *self.files.lock();
         while let Some(sealed) = files.sealed.pop_front_if(|sealed| sealed.last < record) {
             files.free.push(sealed.segment);
@@ -115,7 +115,7 @@ impl Ring {
     ///
     /// # Errors
     /// What the system said. It may be called again.
-    pub(in super::super) fn prepare(&self, record: u64) -> io::Result<()> {
+    pub(in crate::engine::embedded) fn prepare(&self, record: u64) -> io::Result<()> {
         let files = &mut *self.files.lock();
         if files.spare.is_none() {
             let spare = self.make(files, 0, record)?;
@@ -126,21 +126,21 @@ impl Ring {
 
     /// Seals the active segment, keeps it, and puts the next one in its place, which is made to measure if none is
     /// ready. All under one lock: a head that is written in between would not know of the one or the other.
-    pub(super) fn turn(
+    pub(super) fn roll(
         &self,
         active: &mut Segment,
         sectors: u32,
         record: u64,
         seal: &mut impl FnMut(&Segment) -> io::Result<()>,
-    ) -> Result<(), TurnError> {
+    ) -> Result<(), RollError> {
         let files = &mut *self.files.lock();
         let next = match files.spare.take() {
             Some(spare) => spare,
-            None => self.make(files, sectors, record).map_err(TurnError::Make)?,
+            None => self.make(files, sectors, record).map_err(RollError::Make)?,
         };
         if let Err(error) = seal(active) {
             files.spare = Some(next);
-            return Err(TurnError::Seal(error));
+            return Err(RollError::Seal(error));
         }
         files.active = next.number();
         let segment = std::mem::replace(active, next);
