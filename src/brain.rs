@@ -22,7 +22,7 @@ use anyhow::{Result, anyhow, bail};
 use futures_util::FutureExt as _;
 use kubebrain_brain::compaction::Alone;
 use kubebrain_brain::config;
-use kubebrain_brain::election::{MasterRecord, Standing as Election};
+use kubebrain_brain::election::{MasterRecord, Mastership};
 use kubebrain_brain::rows::Layout;
 use kubebrain_brain::service::{Announced, Audience, Standing as Announcement};
 use kubebrain_brain::store::{Ended, GroupState, OpenError, PlaceError, Slave, Store, cluster};
@@ -39,7 +39,7 @@ use crate::process::{Place, Process, Starting};
 use crate::shutdown::{self, Heard, Signals};
 use crate::storage::{self, Storage};
 use crate::{opening, placement};
-use candidate::Standing;
+use candidate::RunningElection;
 use doors::Doors;
 
 /// What is at work when a master leaves may end by itself for so long.
@@ -57,7 +57,7 @@ struct Brain<'a> {
     table: Arc<Placement>,
     watched: placement::Watched,
     signals: Signals,
-    standing: Option<Standing>,
+    election: Option<RunningElection>,
     /// The store of the last term, where nobody waits for it to be given up.
     last: Option<Store>,
     /// Until it serves for the first time.
@@ -138,10 +138,10 @@ pub(crate) async fn run(flags: cli::Brain, process: &Process) -> Result<()> {
     };
     let accepting = Stopper::default();
     let mut doors = Doors::new(&flags, &clients.urls, peers.urls(), &accepting);
-    let standing = candidate::stand(&flags, &storage, &doors).await?;
-    let tenure = standing.as_ref().map(|standing| standing.candidacy.tenure().clone());
+    let election = candidate::stand(&flags, &storage, &doors).await?;
+    let tenure = election.as_ref().map(|election| election.candidacy.tenure().clone());
     let config = config::Config { tenure, ..config };
-    if standing.is_some() {
+    if election.is_some() {
         doors.reach(flags.peers.brains()?, &accepting);
     }
     let for_clients = Announced::new(doors.announcer.clone(), Audience::Clients, doors.clients.clone());
@@ -151,7 +151,7 @@ pub(crate) async fn run(flags: cli::Brain, process: &Process) -> Result<()> {
     peers.serve(&for_peers, process, &numbers.held, &accepting);
     drop(for_peers);
     let watched = placement::Watched::new(flags.placement.clone());
-    let elects = standing.as_ref().map(Standing::broken);
+    let elects = election.as_ref().map(RunningElection::broken);
     let elected = async move {
         match elects {
             Some(broken) => broken.await,
@@ -168,7 +168,7 @@ pub(crate) async fn run(flags: cli::Brain, process: &Process) -> Result<()> {
         table,
         watched,
         signals,
-        standing,
+        election,
         last: None,
         starting: Some(starting),
         process,
@@ -180,14 +180,14 @@ pub(crate) async fn run(flags: cli::Brain, process: &Process) -> Result<()> {
         never = process.systemd.live(|within| current.is_beating(within)) => match never {},
     };
     process.stopping(&outcome);
-    let Brain { standing, doors, last, .. } = brain;
+    let Brain { election, doors, last, .. } = brain;
     drop(doors);
     accepting.stop().await;
     if let Some(store) = last {
         store.close().await;
     }
-    if let Some(standing) = standing {
-        standing.stop().await;
+    if let Some(election) = election {
+        election.stop().await;
     }
     outcome
 }
@@ -201,7 +201,7 @@ impl Brain<'_> {
             Err(End::Stop | End::Lost(_)) => return Ok(()),
         }
         loop {
-            let begun = match self.standing {
+            let begun = match self.election {
                 Some(_) => self.follow().await,
                 None => self.open().await,
             };
@@ -290,10 +290,10 @@ impl Brain<'_> {
         let mut master: Option<MasterRecord> = None;
         let (mut before, mut told, mut waited) = (following.borrow().clone(), None, None);
         loop {
-            let Some(standing) = &mut self.standing else { return Ok(()) };
-            match standing.candidacy.standing() {
-                Election::Master { .. } => return Ok(()),
-                Election::Slave(record) => {
+            let Some(election) = &mut self.election else { return Ok(()) };
+            match election.candidacy.mastership() {
+                Mastership::Master { .. } => return Ok(()),
+                Mastership::Slave(record) => {
                     let record = record.filter(|record| !record.is_released());
                     let holder = |record: &Option<MasterRecord>| record.as_ref().map(|r| r.holder.clone());
                     if holder(&record) != holder(&master) {
@@ -315,7 +315,7 @@ impl Brain<'_> {
             let state = following.borrow_and_update().clone();
             // A master that leaves, or is gone, has perhaps released its lease.
             if (state.leaving && !before.leaving) || (!state.level && before.level) {
-                standing.candidacy.hurry();
+                election.candidacy.hurry();
             }
             match (before.level, state.level) {
                 (true, false) => tracing::warn!(
@@ -349,7 +349,7 @@ impl Brain<'_> {
                 },
                 () = self.watched.changed() => self.reload(slave),
                 ended = store.ended() => return Err(End::Failed(anyhow!("{ended}"))),
-                _standing = standing.candidacy.changed() => {}
+                _mastership = election.candidacy.changed() => {}
                 _changed = following.changed() => {}
                 () = tokio::time::sleep(Duration::from_secs(1)), if master.is_none() => {
                     if let Some(error) = candidate::beyond_help(&*self.storage.engine).await {
@@ -365,8 +365,8 @@ impl Brain<'_> {
     }
 
     fn leads(&self) -> bool {
-        let standing = self.standing.as_ref().map(|standing| standing.candidacy.standing());
-        matches!(standing, Some(Election::Master { .. }))
+        let mastership = self.election.as_ref().map(|election| election.candidacy.mastership());
+        matches!(mastership, Some(Mastership::Master { .. }))
     }
 
     fn reload(&mut self, slave: &Slave) {
@@ -383,7 +383,7 @@ impl Brain<'_> {
         let say = |what: String| doors.say(&what);
         let promoted = tokio::select! { biased;
             () = self.signals.stop() => return Err(End::Stop),
-            () = lost(self.standing.as_ref()) => {
+            () = lost(self.election.as_ref()) => {
                 return Err(End::Lost("the election was lost while the group was taken over".to_owned()));
             }
             promoted = opening::promote(slave, &self.config.group, &self.storage.engine, &say) => promoted,
@@ -447,10 +447,10 @@ impl Brain<'_> {
                 error = shutdown::poisoned(self.storage.embedded.as_deref()) => return End::Failed(error),
                 error = shutdown::broken(vec![term.streams.broken().boxed()]) => return End::Failed(error),
                 ended = term.store.ended() => return match ended {
-                    Ended::Deposed { .. } if self.standing.is_some() => End::Lost(ended.to_string()),
+                    Ended::Deposed { .. } if self.election.is_some() => End::Lost(ended.to_string()),
                     ended => End::Failed(anyhow!("{ended}")),
                 },
-                () = lost(self.standing.as_ref()) => {
+                () = lost(self.election.as_ref()) => {
                     return End::Lost("the master lease could not be renewed in time".to_owned());
                 }
             };
@@ -474,7 +474,7 @@ impl Brain<'_> {
     async fn leave(&mut self, term: Term, end: &End) {
         let Term { store, streams } = term;
         self.current.is_none();
-        if self.standing.is_none() {
+        if self.election.is_none() {
             streams.ask();
             self.last = Some(store); // connections end first, with what is at work on them
             return;
@@ -483,12 +483,12 @@ impl Brain<'_> {
         store.leave(); // slaves stand for election from here on
         let _late = timeout(LEAVE_WITHIN, streams.stop()).await;
         let _stuck = timeout(LEAVE_WITHIN, store.close()).await;
-        let (Some(standing), End::Stop) = (&mut self.standing, end) else { return };
-        standing.candidacy.resign();
+        let (Some(election), End::Stop) = (&mut self.election, end) else { return };
+        election.candidacy.resign();
         let successor = async {
             loop {
-                match standing.candidacy.changed().await {
-                    Election::Slave(Some(master)) if !master.is_released() => return master,
+                match election.candidacy.changed().await {
+                    Mastership::Slave(Some(master)) if !master.is_released() => return master,
                     _ => {}
                 }
             }
@@ -501,9 +501,9 @@ impl Brain<'_> {
 }
 
 /// Returns when the election is lost; never where there is none.
-async fn lost(standing: Option<&Standing>) {
-    match standing {
-        Some(standing) => standing.candidacy.lost().await,
+async fn lost(election: Option<&RunningElection>) {
+    match election {
+        Some(election) => election.candidacy.lost().await,
         None => std::future::pending().await,
     }
 }

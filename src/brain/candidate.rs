@@ -18,13 +18,17 @@ use super::doors::Doors;
 const LOOK_WITHIN: Duration = Duration::from_millis(500);
 
 /// A candidacy and the task behind it.
-pub(super) struct Standing {
+pub(super) struct RunningElection {
     pub candidacy: Candidacy,
     stopper: Stopper,
 }
 
 /// Stands for election; `None` where this brain is the only one of its group.
-pub(super) async fn stand(flags: &Brain, storage: &Storage, doors: &Doors) -> Result<Option<Standing>> {
+pub(super) async fn stand(
+    flags: &Brain,
+    storage: &Storage,
+    doors: &Doors,
+) -> Result<Option<RunningElection>> {
     let shared = storage.engine.is_shared();
     let given = flags.election.election;
     let ballot = given.unwrap_or(if shared { cli::Ballot::Engine } else { cli::Ballot::None });
@@ -69,13 +73,15 @@ pub(super) async fn stand(flags: &Brain, storage: &Storage, doors: &Doors) -> Re
     let layout = Layout::new(flags.store.store_prefix.as_bytes(), &flags.group);
     Ok(Some(match ballot {
         #[cfg(feature = "kubernetes")]
-        cli::Ballot::Kubernetes => Standing::new(super::lease::ballot(flags, timing).await?, me, timing),
+        cli::Ballot::Kubernetes => {
+            RunningElection::new(super::lease::ballot(flags, timing).await?, me, timing)
+        }
         #[cfg(not(feature = "kubernetes"))]
         cli::Ballot::Kubernetes => bail!(
             "--election=kubernetes: this program was built without it; build it without --no-default-features"
         ),
         cli::Ballot::Engine | cli::Ballot::None => {
-            Standing::new(EngineBallot::new(storage.engine.clone(), layout.election()), me, timing)
+            RunningElection::new(EngineBallot::new(storage.engine.clone(), layout.election()), me, timing)
         }
     }))
 }
@@ -100,7 +106,7 @@ impl Election {
     }
 }
 
-impl Standing {
+impl RunningElection {
     fn new(ballot: impl Ballot, me: Candidate, timing: Timing) -> Self {
         let (driver, candidacy) = Driver::new(ballot, me, timing);
         let stopper = Stopper::default();

@@ -60,7 +60,7 @@ fn release(waiters: Vec<Waiter>, need: Need) {
 async fn wait_for_all(state: Arc<GroupState>, waiters: Vec<Waiter>, need: Need) {
     match timeout(SLAVE_TIMEOUT, reach(&state, &need)).await {
         Ok(()) => release(waiters, need),
-        Err(_) => state.follow.is_late(),
+        Err(_) => state.follow.tell_late(),
     }
 }
 
@@ -86,7 +86,7 @@ pub(crate) async fn ask_master(state: &GroupState, floor: u64) -> Result<Need, S
             }
             Err(error) => {
                 // Whoever asks next is sent elsewhere at once, until a question is answered again.
-                state.follow.is_late();
+                state.follow.tell_late();
                 return Err(error.to_string());
             }
         }

@@ -66,7 +66,7 @@ pub(crate) async fn fence_slave(
         if let Some(need) = &need
             && timeout_at(until, reach(state, need)).await.is_err()
         {
-            state.follow.is_late();
+            state.follow.tell_late();
             return Err(Fault::LeaderChanged);
         }
         // Whose keys are whose was judged by a placement that may have been replaced when the question was asked.

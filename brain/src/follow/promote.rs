@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use super::apply::{Arrival, Arrived, apply};
 use crate::config::Config;
 use crate::engine::Snapshot;
-use crate::lead::takeover;
+use crate::lead::takeover::{self, Takeover};
 use crate::load::error::OpenError;
 use crate::load::format::check_format;
 use crate::load::master::{MasterState, Start, load_master};
@@ -42,7 +42,7 @@ pub(super) async fn take_over(
     check_format(engine, layout).await?;
     let near = Some(known).filter(|known| *known > 0);
     let term = config.term(); // of before the takeover
-    let (epoch, number) = takeover::take_over(config, engine, layout, near).await?;
+    let Takeover { epoch, number } = takeover::take_over(config, engine, layout, near).await?;
     let tail = if warm { tail(state, config, near, number).await? } else { None };
     let master = match tail {
         Some((mut master, arrived)) => {

@@ -45,7 +45,7 @@ use crate::rows::log;
 use crate::rows::retry::{RetryingSnapshot, Tries};
 use crate::state::values::Values;
 
-/// Takes the group over; gives the own epoch, and the number of the takeover record.
+/// Takes the group over; gives the own epoch, and what was loaded.
 pub(crate) async fn open(
     config: &Config,
     engine: &Arc<dyn Engine>,
@@ -56,7 +56,7 @@ pub(crate) async fn open(
     check_format(engine, layout).await?;
     #[cfg(any(test, feature = "faults"))]
     let before = RetryingSnapshot::new(engine).await?;
-    let (epoch, number) = take_over(config, engine, layout, None).await?;
+    let Takeover { epoch, number } = take_over(config, engine, layout, None).await?;
     let snapshot = RetryingSnapshot::new(engine).await?;
     #[cfg(any(test, feature = "faults"))]
     let snapshot = if config.planted.loads_before_takeover { before } else { snapshot };
@@ -79,6 +79,15 @@ pub(crate) async fn check_still_master(
     }
 }
 
+/// A takeover that was committed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Takeover {
+    /// The new master's.
+    pub(crate) epoch: u64,
+    /// Under which number of the log its record stands.
+    pub(crate) number: u64,
+}
+
 /// Inserts the takeover record after the last batch. From here on, an older master is refused. The log's end is looked
 /// for from batch `near` on, where one is known.
 pub(crate) async fn take_over(
@@ -86,7 +95,7 @@ pub(crate) async fn take_over(
     engine: &Arc<dyn Engine>,
     layout: &Layout,
     near: Option<u64>,
-) -> Result<(u64, u64), OpenError> {
+) -> Result<Takeover, OpenError> {
     let mut tries = Tries::default();
     // The last try: its number, and what was to stand there.
     let mut tried: Option<(u64, Record)> = None;
@@ -103,7 +112,7 @@ pub(crate) async fn take_over(
         };
         let (tail, last) = match (ends, tried.take()) {
             (Some((found, ..)), Some((number, ours))) if found.nonce == ours.nonce => {
-                return Ok((ours.epoch, number));
+                return Ok(Takeover { epoch: ours.epoch, number });
             }
             (Some((_, tail, last)), _) => (tail, last),
             (None, tried) => {
@@ -133,7 +142,7 @@ pub(crate) async fn take_over(
             Some(trimmed) => batch.equals(mark, trimmed),
         };
         match engine.commit(batch).await {
-            Ok(()) => return Ok((record.epoch, tail + 1)),
+            Ok(()) => return Ok(Takeover { epoch: record.epoch, number: tail + 1 }),
             Err(CommitError::Conflict { .. }) => tried = Some((tail + 1, record)),
             Err(CommitError::Unknown(_)) => {
                 tried = Some((tail + 1, record));

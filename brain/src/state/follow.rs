@@ -186,7 +186,8 @@ impl FollowState {
         });
     }
 
-    pub(crate) fn is_late(&self) {
+    /// An answer has waited in vain: whoever follows the master asks it how far it is.
+    pub(crate) fn tell_late(&self) {
         self.late.notify_one();
     }
 

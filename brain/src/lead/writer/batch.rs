@@ -20,7 +20,8 @@ const REVISIONS_MAX: usize = 1024;
 /// What a change takes in a batch's record beside its key.
 const CHANGE_BYTES: usize = 16;
 
-type Answer = Box<dyn FnOnce() + Send>;
+/// What is done once a batch is durable and visible: somebody is answered.
+type OnDurable = Box<dyn FnOnce() + Send>;
 
 /// A batch on its way to the storage.
 #[derive(Clone, Copy, Debug)]
@@ -51,7 +52,7 @@ pub(super) struct Filling {
     pub proposals: i64,
     /// What it was sent to the storage as.
     pub launch: Option<Launch>,
-    answers: Vec<Answer>,
+    on_durable: Vec<OnDurable>,
 }
 
 impl Filling {
@@ -66,7 +67,7 @@ impl Filling {
             compacted: None,
             proposals: 0,
             launch: None,
-            answers: Vec::new(),
+            on_durable: Vec::new(),
         }
     }
 
@@ -98,8 +99,8 @@ impl Filling {
     }
 
     /// Answers once this and everything before it is durable.
-    pub(super) fn then(&mut self, answer: Answer) {
-        self.answers.push(answer);
+    pub(super) fn then(&mut self, done: OnDurable) {
+        self.on_durable.push(done);
     }
 
     pub(super) fn is_full(&self) -> bool {
@@ -109,7 +110,7 @@ impl Filling {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.needs_no_engine() && self.answers.is_empty()
+        self.needs_no_engine() && self.on_durable.is_empty()
     }
 
     pub(super) fn needs_no_engine(&self) -> bool {
@@ -117,8 +118,8 @@ impl Filling {
     }
 
     pub(super) fn finish(self) {
-        for answer in self.answers {
-            answer();
+        for done in self.on_durable {
+            done();
         }
     }
 }
@@ -185,9 +186,9 @@ impl Flying {
         self.filling.as_ref().map_or(0, |filling| filling.closes)
     }
 
-    pub(super) fn then(&mut self, answer: Answer) {
+    pub(super) fn then(&mut self, done: OnDurable) {
         if let Some(filling) = &mut self.filling {
-            filling.then(answer);
+            filling.then(done);
         }
     }
 

@@ -15,7 +15,9 @@
 
 mod alarms;
 mod batch;
+mod flight;
 mod leases;
+mod orders;
 mod place;
 #[cfg(test)]
 mod sizes;
