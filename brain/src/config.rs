@@ -44,9 +44,9 @@ pub struct Config {
     pub name: String,
     /// Lets several clusters share one engine. Default: empty.
     pub store_prefix: Bytes,
-    /// In each header; the same for all members of a cluster.
+    /// The cluster in the header of each answer; the same for all members of a cluster.
     pub cluster_id: u64,
-    /// In each header; this process.
+    /// The member in the header of each answer: this process.
     pub member_id: u64,
     /// Bounds on requests.
     pub limits: Limits,

@@ -122,7 +122,7 @@ struct Section<'a> {
     kept: &'a Kept<'a>,
     parts: &'a mpsc::Sender<Result<ExportPart, Fault>>,
     buffer: BytesMut,
-    /// Of these, in the buffer.
+    /// How many rows are in the buffer.
     rows: u64,
     found: GroupEnd,
 }

@@ -37,7 +37,7 @@ const PAGE_ROWS: usize = 1024;
 pub struct ContentAt {
     /// The hash.
     pub content: Content,
-    /// As of this revision.
+    /// The revision that the hash is as of.
     pub revision: Revision,
     /// As if compacted here; -1 where nothing was.
     pub compacted: i64,
@@ -45,7 +45,7 @@ pub struct ContentAt {
     pub header: Revision,
 }
 
-/// See the module.
+/// A group's kept rows as of one revision, which is pinned while this lives.
 pub(crate) struct Kept<'a> {
     state: &'a GroupState,
     placement: Arc<Placement>,

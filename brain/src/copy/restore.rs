@@ -123,7 +123,7 @@ pub enum RestoreError {
 /// See [`RestoreError`]. The engine may hold a part then: throw it away.
 ///
 /// # Cancel safety
-/// As after an error.
+/// A dropped call leaves what an error leaves: a part, to be thrown away.
 pub async fn restore<R: Read>(
     reader: &mut Reader<R>,
     engine: &dyn Engine,

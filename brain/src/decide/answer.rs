@@ -55,21 +55,21 @@ pub(crate) struct ByValue {
 /// What a request did.
 #[derive(Clone, Debug)]
 pub(crate) enum Answer {
-    /// Of a range.
+    /// What a range read gave.
     Range(RangeAnswer),
-    /// Of a put.
+    /// What a put did.
     Put {
         /// The entry before, if asked for and there was one.
         prev: Option<Entry>,
     },
-    /// Of a deletion.
+    /// What a deletion did.
     Delete {
         /// How many keys.
         deleted: usize,
         /// The entries before, if asked for.
         prev: Vec<Entry>,
     },
-    /// Of a transaction.
+    /// What a transaction did.
     Txn {
         /// The comparisons held.
         succeeded: bool,

@@ -34,23 +34,23 @@ pub(crate) fn put_header(buffer: &mut BytesMut, identity: Option<&Identity>, rev
     put_bytes_field(buffer, 1, &header);
 }
 
-/// Of all stores that have no id of their own.
+/// The id of all stores that have none of their own.
 pub fn unnamed() -> u64 {
     id_of("kubebrain")
 }
 
-/// Of all stores that are given this token.
+/// The id of all stores that are given this token.
 pub fn of_token(token: &str) -> u64 {
     id_of(&format!("cluster {token}"))
 }
 
-/// From a number that was drawn.
+/// An id from a number that was drawn by chance.
 pub const fn drawn(number: u64) -> u64 {
     // Clients print it as a signed number here and there; and 0 is none.
     (number >> 1) | 1
 }
 
-/// Of a member of this name.
+/// The id of a member of this name.
 pub fn member(cluster: u64, name: &str) -> u64 {
     if cluster == unnamed() { id_of(name) } else { id_of(&format!("{cluster:016x} {name}")) }
 }

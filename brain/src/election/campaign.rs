@@ -61,7 +61,7 @@ pub enum Mastership {
     Slave(Option<MasterRecord>),
 }
 
-/// See the module.
+/// What one candidate knows of an election, and what it does next.
 #[derive(Debug)]
 pub struct Campaign {
     me: Candidate,

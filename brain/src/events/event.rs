@@ -44,6 +44,6 @@ impl Event {
 pub struct RevisionEvents {
     /// The revision.
     pub revision: u64,
-    /// At least one.
+    /// Its events in the order of its operations; there is at least one.
     pub events: Arc<[Event]>,
 }

@@ -62,11 +62,11 @@ struct Inner {
     watchers: Watchers<Registration>,
 }
 
-/// See the module.
+/// The window of recent events of a group, and the watchers of its keys.
 #[derive(Debug)]
 pub struct Hub {
     inner: Mutex<Inner>,
-    /// For those who follow all of it.
+    /// Wakes those who follow all keys, and not single watchers.
     moved: Notify,
 }
 
@@ -204,7 +204,7 @@ impl Hub {
 }
 
 impl Registration {
-    /// For a watcher of a stream.
+    /// Registers nothing yet: it says how the hub will know a watcher of a stream.
     pub fn new(watch_id: i64, signal: Arc<Signal>, range: KeyRange) -> Arc<Self> {
         Arc::new(Self { watch_id, signal, range, unread: AtomicU64::new(0) })
     }

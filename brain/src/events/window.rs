@@ -13,7 +13,7 @@ pub(crate) enum Replay {
     Evicted,
 }
 
-/// See the module.
+/// The most recent events, as many as fit into its bytes.
 #[derive(Debug)]
 pub(crate) struct Window {
     recent: VecDeque<RevisionEvents>,

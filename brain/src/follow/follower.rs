@@ -30,7 +30,7 @@ type Responses = BoxStream<'static, Result<FollowResponse, UpstreamError>>;
 /// The revision that the master had when it was asked.
 type Goal = Pin<Box<dyn Future<Output = Result<u64, String>> + Send>>;
 
-/// See the module.
+/// The task that applies what the master sends, and subscribes again where a stream is lost.
 pub(super) struct Follower {
     state: Arc<GroupState>,
     config: Arc<Config>,

@@ -11,7 +11,7 @@ use crate::rows::log;
 use crate::rows::retry::RetryingSnapshot;
 use crate::state::group::{Contents, GroupState};
 
-/// See the module.
+/// All keys that were read, and how far the stream has come meanwhile.
 pub(super) struct Loading {
     keys: Keys,
     /// Stored once the last row had been read: nothing is shown before the stream has told of it.

@@ -29,7 +29,7 @@ pub(crate) struct Reader<'a> {
     pub header: Revision,
     /// Keeps what a read of "now" needs from being swept.
     pin: Option<Pin<'a>>,
-    /// Of which contents it reads.
+    /// Which contents of the group it reads: where they are replaced meanwhile, it begins anew.
     generation: u64,
     /// It has begun on a slave, whose master's sweep knows nothing of it.
     follows: bool,

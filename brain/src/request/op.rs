@@ -48,7 +48,7 @@ pub struct Filter {
 pub struct Range {
     /// Which keys.
     pub keys: KeyRange,
-    /// At which revision.
+    /// The revision at which it is read.
     pub at: ReadAt,
     /// At most so many entries, after filter and sort.
     pub limit: Option<NonZeroUsize>,
@@ -168,7 +168,7 @@ pub struct Compare {
     pub keys: KeyRange,
     /// How.
     pub comparison: Comparison,
-    /// With what.
+    /// What it is compared with.
     pub operand: Operand,
 }
 

@@ -131,7 +131,7 @@ pub struct LeaseRow {
 /// The alarms that stand.
 #[derive(Clone, PartialEq, Message)]
 pub struct AlarmsRow {
-    /// In order.
+    /// The alarms, in order of member and kind.
     #[prost(message, repeated, tag = "1")]
     pub alarms: Vec<AlarmRow>,
 }

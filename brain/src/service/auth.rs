@@ -8,7 +8,7 @@ use tonic::{Request, Status};
 
 use super::inner::Inner;
 
-/// Of a fresh etcd.
+/// The number that a fresh etcd answers with.
 const AUTH_REVISION: u64 = 1;
 
 pub(super) async fn status(

@@ -44,7 +44,7 @@ pub(super) async fn status(
     Ok(response)
 }
 
-/// As etcd prints an alarm.
+/// The line that etcd prints of an alarm.
 fn sentence(alarm: Alarm) -> String {
     format!("memberID:{} alarm:{}", alarm.member, to_wire(alarm).alarm().as_str_name())
 }

@@ -53,7 +53,7 @@ pub enum Master {
     },
 }
 
-/// See the module.
+/// What a brain that is not master serves.
 #[derive(Clone)]
 pub struct SlaveService {
     inner: Arc<Inner>,

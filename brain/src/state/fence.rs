@@ -39,14 +39,14 @@ impl Ticket {
     }
 }
 
-/// See the module.
+/// Which proofs have begun and succeeded, and who waits for one.
 #[derive(Debug)]
 pub(crate) struct Fence {
-    /// Of a master: it has to ask the engine.
+    /// True on a master that has to ask the engine whether it still is one.
     asks: AtomicBool,
     /// The time as holder of the master lease in which the group was taken over here.
     term: OnceLock<Term>,
-    /// The group has ended here.
+    /// The group has ended in this process: nothing is fresh any more.
     over: AtomicBool,
     begun: AtomicU64,
     /// The latest proof that has succeeded.
@@ -62,9 +62,9 @@ pub(crate) struct Fence {
 #[derive(Debug, Default)]
 struct Waiting {
     waiters: Vec<Waiter>,
-    /// A task looks after them.
+    /// A task asks for those who wait; it ends when nobody does.
     working: bool,
-    /// Of a slave: what its master answered last, and to which question.
+    /// What the master of this slave answered last, and to which question.
     answered: Option<(Proof, Need)>,
 }
 
@@ -72,7 +72,7 @@ struct Waiting {
 #[derive(Debug)]
 pub(crate) struct Waiter {
     begun: Proof,
-    /// Of a slave: what its master is to be lifted to.
+    /// The revision to which a slave asks its master to advance.
     floor: u64,
     /// On a slave it hears how far it must be.
     passed: oneshot::Sender<Option<Need>>,
@@ -209,7 +209,7 @@ impl Fence {
         Some(Question { proof: self.begin(), floor, waiters: waiting.waiters.len() })
     }
 
-    /// It has succeeded.
+    /// A proof has succeeded: whoever began to wait before it passes.
     pub(crate) fn prove(&self, proof: Proof) {
         let proven = Proof(self.proven.fetch_max(proof.0, Ordering::SeqCst).max(proof.0));
         let waiters = &mut self.waiting.lock().waiters;
@@ -217,7 +217,7 @@ impl Fence {
         passed.into_iter().for_each(|waiter| waiter.release(None));
     }
 
-    /// A slave's question has been answered; gives those that it was asked for.
+    /// A question of this slave has been answered; gives those who waited for the answer.
     pub(crate) fn answered(&self, proof: Proof, need: Need) -> Vec<Waiter> {
         let waiting = &mut *self.waiting.lock();
         waiting.answered = Some((proof, need));

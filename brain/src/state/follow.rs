@@ -18,19 +18,19 @@ use crate::rows::version::Version;
 /// How far a slave must be before it answers.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Need {
-    /// Applied up to here.
+    /// It has applied all revisions up to this one.
     pub(crate) revision: u64,
-    /// Compacted up to here, or -1.
+    /// It knows that everything below this revision is compacted; -1 where nothing is.
     pub(crate) compacted: i64,
-    /// By a placement of this version; 0 is any.
+    /// It uses the placement of this version; 0 where any will do.
     pub(crate) placement: u64,
 }
 
-/// See the module. On a master it says that there is nothing to follow.
+/// How far a slave is, and whom it follows. On a master it says that there is nothing to follow.
 pub(crate) struct FollowState {
     slave: AtomicBool,
     loaded: AtomicBool,
-    /// The placement is the master's.
+    /// This slave uses the same placement as its master.
     agreed: AtomicBool,
     /// The master has taken compacted versions up to here out of the engine.
     swept: AtomicU64,
@@ -59,12 +59,12 @@ impl FollowState {
         }
     }
 
-    /// Of one that follows nobody yet.
+    /// For a slave that is not attached to a master yet.
     pub(crate) fn slave() -> Self {
         Self::new(true)
     }
 
-    /// Of one that follows nobody.
+    /// For a master, which follows nobody.
     pub(crate) fn master() -> Self {
         Self::new(false)
     }
@@ -73,7 +73,7 @@ impl FollowState {
         self.slave.load(Ordering::Acquire)
     }
 
-    /// True where there are keys to be read.
+    /// True on a master, and on a slave that has loaded all keys.
     pub(crate) fn is_loaded(&self) -> bool {
         !self.is_slave() || self.loaded.load(Ordering::Acquire)
     }
@@ -91,7 +91,7 @@ impl FollowState {
         self.agreed.load(Ordering::Acquire)
     }
 
-    /// See the field.
+    /// Up to which revision the master has taken compacted versions out of the engine.
     pub(crate) fn swept(&self) -> u64 {
         self.swept.load(Ordering::Acquire)
     }
@@ -108,13 +108,13 @@ impl FollowState {
         self.batch.fetch_max(batch, Ordering::AcqRel);
     }
 
-    /// All keys are these.
+    /// Notes which keys hang on leases, of all keys there are.
     pub(crate) fn set_leased(&self, index: &Index) {
         let leased = index.newest().filter(|(_, newest)| newest.lease != 0);
         *self.leased.lock() = leased.map(|(key, newest)| (key.clone(), newest.lease)).collect();
     }
 
-    /// A key has a new version.
+    /// Notes whether the new version of a key hangs on a lease.
     pub(crate) fn note_lease(&self, key: &Bytes, version: &Version) {
         let mut leased = self.leased.lock();
         match version.lease {
@@ -160,7 +160,7 @@ impl FollowState {
         self.state.borrow().level
     }
 
-    /// Changes what is said, and tells of it where it is another.
+    /// Changes what this slave says of itself, and wakes whoever waits for another answer.
     pub(crate) fn change(&self, change: impl FnOnce(&mut Following)) {
         self.state.send_if_modified(|following| {
             let before = following.clone();
@@ -169,7 +169,7 @@ impl FollowState {
         });
     }
 
-    /// It heard of its master, and is level.
+    /// The master was heard of just now, while this slave is level with it.
     pub(crate) fn heard(&self) {
         self.state.send_if_modified(|following| {
             following.level_at = Some(Instant::now());
@@ -196,7 +196,7 @@ impl FollowState {
         self.late.notified().await;
     }
 
-    /// Refuses what would only wait in vain.
+    /// Refuses a request that would wait for a master which cannot be asked.
     ///
     /// # Errors
     /// [`Fault::LeaderChanged`].

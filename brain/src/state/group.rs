@@ -31,38 +31,40 @@ use crate::events::hub::Hub;
 use crate::planted::Planted;
 use crate::rows::codec::{AlarmsRow, Layout};
 
+/// Everything that one group keeps in memory, on its master and on its slaves.
+///
 /// Lock order: `index`, then `leases` or what a slave notes of them, then `pins`; the hub's lock is taken with none of them held.
 ///
-/// The writer of a master changes it, or the one task that follows a master; never both.
+/// On a master the writer changes it, on a slave the one task that follows the master; never both at once.
 pub struct GroupState {
-    /// The group.
+    /// The group that this is the state of.
     pub group: GroupName,
     identity: Identity,
     /// The epoch of the master that this is or follows.
     epoch: AtomicU64,
-    /// Stored keys.
+    /// Where each row of the group is stored.
     pub layout: Layout,
-    /// The storage.
+    /// The storage below.
     pub engine: Arc<dyn Engine>,
-    /// Versions.
+    /// Every uncompacted version of every key, without the values.
     pub index: RwLock<Index>,
-    /// Values.
+    /// The values of those versions: some in memory, all in the engine.
     pub values: Values,
-    /// Leases.
+    /// Leases that are granted. Empty on a slave.
     pub leases: Mutex<Leases>,
-    /// Alarms that stand.
+    /// Alarms that were raised and are not disarmed.
     pub alarms: Alarms,
-    /// What this group has of the store's quota.
+    /// What this group uses of the quota that all groups of a store have together.
     pub share: Share,
-    /// Watchers.
+    /// The window of recent events, and who watches them.
     pub hub: Hub,
     window_bytes: usize,
     pub(crate) metrics: GroupMetrics,
-    /// What makes answers fresh.
+    /// Which proofs that this is the master have begun and succeeded, and which requests wait for one.
     pub(crate) fence: Fence,
-    /// Of a slave: what it follows, and how far it is.
+    /// What a slave follows, and how far it is; says on a master that there is nothing to follow.
     pub(crate) follow: FollowState,
-    /// What the engine holds at once.
+    /// How large keys, values and batches may be in the engine.
     pub bounds: Bounds,
     #[cfg(any(test, feature = "faults"))]
     pub(crate) planted: Planted,
@@ -84,11 +86,11 @@ pub struct GroupState {
 /// A writer that was not at work for so long has stopped for good: it looks up each second.
 const STANDS_STILL: Duration = Duration::from_secs(15);
 
-/// All keys as of one moment.
+/// All keys of a group as of one moment.
 #[derive(Debug)]
 pub(crate) struct Contents {
     pub index: Index,
-    /// What its rows take.
+    /// What the rows of these keys take in the engine.
     pub bytes: u64,
     pub committed: u64,
     /// -1 where nothing was compacted.
@@ -220,7 +222,7 @@ impl GroupState {
         self.hub.reset(self.window_bytes, contents.committed);
     }
 
-    /// Nothing that was read, and no watch, goes on.
+    /// Ends reads and watches that have begun: what they have read does not belong to what comes next.
     pub(crate) fn cut_off(&self) {
         self.generation.fetch_add(1, Ordering::AcqRel);
         self.hub.wake();
@@ -307,7 +309,7 @@ impl GroupState {
     /// Whether the group can be served, for as much as is known here.
     ///
     /// # Errors
-    /// Why not.
+    /// A sentence about why it cannot.
     pub fn works(&self) -> Result<(), String> {
         if self.has_ended() {
             return Err("the store has ended".to_owned());
@@ -339,7 +341,7 @@ impl GroupState {
         }
     }
 
-    /// True once it has.
+    /// True once the group has ended: see [`Self::ended`].
     pub fn has_ended(&self) -> bool {
         self.ended.borrow().is_some()
     }

@@ -79,7 +79,7 @@ pub enum ValueError {
     },
 }
 
-/// See the module.
+/// Reads the values of versions, from the cache or the engine.
 pub struct Values {
     cache: ValueCache,
     hits: AtomicU64,

@@ -63,7 +63,7 @@ pub struct Reply {
     pub share: Option<Arc<budget::Share>>,
 }
 
-/// See the module. Clones share one store.
+/// One group's keys, with their history since the last compaction. Clones share one store.
 #[derive(Clone)]
 pub struct Store {
     state: Arc<GroupState>,

@@ -44,7 +44,7 @@ impl Store {
     }
 }
 
-/// See the module.
+/// A cursor over the events of a group, for one slave.
 struct Feed {
     state: Arc<GroupState>,
     swept: watch::Receiver<u64>,

@@ -37,7 +37,7 @@ pub struct StreamConfig {
     pub tells_all: bool,
 }
 
-/// See the module.
+/// One client stream with all its watchers.
 pub struct WatchStream<S> {
     store: Store,
     inbound: Option<S>,

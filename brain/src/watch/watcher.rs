@@ -31,7 +31,7 @@ pub struct Wish {
     /// Progress below it is withheld: the start that the client has named. 0 of a watcher from now on, which is told
     /// at once how far it is, as in etcd.
     pub named: u64,
-    /// With the entry before.
+    /// Each event comes with the entry that was there before it.
     pub prev_kv: bool,
     /// Not puts.
     pub no_put: bool,
@@ -51,12 +51,12 @@ enum Place {
     Synced,
 }
 
-/// See the module.
+/// One watcher of a client stream, and how far it has read.
 #[derive(Debug)]
 pub struct Watcher {
     /// What it wants.
     pub wish: Wish,
-    /// As the hub knows it.
+    /// What the hub marks when there is something to read.
     pub registration: Arc<Registration>,
     /// Something was sent since the last periodic progress.
     pub spoke: bool,

@@ -22,7 +22,7 @@ use rustix::fs::FallocateFlags;
 
 use super::private;
 
-/// In a store.
+/// The reserve's name in a store.
 const RESERVE: &str = "reserve";
 /// Zeros are written in pieces of this size where the file system cannot set room aside.
 const PIECE: usize = 1 << 20;

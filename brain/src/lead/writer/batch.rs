@@ -26,31 +26,31 @@ type OnDurable = Box<dyn FnOnce() + Send>;
 /// A batch on its way to the storage.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Launch {
-    /// Its number.
+    /// Under which number of the log it is sent.
     pub number: u64,
-    /// Since when.
+    /// When it was sent.
     pub at: Instant,
-    /// As which proof of freshness it began.
+    /// Its commit is a proof that this is the master: the number of that proof.
     pub proof: Proof,
 }
 
-/// What is given out and not sent.
+/// A batch that fills: what was given out to it and is not sent to the storage yet.
 pub(super) struct Filling {
     batch: Batch,
-    /// With what the record will take.
+    /// What the batch will take, its record included.
     bytes: usize,
-    /// What the record will take.
+    /// What its record in the log will take.
     record_bytes: usize,
     bounds: Bounds,
-    /// Writes, in order.
+    /// What each revision changes, oldest first.
     pub revisions: Vec<RevisionChanges>,
     /// The committed revision once this is durable.
     pub closes: u64,
     /// The compacted revision once this is durable.
     pub compacted: Option<u64>,
-    /// Commands in it that etcd would call proposals.
+    /// How many of the commands in it etcd would call proposals.
     pub proposals: i64,
-    /// What it was sent to the storage as.
+    /// How it was sent to the storage; `None` before it is.
     pub launch: Option<Launch>,
     on_durable: Vec<OnDurable>,
 }
@@ -98,7 +98,7 @@ impl Filling {
         self.batch.equals(key, value);
     }
 
-    /// Answers once this and everything before it is durable.
+    /// Does something, such as answering, once this batch and everything before it is durable.
     pub(super) fn then(&mut self, done: OnDurable) {
         self.on_durable.push(done);
     }
@@ -129,7 +129,7 @@ pub(super) fn recorded_bytes(key: &Bytes) -> usize {
     key.len() + CHANGE_BYTES
 }
 
-/// A batch on its way.
+/// A batch whose commit is on its way.
 pub(super) struct Flying {
     filling: Option<Filling>,
     launched: Instant,

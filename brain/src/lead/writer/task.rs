@@ -21,11 +21,11 @@ const DRAIN_MAX: usize = 256;
 /// The writer shows that it lives at least so often, also where the storage is waited for.
 const BEAT: Duration = Duration::from_secs(1);
 
-/// See the module.
+/// The state of the one task that orders writes.
 pub(crate) struct Writer {
     pub(super) state: Arc<GroupState>,
     pub(super) inbox: mpsc::Receiver<Command>,
-    /// Taken from the inbox, and too much for the batch that fills.
+    /// Commands that were taken from the inbox and did not fit into the batch that fills.
     pub(super) backlog: VecDeque<Command>,
     pub(super) pending: Pending,
     pub(super) filling: Filling,
@@ -34,22 +34,22 @@ pub(crate) struct Writer {
     pub(super) counter: u64,
     /// The number of the next batch.
     pub(super) number: u64,
-    /// The batch before it was tried more than once.
+    /// True if the batch before the next one was tried more than once.
     pub(super) after_repeats: bool,
-    /// Persisted, or in a batch on its way.
+    /// A new master starts above this revision: it is stored, or in a batch on its way.
     pub(super) ceiling: u64,
-    /// As `ceiling`; -1 where nothing was compacted.
+    /// The compacted revision, stored or in a batch on its way; -1 where nothing was compacted.
     pub(super) compacted: i64,
-    /// Recorded owners by unit, all groups'.
+    /// Which group each unit of keys is recorded for, of all groups in the store.
     pub(super) owners: HashMap<Bytes, GroupName>,
     /// A placement that is about to hold: only what is owned by both may be written.
     pub(super) preparing: Option<Arc<Placement>>,
     pub(super) closing: Option<oneshot::Sender<()>>,
-    /// Every handle is gone: what was taken on is finished.
+    /// Nobody is left who could send commands: what was taken on is finished, then the task ends.
     pub(super) alone: bool,
-    /// No checkpoint of a lease before.
+    /// Checkpoints of leases are not written before this moment.
     pub(super) checkpoints_from: Instant,
-    /// Values are not asked for before: the engine has just not given one.
+    /// The engine is not asked for values before this moment: it has just not given one.
     pub(super) blind_until: Instant,
 }
 

@@ -44,7 +44,7 @@ pub(crate) struct Counted {
     loads: IntCounterVec,
 }
 
-/// Of a slave.
+/// What a slave counts.
 pub(crate) struct FollowMetrics {
     questions: [IntCounter; 2],
     question_seconds: Histogram,
@@ -54,7 +54,7 @@ pub(crate) struct FollowMetrics {
     pub(crate) loads: IntCounter,
 }
 
-/// Of one group, in its [`GroupState`](crate::state::group::GroupState).
+/// What one group counts, kept in its [`GroupState`](crate::state::group::GroupState).
 pub(crate) struct GroupMetrics {
     /// What it counts together with the others.
     pub(crate) all: Arc<Counted>,
@@ -198,7 +198,7 @@ impl Counted {
         }
     }
 
-    /// For a group that opens.
+    /// The counters of a group that opens.
     pub(super) fn of(self: &Arc<Self>, group: &GroupName) -> GroupMetrics {
         let name = group.as_str();
         let counted = self;

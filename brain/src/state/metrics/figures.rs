@@ -6,7 +6,7 @@ use crate::engine::Engine;
 use crate::state::quota::Quota;
 use crate::state::values::CacheState;
 
-/// Of one group, as of one moment.
+/// What one group shows, as of one moment.
 pub(crate) struct Figures {
     pub(crate) has_ended: bool,
     pub(crate) is_slave: bool,

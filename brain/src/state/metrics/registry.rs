@@ -12,7 +12,7 @@ use super::counters::{Counted, GroupMetrics};
 use super::figures::Look;
 use super::gauges::Gauges;
 
-/// Of all groups of a process. Clones count together.
+/// The numbers of all groups of a process. Clones count together.
 #[derive(Clone)]
 pub struct Metrics {
     counted: Arc<Counted>,
@@ -47,7 +47,7 @@ impl Metrics {
         Self { counted, groups }
     }
 
-    /// For a group that opens.
+    /// The counters of a group that opens.
     pub(crate) fn of(&self, group: &GroupName) -> GroupMetrics {
         self.counted.of(group)
     }

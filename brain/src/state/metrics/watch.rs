@@ -2,7 +2,7 @@
 
 use prometheus::IntGauge;
 
-/// Of one group; shown by `gauges`.
+/// How many watch and follow one group; `gauges` shows it.
 #[derive(Debug)]
 pub(crate) struct WatchMetrics {
     pub(crate) streams: IntGauge,
