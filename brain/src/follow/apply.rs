@@ -86,8 +86,18 @@ impl Keys {
     }
 }
 
-/// Makes visible what a master has made visible: whole revisions, all up to `closes`.
-pub(super) fn apply(state: &GroupState, arrived: Vec<Arrived>, closes: u64, compacted: i64) {
+/// How far a master is, as its stream tells it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Told {
+    /// All its revisions up to this one have come.
+    pub closed: u64,
+    /// Its compacted revision; -1 where nothing was compacted.
+    pub compacted: i64,
+}
+
+/// Makes visible what a master has made visible: whole revisions, all that it has closed.
+pub(super) fn apply(state: &GroupState, arrived: Vec<Arrived>, told: Told) {
+    let Told { closed: closes, compacted } = told;
     let committed = state.committed().get();
     let mut revisions = Vec::with_capacity(arrived.len());
     if !arrived.is_empty() {

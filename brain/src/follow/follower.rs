@@ -13,7 +13,7 @@ use kubebrain_shared::placement::Placement;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use super::apply;
+use super::apply::{self, Told};
 use super::load::Loading;
 use crate::config::Config;
 use crate::fence::slave::ask_master;
@@ -190,8 +190,8 @@ impl Follower {
         }
         self.state.follow.change(|following| "loading all keys".clone_into(&mut following.trouble));
         self.state.metrics.follow.loads.inc();
-        let closed = response.closed.cast_unsigned();
-        let loading = Loading::begin(&self.state, &self.config, closed, response.compacted).await;
+        let told = Told { closed: response.closed.cast_unsigned(), compacted: response.compacted };
+        let loading = Loading::begin(&self.state, &self.config, told).await;
         self.loading = Some(loading.map_err(|error| End::Lost(format!("keys were not loaded: {error}")))?);
         Ok(FollowResponse { revisions: Vec::new(), ..response })
     }
@@ -222,13 +222,13 @@ impl Follower {
 
     /// Applies a response.
     fn take(&mut self, response: FollowResponse) -> Result<(), End> {
-        let (closed, compacted) = (response.closed.cast_unsigned(), response.compacted);
+        let told = Told { closed: response.closed.cast_unsigned(), compacted: response.compacted };
         let arrived = apply::read(&self.state.layout, response.revisions).map_err(End::Lost)?;
         #[cfg(any(test, feature = "faults"))]
         let arrived = self.hold(arrived);
         match &mut self.loading {
-            None => apply::apply(&self.state, arrived, closed, compacted),
-            Some(loading) => loading.apply(&self.state, arrived, closed, compacted),
+            None => apply::apply(&self.state, arrived, told),
+            Some(loading) => loading.apply(&self.state, arrived, told),
         }
         // What was shown before everything was loaded anew is not taken back, whatever the master says.
         let shown = self.state.committed().get();

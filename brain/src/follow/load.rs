@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::apply::Arrived;
+use super::apply::{Arrived, Told};
 use crate::config::Config;
 use crate::load::error::OpenError;
 use crate::load::keys::{Keys, load_keys};
@@ -17,12 +17,11 @@ pub(super) struct Loading {
     /// Stored once the last row had been read: nothing is shown before the stream has told of it.
     compacted_then: i64,
     /// What the stream has told so far.
-    closed: u64,
-    compacted: i64,
+    told: Told,
 }
 
 impl Loading {
-    /// Reads everything. The master has closed `closed` and told of `compacted` before this begins.
+    /// Reads everything. The master has told so much before this begins.
     ///
     /// # Errors
     /// What the engine says.
@@ -32,8 +31,7 @@ impl Loading {
     pub(super) async fn begin(
         state: &Arc<GroupState>,
         config: &Config,
-        closed: u64,
-        compacted: i64,
+        told: Told,
     ) -> Result<Self, OpenError> {
         let placement = state.placement.load_full();
         let snapshot = RetryingSnapshot::new(&state.engine).await?;
@@ -42,29 +40,31 @@ impl Loading {
         let after = RetryingSnapshot::new(&state.engine).await?;
         let stored = log::small(&after, &state.layout, Small::Compacted).await?;
         let compacted_then = stored.map_or(-1, u64::cast_signed);
-        Ok(Self { keys, compacted_then, closed, compacted })
+        Ok(Self { keys, compacted_then, told })
     }
 
     /// The revision to go on from.
     pub(super) const fn next(&self) -> u64 {
-        self.closed + 1
+        self.told.closed + 1
     }
 
     /// Adds what the stream has brought.
-    pub(super) fn apply(&mut self, state: &GroupState, arrived: Vec<Arrived>, closed: u64, compacted: i64) {
+    pub(super) fn apply(&mut self, state: &GroupState, arrived: Vec<Arrived>, told: Told) {
         self.keys.add(arrived, &state.values);
-        self.closed = self.closed.max(closed);
-        self.compacted = self.compacted.max(compacted);
+        self.told.closed = self.told.closed.max(told.closed);
+        self.told.compacted = self.told.compacted.max(told.compacted);
     }
 
     /// True once it is whole, as of what the stream has closed, and not before `shown`.
     pub(super) const fn is_whole(&self, shown: u64) -> bool {
-        self.closed >= self.keys.top && self.closed >= shown && self.compacted >= self.compacted_then
+        self.told.closed >= self.keys.top
+            && self.told.closed >= shown
+            && self.told.compacted >= self.compacted_then
     }
 
     /// All keys as of now.
     pub(super) fn into_contents(self) -> Contents {
-        let Self { keys, closed, compacted, .. } = self;
+        let Self { keys, told: Told { closed, compacted }, .. } = self;
         Contents { index: keys.index, bytes: keys.bytes, committed: closed, compacted }
     }
 }

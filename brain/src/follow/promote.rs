@@ -10,7 +10,7 @@ use kubebrain_shared::placement::Placement;
 use kubebrain_shared::revision::Revision;
 use tokio::sync::watch;
 
-use super::apply::{Arrival, Arrived, apply};
+use super::apply::{Arrival, Arrived, Told, apply};
 use crate::config::Config;
 use crate::engine::Snapshot;
 use crate::lead::takeover::{self, Takeover};
@@ -19,6 +19,7 @@ use crate::load::format::check_format;
 use crate::load::master::{MasterState, Start, load_master};
 use crate::rows::codec::{self, Layout, Record, Write};
 use crate::rows::log::{self, LogError};
+use crate::rows::number::BatchNumber;
 use crate::rows::retry::RetryingSnapshot;
 use crate::state::group::{Contents, GroupState};
 
@@ -49,7 +50,7 @@ pub(super) async fn take_over(
             master.start.counter = master.start.counter.max(state.committed().get());
             #[cfg(any(test, feature = "faults"))]
             let arrived = if config.planted.skips_tail { Vec::new() } else { arrived };
-            apply(state, arrived, master.start.counter, master.start.compacted);
+            apply(state, arrived, Told { closed: master.start.counter, compacted: master.start.compacted });
             state.follow.attach_leased(&mut master.leases);
             master
         }
@@ -81,7 +82,7 @@ async fn tail(
     state: &GroupState,
     config: &Config,
     near: Option<u64>,
-    number: u64,
+    number: BatchNumber,
 ) -> Result<Option<(MasterState, Vec<Arrived>)>, OpenError> {
     let layout = &state.layout;
     let snapshot = RetryingSnapshot::new(&state.engine).await?;
@@ -91,7 +92,7 @@ async fn tail(
         None => log::batch_of(&snapshot, layout, next).await?,
     };
     let (master, records) = futures_util::try_join!(load_master(config, &snapshot, layout, number), async {
-        Ok(records(&snapshot, layout, first, number).await?)
+        Ok(records(&snapshot, layout, first, number.0).await?)
     },)?;
     let Some(records) = records.filter(|_| master.start.compacted < next.cast_signed()) else {
         return Ok(None);

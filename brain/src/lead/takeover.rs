@@ -42,6 +42,7 @@ use crate::load::master::{MasterState, load_master};
 use crate::load::placement::check_placement;
 use crate::rows::codec::{Layout, Record, Small};
 use crate::rows::log;
+use crate::rows::number::BatchNumber;
 use crate::rows::retry::{RetryingSnapshot, Tries};
 use crate::state::values::Values;
 
@@ -69,9 +70,9 @@ pub(crate) async fn check_still_master(
     config: &Config,
     engine: &Arc<dyn Engine>,
     layout: &Layout,
-    number: u64,
+    number: BatchNumber,
 ) -> Result<(), OpenError> {
-    match log::record(&RetryingSnapshot::new(engine).await?, layout, number + 1).await? {
+    match log::record(&RetryingSnapshot::new(engine).await?, layout, number.next().0).await? {
         None => Ok(()),
         Some(record) => {
             Err(OpenError::Deposed { group: config.group.clone(), by: record.takeover, epoch: record.epoch })
@@ -85,7 +86,7 @@ pub(crate) struct Takeover {
     /// The new master's.
     pub(crate) epoch: u64,
     /// Under which number of the log its record stands.
-    pub(crate) number: u64,
+    pub(crate) number: BatchNumber,
 }
 
 /// Inserts the takeover record after the last batch. From here on, an older master is refused. The log's end is looked
@@ -112,7 +113,7 @@ pub(crate) async fn take_over(
         };
         let (tail, last) = match (ends, tried.take()) {
             (Some((found, ..)), Some((number, ours))) if found.nonce == ours.nonce => {
-                return Ok(Takeover { epoch: ours.epoch, number });
+                return Ok(Takeover { epoch: ours.epoch, number: BatchNumber(number) });
             }
             (Some((_, tail, last)), _) => (tail, last),
             (None, tried) => {
@@ -142,7 +143,7 @@ pub(crate) async fn take_over(
             Some(trimmed) => batch.equals(mark, trimmed),
         };
         match engine.commit(batch).await {
-            Ok(()) => return Ok(Takeover { epoch: record.epoch, number: tail + 1 }),
+            Ok(()) => return Ok(Takeover { epoch: record.epoch, number: BatchNumber(tail + 1) }),
             Err(CommitError::Conflict { .. }) => tried = Some((tail + 1, record)),
             Err(CommitError::Unknown(_)) => {
                 tried = Some((tail + 1, record));
@@ -160,7 +161,7 @@ pub(crate) async fn load(
     layout: &Layout,
     placement: &Placement,
     values: &Values,
-    number: u64,
+    number: BatchNumber,
 ) -> Result<(Keys, MasterState), OpenError> {
     let mut master = load_master(config, snapshot, layout, number).await?;
     check_placement(snapshot, layout, placement, &master.start.owners).await?;

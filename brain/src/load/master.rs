@@ -9,6 +9,7 @@ use super::error::OpenError;
 use crate::config::Config;
 use crate::engine::Snapshot;
 use crate::rows::codec::{self, AlarmsRow, Layout, LeaseRow, Record, Small};
+use crate::rows::number::BatchNumber;
 use crate::rows::ownership;
 use crate::state::lease::Leases;
 
@@ -22,22 +23,27 @@ pub(crate) struct MasterState {
 /// Where the writer goes on from.
 pub(crate) struct Start {
     pub counter: u64,
-    pub number: u64,
+    /// Of the next batch.
+    pub number: BatchNumber,
     pub ceiling: u64,
     pub compacted: i64,
     pub owners: HashMap<Bytes, GroupName>,
 }
 
-/// Leases, without their keys; owners, alarms and numbers.
+/// Loads leases, without their keys; owners, alarms and numbers. `takeover` is the record of the master itself.
 pub(crate) async fn load_master(
     config: &Config,
     snapshot: &dyn Snapshot,
     layout: &Layout,
-    number: u64,
+    takeover: BatchNumber,
 ) -> Result<MasterState, OpenError> {
     let mut leases = Leases::new(config.lease_checkpoint_interval);
-    let keys =
-        [layout.log(number), layout.small(Small::Ceiling), layout.small(Small::Compacted), layout.alarms()];
+    let keys = [
+        layout.log(takeover.0),
+        layout.small(Small::Ceiling),
+        layout.small(Small::Compacted),
+        layout.alarms(),
+    ];
     let (small, owners, _) = futures_util::try_join!(
         async { Ok(snapshot.get_many(keys.to_vec()).await?) },
         async { Ok::<_, OpenError>(ownership::load(snapshot, layout).await?) },
@@ -52,7 +58,7 @@ pub(crate) async fn load_master(
     let alarms = next().map(|(key, value)| codec::read_message(key, value)).transpose()?.unwrap_or_default();
     let start = Start {
         counter: last.top.max(ceiling).max(1),
-        number: number + 1,
+        number: takeover.next(),
         ceiling,
         compacted: compacted.map_or(-1, u64::cast_signed),
         owners,

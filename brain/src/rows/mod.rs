@@ -5,6 +5,7 @@ pub(crate) mod codec;
 pub(crate) mod entry;
 pub(crate) mod retry;
 pub(crate) mod log;
+pub(crate) mod number;
 pub(crate) mod ownership;
 
 pub use codec::{

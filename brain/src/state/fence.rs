@@ -12,6 +12,7 @@ use super::claim::Claim;
 use super::follow::Need;
 #[cfg(any(test, feature = "faults"))]
 use crate::planted::Planted;
+use crate::rows::number::BatchNumber;
 use crate::tenure::Term;
 
 /// Above it requests are told to come back.
@@ -109,14 +110,14 @@ pub(crate) struct Question {
 
 impl Fence {
     /// After batch `settled`. Without `asks` every answer counts as fresh until the group ends.
-    pub(crate) fn new(asks: bool, settled: u64) -> Self {
+    pub(crate) fn new(asks: bool, settled: BatchNumber) -> Self {
         Self {
             asks: AtomicBool::new(asks),
             term: OnceLock::new(),
             over: AtomicBool::new(false),
             begun: AtomicU64::new(0),
             proven: AtomicU64::new(0),
-            settled: AtomicU64::new(settled),
+            settled: AtomicU64::new(settled.0),
             waiting: Mutex::default(),
             #[cfg(any(test, feature = "faults"))]
             planted: Planted::default(),
@@ -139,11 +140,11 @@ impl Fence {
     }
 
     /// Of a master from now on, after batch `settled`; `term` as in [`Self::within`].
-    pub(crate) fn lead(&self, asks: bool, settled: u64, term: Option<Term>) {
+    pub(crate) fn lead(&self, asks: bool, settled: BatchNumber, term: Option<Term>) {
         if let Some(term) = term {
             let _set_once = self.term.set(term);
         }
-        self.settled.store(settled, Ordering::SeqCst);
+        self.settled.store(settled.0, Ordering::SeqCst);
         self.asks.store(asks, Ordering::SeqCst);
     }
 
@@ -225,8 +226,8 @@ impl Fence {
     }
 
     /// Batch `number` of ours is durable; the commit that made it so was `proof`.
-    pub(crate) fn settled(&self, number: u64, proof: Proof) {
-        self.settled.store(number, Ordering::SeqCst);
+    pub(crate) fn settled(&self, number: BatchNumber, proof: Proof) {
+        self.settled.store(number.0, Ordering::SeqCst);
         if self.asks() {
             self.prove(proof);
         }

@@ -18,6 +18,7 @@ use crate::lead::{sweep, takeover};
 use crate::load::error::OpenError;
 use crate::load::master::MasterState;
 use crate::rows::codec::Layout;
+use crate::rows::number::BatchNumber;
 use crate::state::fence::Fence;
 use crate::state::follow::FollowState;
 use crate::state::group::{Contents, GroupState, Parts};
@@ -52,7 +53,7 @@ impl Store {
         let term = config.term(); // of before the takeover
         let (epoch, keys, master) = takeover::open(&config, &engine, &layout, &placement, &values).await?;
         let MasterState { leases, alarms, start } = master;
-        let fence = Fence::new(config.asks(&*engine), start.number - 1).within(term);
+        let fence = Fence::new(config.asks(&*engine), start.number.before()).within(term);
         let contents = Contents {
             index: keys.index,
             bytes: keys.bytes,
@@ -76,7 +77,7 @@ impl Store {
         let layout = Layout::new(&config.store_prefix, &config.group);
         let values = Values::new(engine.clone(), layout.clone(), config.value_cache.clone());
         let contents = Contents { index: Index::default(), bytes: 0, committed: 0, compacted: -1 };
-        let (fence, follow) = (Fence::new(false, 0), FollowState::slave());
+        let (fence, follow) = (Fence::new(false, BatchNumber(0)), FollowState::slave());
         let beginning = Beginning { layout, values, epoch: 0, contents, fence, follow };
         let (store, inbox, sweeps) = Self::begin(&config, engine, placement, beginning);
         store.sweep(sweeps);

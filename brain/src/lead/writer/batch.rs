@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use crate::engine::{Batch, Bounds, CommitError, Refusal};
 use crate::rows::codec::{self, Record};
 use crate::rows::log;
+use crate::rows::number::BatchNumber;
 use crate::state::changes::RevisionChanges;
 use crate::state::ended::Ended;
 use crate::state::fence::Proof;
@@ -27,7 +28,7 @@ type OnDurable = Box<dyn FnOnce() + Send>;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Launch {
     /// Under which number of the log it is sent.
-    pub number: u64,
+    pub number: BatchNumber,
     /// When it was sent.
     pub at: Instant,
     /// Its commit is a proof that this is the master: the number of that proof.
@@ -140,7 +141,7 @@ impl Flying {
     /// Sends a batch under its number. The commit runs in a task of its own: dropping this does not leave it half way.
     pub(super) fn launch(
         state: Arc<GroupState>,
-        number: u64,
+        number: BatchNumber,
         top: u64,
         after_repeats: Repeated,
         mut filling: Filling,
@@ -166,7 +167,7 @@ impl Flying {
         };
         // The record comes first: engines that have a primary key take the first one.
         let mut batch = Batch::new();
-        let number_key = state.layout.log(number);
+        let number_key = state.layout.log(number.0);
         batch.absent(number_key.clone()).put(number_key, record.encode_to_vec());
         let rest = std::mem::take(&mut filling.batch);
         batch.conditions.extend(rest.conditions);
@@ -213,7 +214,12 @@ pub(super) type Repeated = bool;
 /// its condition does not hold. If the record were trimmed one day, it would write its rows again: keys that were
 /// deleted and swept since, an older ceiling. So whether there was such a try is told in the next record, and the trim
 /// leaves the one before that. (If there is no next one of ours, there is a takeover, with the same effect.)
-async fn settle(state: Arc<GroupState>, number: u64, nonce: u64, batch: Batch) -> Result<Repeated, Ended> {
+async fn settle(
+    state: Arc<GroupState>,
+    number: BatchNumber,
+    nonce: u64,
+    batch: Batch,
+) -> Result<Repeated, Ended> {
     let mut delay = Duration::from_millis(10);
     let mut repeated = false;
     loop {
@@ -228,7 +234,7 @@ async fn settle(state: Arc<GroupState>, number: u64, nonce: u64, batch: Batch) -
             }
             Err(CommitError::Conflict { .. }) => match whose(&state, number, &batch).await {
                 Ok(Whose::Theirs(found)) if found.nonce == nonce => return Ok(repeated),
-                Ok(Whose::Theirs(found)) => return Err(Ended::deposed(&state.group, number, &found)),
+                Ok(Whose::Theirs(found)) => return Err(Ended::deposed(&state.group, number.0, &found)),
                 Ok(Whose::Forbidden(key)) => {
                     let reason = format!(
                         "keys of this group were recorded for another group meanwhile ({}): the placements differ",
@@ -280,9 +286,9 @@ enum Whose {
     Forbidden(Bytes),
 }
 
-async fn whose(state: &GroupState, number: u64, batch: &Batch) -> Result<Whose, log::LogError> {
+async fn whose(state: &GroupState, number: BatchNumber, batch: &Batch) -> Result<Whose, log::LogError> {
     let snapshot = state.engine.snapshot().await?;
-    if let Some(found) = log::record(&*snapshot, &state.layout, number).await? {
+    if let Some(found) = log::record(&*snapshot, &state.layout, number.0).await? {
         return Ok(Whose::Theirs(found));
     }
     for condition in &batch.conditions {

@@ -22,7 +22,7 @@ impl Writer {
             } else {
                 let (state, after_repeats) = (self.state.clone(), std::mem::take(&mut self.after_repeats));
                 self.flying = Some(Flying::launch(state, self.number, self.counter, after_repeats, filling));
-                self.number += 1;
+                self.number = self.number.next();
             }
         }
     }
@@ -30,7 +30,7 @@ impl Writer {
     /// Planted: a batch that may still be committed is forgotten, and what it was given is given out again.
     #[cfg(any(test, feature = "faults"))]
     pub(super) fn give_up(&mut self) {
-        self.number -= 1;
+        self.number = self.number.before();
         self.counter = self.state.committed().get();
         self.pending = Pending::default();
         self.filling = Filling::new(self.counter, self.state.bounds);

@@ -14,6 +14,7 @@ use super::batch::{Filling, Flying};
 use crate::decide::pending::Pending;
 use crate::lead::command::Command;
 use crate::load::master::Start;
+use crate::rows::number::BatchNumber;
 use crate::state::group::GroupState;
 
 /// Commands taken from the inbox at once.
@@ -33,7 +34,7 @@ pub(crate) struct Writer {
     /// The highest revision given out.
     pub(super) counter: u64,
     /// The number of the next batch.
-    pub(super) number: u64,
+    pub(super) number: BatchNumber,
     /// True if the batch before the next one was tried more than once.
     pub(super) after_repeats: bool,
     /// A new master starts above this revision: it is stored, or in a batch on its way.
