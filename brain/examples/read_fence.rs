@@ -11,10 +11,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use kubebrain_brain::config::{Config, ReadFence};
 use kubebrain_brain::engine::memory::Memory;
 use kubebrain_brain::engine::{Batch, CommitError, Engine, ReadError, Snapshot, Span};
-use kubebrain_brain::mvcc::{Config, ReadFence, Store, read_all};
 use kubebrain_brain::request::{Given, Put, Range, ReadAt};
+use kubebrain_brain::store::{Store, read_all};
 use kubebrain_shared::group::GroupName;
 use kubebrain_shared::placement::Placement;
 use kubebrain_shared::range::KeyRange;

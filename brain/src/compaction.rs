@@ -4,14 +4,14 @@ use kubebrain_shared::compaction::Compactable;
 use kubebrain_shared::revision::Revision;
 use tonic::Status;
 
-use crate::mvcc::Store;
+use crate::store::Store;
 
 /// One group without others beside it: several are compacted together, by the proxy.
 pub struct Alone(pub Store);
 
 impl Compactable for Alone {
     async fn current(&self) -> Result<i64, Status> {
-        Ok(self.0.shared().committed().to_wire())
+        Ok(self.0.state().committed().to_wire())
     }
 
     async fn compact(&self, revision: i64) -> Result<(), Status> {

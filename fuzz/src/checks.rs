@@ -1,8 +1,8 @@
 //! The checks, one for each decoder.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use kubebrain_brain::mvcc::codec::{self, Layout, LeaseRow, Record as LogRecord};
 use kubebrain_brain::request::{Delete, Limits, Put, Range, Txn};
+use kubebrain_brain::rows::{self, Layout, LeaseRow, Record as LogRecord};
 use kubebrain_proto::etcdserverpb as wire;
 use kubebrain_shared::group::GroupName;
 use kubebrain_shared::placement::Placement;
@@ -55,7 +55,7 @@ pub fn rows(data: &[u8]) {
     if let Ok(row) = layout.read_data(&key, &value) {
         // The two bytes before are the reader's choice of what to read.
         assert_eq!(layout.data(&row.key, row.revision)[2..], key[2..]);
-        let written = codec::data_value(row.kv.as_deref());
+        let written = rows::data_value(row.kv.as_deref());
         assert!(if row.kv.is_some() { written == value } else { value.starts_with(&written) });
     }
     let _number = layout.read_log_number(&key);
@@ -64,13 +64,13 @@ pub fn rows(data: &[u8]) {
         assert_eq!(layout.owner(&unit)[2..], key[2..]);
         assert_eq!(group.as_str().as_bytes(), value);
     }
-    if let Ok(number) = codec::read_small(&key, &value) {
-        assert_eq!(codec::small_value(number), value);
+    if let Ok(number) = rows::read_small(&key, &value) {
+        assert_eq!(rows::small_value(number), value);
     }
-    if let Ok(record) = codec::read_message::<LogRecord>(&key, value.clone()) {
+    if let Ok(record) = rows::read_message::<LogRecord>(&key, value.clone()) {
         assert_eq!(LogRecord::decode(&record.encode_to_vec()[..]).expect("just written"), record);
     }
-    if let Ok(lease) = codec::read_message::<LeaseRow>(&key, value) {
+    if let Ok(lease) = rows::read_message::<LeaseRow>(&key, value) {
         assert_eq!(LeaseRow::decode(&lease.encode_to_vec()[..]).expect("just written"), lease);
     }
 }

@@ -8,8 +8,8 @@ use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use clap::Args;
 use kubebrain_brain::engine::embedded::{self, Staged};
-use kubebrain_brain::mvcc::cluster;
-use kubebrain_brain::mvcc::restore::{Options, Restored, restore};
+use kubebrain_brain::store::cluster;
+use kubebrain_brain::store::restore::{Options, Restored, restore};
 use kubebrain_shared::group::GroupName;
 use kubebrain_shared::snapshot::Reader;
 

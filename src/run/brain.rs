@@ -22,9 +22,10 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use futures_util::FutureExt as _;
-use kubebrain_brain::mvcc::shared::Shared;
-use kubebrain_brain::mvcc::{self, Store};
+use kubebrain_brain::config;
 use kubebrain_brain::service::{Announced, Audience};
+use kubebrain_brain::store::GroupState;
+use kubebrain_brain::store::Store;
 use kubebrain_shared::compaction::Policy;
 use kubebrain_shared::placement::Placement;
 use kubebrain_shared::stop::Stopper;
@@ -43,7 +44,7 @@ use endpoints::Endpoints;
 struct Brain<'a> {
     flags: flags::Brain,
     storage: Storage,
-    config: mvcc::Config,
+    config: config::Config,
     compaction: Option<Policy>,
     endpoints: Endpoints,
     table: Arc<Placement>,
@@ -61,11 +62,11 @@ struct Brain<'a> {
 
 /// The store of this moment, if there is one.
 #[derive(Clone, Default)]
-struct Current(Arc<Mutex<Option<Arc<Shared>>>>);
+struct Current(Arc<Mutex<Option<Arc<GroupState>>>>);
 
 impl Current {
     fn is(&self, store: &Store) {
-        *self.0.lock() = Some(store.shared().clone());
+        *self.0.lock() = Some(store.state().clone());
     }
 
     fn is_none(&self) {
@@ -124,15 +125,15 @@ pub(crate) async fn run(flags: flags::Brain, process: &Process) -> Result<()> {
     );
     let numbers = Numbers::new(&flags.clients, process);
     let storage = storage::open(&flags.store, &flags.clients, &numbers, process).await?;
-    let config = mvcc::Config {
-        metrics: mvcc::metrics::Metrics::new(&numbers.metrics),
+    let config = config::Config {
+        metrics: config::Metrics::new(&numbers.metrics),
         ..storage.config(flags.group.clone(), &flags.store, &flags.clients)
     };
     let accepting = Stopper::default();
     let mut endpoints = Endpoints::new(&flags, &clients.urls, peers.urls(), &accepting);
     let election = candidate::stand(&flags, &storage, &endpoints).await?;
     let tenure = election.as_ref().map(|election| election.candidacy.tenure().clone());
-    let config = mvcc::Config { tenure, ..config };
+    let config = config::Config { tenure, ..config };
     if election.is_some() {
         endpoints.reach(flags.peers.brains()?, &accepting);
     }

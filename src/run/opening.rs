@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use kubebrain_brain::config;
 use kubebrain_brain::engine::Engine;
 use kubebrain_brain::engine::error::chain;
-use kubebrain_brain::mvcc::codec::Layout;
-use kubebrain_brain::mvcc::follow::Slave;
-use kubebrain_brain::mvcc::{self, OpenError, Store, cluster};
+use kubebrain_brain::rows::Layout;
+use kubebrain_brain::store::{OpenError, Slave, Store, cluster};
 use kubebrain_shared::group::GroupName;
 use kubebrain_shared::placement::Placement;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
@@ -65,7 +65,7 @@ pub(crate) async fn progress(
 /// # Cancel safety
 /// A dropped call may have taken the group over.
 pub(crate) async fn store(
-    config: mvcc::Config,
+    config: config::Config,
     engine: &Arc<dyn Engine>,
     placement: &Arc<Placement>,
     process: &Process,

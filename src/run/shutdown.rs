@@ -3,7 +3,7 @@
 use anyhow::{Result, anyhow};
 use futures_util::future::{BoxFuture, select_all};
 use kubebrain_brain::engine::embedded::Embedded;
-use kubebrain_brain::mvcc::Store;
+use kubebrain_brain::store::Store;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Signals that this process hears.

@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use futures_util::FutureExt as _;
-use kubebrain_brain::mvcc::codec::Layout;
-use kubebrain_brain::mvcc::shared::Shared;
-use kubebrain_brain::mvcc::{self, Store};
+use kubebrain_brain::config;
+use kubebrain_brain::rows::Layout;
 use kubebrain_brain::service::{Audience, Endpoint, EndpointConfig, Members};
+use kubebrain_brain::store::{GroupState, Store};
 use kubebrain_net::dial::Connector;
 use kubebrain_net::direct::Direct;
 use kubebrain_net::opening::Opening;
@@ -36,7 +36,7 @@ struct Groups<'a> {
     process: &'a Process,
     flags: Standalone,
     storage: Storage,
-    metrics: mvcc::metrics::Metrics,
+    metrics: config::Metrics,
     running: BTreeMap<GroupName, Running>,
     /// What clients find until all groups are open.
     opening: Opening<kubebrain_proxy::Service>,
@@ -60,7 +60,7 @@ impl Running {
 impl Groups<'_> {
     /// Opens a group and serves it to the proxy.
     async fn open(&self, group: &GroupName, placement: &Arc<Placement>) -> Result<Running> {
-        let config = mvcc::Config {
+        let config = config::Config {
             metrics: self.metrics.clone(),
             ..self.storage.config(group.clone(), &self.flags.store, &self.flags.clients)
         };
@@ -73,7 +73,7 @@ impl Groups<'_> {
             name: self.flags.clients.name.clone(),
             client_urls: Vec::new(),
             peer_urls: Vec::new(),
-            members: Members::led_by(store.shared().identity().member),
+            members: Members::led_by(store.state().identity().member),
         };
         let endpoint = Endpoint::new(store.clone(), config, self.streams.handle());
         let (connector, listener) = memory();
@@ -137,7 +137,7 @@ impl Groups<'_> {
         }
         let new = opened.iter().map(|(_, running)| &running.store);
         let stores: Vec<&Store> = old.iter().chain(new).collect();
-        let shown = stores.iter().map(|store| store.shared().committed()).max().unwrap_or(Revision::INITIAL);
+        let shown = stores.iter().map(|store| store.state().committed()).max().unwrap_or(Revision::INITIAL);
         for store in stores {
             store.advance(shown).await.map_err(|fault| anyhow::anyhow!("{}", fault.wire().1))?;
         }
@@ -173,7 +173,7 @@ pub(crate) async fn run(flags: Standalone, process: &Process) -> Result<()> {
     let storage = storage::open(&flags.store, &flags.clients, &numbers, process).await?;
     let mut watched = placement::Watched::new(flags.placement.clone());
     // Of the groups that are served, for who watches over their writers.
-    let stores: Arc<Mutex<Vec<Arc<Shared>>>> = Arc::default();
+    let stores: Arc<Mutex<Vec<Arc<GroupState>>>> = Arc::default();
     let proxy_config = kubebrain_proxy::Config {
         server: kubebrain_proxy::Server::Standalone,
         inside: kubebrain_proxy::Inside::new({
@@ -188,7 +188,7 @@ pub(crate) async fn run(flags: Standalone, process: &Process) -> Result<()> {
         process,
         flags,
         storage,
-        metrics: mvcc::metrics::Metrics::new(&numbers.metrics),
+        metrics: config::Metrics::new(&numbers.metrics),
         running: BTreeMap::new(),
         opening: Opening::new(ETCD_VERSION),
         accepting: Stopper::default(),
@@ -227,7 +227,7 @@ pub(crate) async fn run(flags: Standalone, process: &Process) -> Result<()> {
     let mut broken = std::pin::pin!(shutdown::broken(broken));
     let outcome = loop {
         let running = groups.stores();
-        *stores.lock() = running.iter().map(|store| store.shared().clone()).collect();
+        *stores.lock() = running.iter().map(|store| store.state().clone()).collect();
         let is_well = |within| stores.lock().iter().all(|shared| shared.is_beating(within));
         tokio::select! { biased; // the engine's reason is the cause of its groups'
             heard = signals.next() => match heard {

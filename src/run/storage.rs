@@ -10,14 +10,12 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
+use kubebrain_brain::config::{self, Quota, ValueCache};
 use kubebrain_brain::engine::Engine;
 use kubebrain_brain::engine::embedded::{self, Embedded};
 use kubebrain_brain::engine::memory::Memory;
-use kubebrain_brain::mvcc;
-use kubebrain_brain::mvcc::cluster;
-use kubebrain_brain::mvcc::quota::Quota;
-use kubebrain_brain::mvcc::values::ValueCache;
 use kubebrain_brain::request::Limits;
+use kubebrain_brain::store::cluster;
 use kubebrain_net::budget::Budget;
 use kubebrain_net::intake;
 use kubebrain_shared::group::GroupName;
@@ -125,8 +123,8 @@ pub(crate) fn unopened(group: &GroupName, store: &flags::Store) -> String {
 
 impl Storage {
     /// The store of a group in this process.
-    pub(crate) fn config(&self, group: GroupName, store: &flags::Store, clients: &Clients) -> mvcc::Config {
-        mvcc::Config {
+    pub(crate) fn config(&self, group: GroupName, store: &flags::Store, clients: &Clients) -> config::Config {
+        config::Config {
             store_prefix: Bytes::copy_from_slice(store.store_prefix.as_bytes()),
             limits: Limits { txn_ops_max: store.max_txn_ops, request_bytes_max: clients.max_request_bytes },
             value_cache: self.values.clone(),
@@ -135,14 +133,14 @@ impl Storage {
             answers: self.answers.clone(),
             requests: self.requests.clone(),
             read_fence: match store.read_fence {
-                flags::ReadFence::Engine => mvcc::ReadFence::Engine,
-                flags::ReadFence::Lease => mvcc::ReadFence::Lease,
-                flags::ReadFence::Trust => mvcc::ReadFence::Trust,
+                flags::ReadFence::Engine => config::ReadFence::Engine,
+                flags::ReadFence::Lease => config::ReadFence::Lease,
+                flags::ReadFence::Trust => config::ReadFence::Trust,
             },
             lease_checkpoint_interval: store.lease_checkpoint_interval,
             cluster_id: self.cluster,
             member_id: cluster::member(self.cluster, &clients.name),
-            ..mvcc::Config::new(group, clients.name.clone())
+            ..config::Config::new(group, clients.name.clone())
         }
     }
 }

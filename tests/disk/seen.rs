@@ -4,9 +4,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use kubebrain_brain::config;
 use kubebrain_brain::engine::embedded::{self, Embedded};
-use kubebrain_brain::mvcc::{self, Store};
 use kubebrain_brain::request::{Put, Range};
+use kubebrain_brain::store::Store;
 use kubebrain_net::dial::{Channel, Connector, DialConfig};
 use kubebrain_proto::etcdserverpb::lease_client::LeaseClient;
 use kubebrain_proto::etcdserverpb::{LeaseLeasesRequest, PutRequest, RangeRequest, RangeResponse};
@@ -60,7 +61,7 @@ async fn open_and_look(directory: &Path) -> Result<Seen> {
     let opened = tokio::task::spawn_blocking(move || Embedded::open(&config)).await?;
     let engine = Arc::new(opened.context("the store cannot be opened")?);
     let group = GroupName::parse("default").context("a name")?;
-    let config = mvcc::Config::new(group.clone(), "test");
+    let config = config::Config::new(group.clone(), "test");
     let store = Store::open(config, engine, Arc::new(Placement::single(group))).await?;
     let seen = of_store(&store).await;
     store.close().await;

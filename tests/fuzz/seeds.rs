@@ -1,7 +1,7 @@
 //! What the corpus begins with: one of everything, as real programs write it.
 
 use bytes::Bytes;
-use kubebrain_brain::mvcc::codec::{self, Change, Layout, LeaseRow, Record, Small, Write};
+use kubebrain_brain::rows::{self, Change, Layout, LeaseRow, Record, Small, Write};
 use kubebrain_proto::etcdserverpb as wire;
 use kubebrain_proto::mvccpb::KeyValue;
 use kubebrain_shared::group::GroupName;
@@ -141,11 +141,11 @@ fn rows() -> Seeds {
     let lease = LeaseRow { ttl: 3660, holders: vec!["events".to_owned()], ..Default::default() };
     let key = layout.data(b"/registry/\0/a", Revision::new(7));
     vec![
-        ("put", row(&key, &codec::data_value(Some(&put().value)))),
-        ("tombstone", row(&key, &codec::data_value(None))),
+        ("put", row(&key, &rows::data_value(Some(&put().value)))),
+        ("tombstone", row(&key, &rows::data_value(None))),
         ("record", row(&layout.log(42), &record.encode_to_vec())),
         ("lease", row(&layout.lease(77), &lease.encode_to_vec())),
-        ("small", row(&layout.small(Small::Compacted), &codec::small_value(1000))),
+        ("small", row(&layout.small(Small::Compacted), &rows::small_value(1000))),
         ("owner", row(&layout.owner(b"/registry/pods/"), b"pods")),
         ("short", row(b"p", b"")),
     ]

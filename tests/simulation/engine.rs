@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use kubebrain_brain::engine::memory::Memory;
 use kubebrain_brain::engine::{Batch, CommitError, Condition, Engine, ReadError, Snapshot, Span, Write};
-use kubebrain_brain::mvcc::codec::{Layout, Record, read_message};
+use kubebrain_brain::rows::{Layout, Record, read_message};
 use kubebrain_proto::mvccpb::KeyValue;
 use kubebrain_shared::group::GroupName;
 use kubebrain_shared::range::KeyRange;

@@ -1,6 +1,6 @@
 //! Several brains of one group on one engine, each of which may think that it is the master: asleep between any two
 //! calls of the engine, or awake again; with lost answers, commits that land seconds after their sender died, and a log
-//! that is trimmed meanwhile. `shared` in brain/src/mvcc/{fence,open,sweep}.rs say what must hold, this tries it.
+//! that is trimmed meanwhile. brain/src/fence and brain/src/lead/{takeover,sweep} say what must hold, this tries it.
 //!
 //! Checked: no revision is used twice; what was acknowledged is in the log, what was answered as surely not done is
 //! not; whatever is answered as fresh has all that any brain had answered before it was asked; watchers hear exactly
@@ -12,11 +12,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
+use kubebrain_brain::config::{self, ValueCache};
 use kubebrain_brain::engine::faulty::{Faulty, Mood};
-use kubebrain_brain::mvcc::shared::Ended;
-use kubebrain_brain::mvcc::values::ValueCache;
-use kubebrain_brain::mvcc::{self, Store, WriteError, read_all};
 use kubebrain_brain::request::{Delete, Limits, Put, Range, ReadAt, Txn};
+use kubebrain_brain::store::{Ended, Store, WriteError, read_all};
 use kubebrain_brain::watch::{StreamConfig, WatchStream};
 use kubebrain_proto::etcdserverpb as pb;
 use kubebrain_proto::etcdserverpb::compare::{CompareTarget, TargetUnion};
@@ -48,7 +47,7 @@ const ASKED: usize = 4;
 /// What is broken on purpose.
 #[derive(Clone, Copy, Debug, Default)]
 struct Broken {
-    planted: mvcc::Planted,
+    planted: config::Planted,
     ignores_absent: bool,
 }
 
@@ -131,14 +130,14 @@ impl Group {
         *shown = (*shown).max(revision);
     }
 
-    fn config(&self, name: &str) -> mvcc::Config {
+    fn config(&self, name: &str) -> config::Config {
         let group = GroupName::parse("core").expect("a name");
         let small = self.chance(0.5);
-        mvcc::Config {
+        config::Config {
             window_bytes: if small { 1 } else { 1 << 20 },
             value_cache: ValueCache::new(if small { 1 } else { 1 << 20 }),
             planted: self.broken.planted,
-            ..mvcc::Config::new(group, name)
+            ..config::Config::new(group, name)
         }
     }
 }
@@ -153,7 +152,7 @@ async fn start(group: Shared, mood: Mood) {
     let placement = Arc::new(Placement::single(config.group.clone()));
     match Store::open(config, engine.clone(), placement).await {
         Ok(store) => {
-            let (term, revision) = (store.shared().identity().term, store.shared().committed());
+            let (term, revision) = (store.state().identity().epoch, store.state().committed());
             group.says(&format!("{name} serves, epoch {term} at {revision}"));
             let instance = Arc::new(Instance { name, store });
             for _ in 0..2 {
@@ -171,7 +170,7 @@ async fn end(group: Shared, instance: Arc<Instance>) {
     match instance.store.ended().await {
         Ended::Deposed { epoch, number, .. } => {
             group.says(&format!("{} is deposed by epoch {epoch} at {number}", instance.name));
-            if epoch <= instance.store.shared().identity().term {
+            if epoch <= instance.store.state().identity().epoch {
                 group.wrong(format!("{} was deposed by itself or by an older one", instance.name));
             }
         }
@@ -541,7 +540,7 @@ async fn a_watcher_of_a_deposed_master_hears_of_its_successors_compaction() {
     let disk = Disk::new(std::slice::from_ref(&group), Arc::new(Clock::default()), false);
     let open = async |name: &str| {
         let engine = Arc::new(Faulty::new(Arc::clone(&disk) as _, Mood::default(), 1));
-        let config = mvcc::Config { window_bytes: 1, ..mvcc::Config::new(group.clone(), name) };
+        let config = config::Config { window_bytes: 1, ..config::Config::new(group.clone(), name) };
         Store::open(config, engine, Arc::new(Placement::single(group.clone()))).await.expect("opens")
     };
     let write = async |store: &Store, key: &'static str| {
@@ -606,7 +605,7 @@ macro_rules! planted {
     ($($test:ident: $fault:ident;)*) => {$(
         #[test]
         fn $test() {
-            let planted = mvcc::Planted { $fault: true, ..mvcc::Planted::default() };
+            let planted = config::Planted { $fault: true, ..config::Planted::default() };
             finds(stringify!($fault), Broken { planted, ..Broken::default() });
         }
     )*};

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
+use kubebrain_brain::config::{self, ValueCache};
 use kubebrain_brain::engine::faulty::{Faulty, Mood};
-use kubebrain_brain::mvcc::values::ValueCache;
-use kubebrain_brain::mvcc::{self, Reply, Store, WriteError};
 use kubebrain_brain::request::{Delete, Limits, Put, Range, Txn};
+use kubebrain_brain::store::{Reply, Store, WriteError};
 use kubebrain_brain::watch::{StreamConfig, WatchStream};
 use kubebrain_proto::etcdserverpb as pb;
 use kubebrain_proto::etcdserverpb::compare::{CompareTarget, TargetUnion};
@@ -57,7 +57,7 @@ struct Bench {
 
 async fn open(disk: &Arc<Disk>, mood: Mood, small: bool, seed: u64) -> (Arc<Faulty>, Store) {
     let group = GroupName::parse("core").expect("a name");
-    let mut config = mvcc::Config::new(group.clone(), "model");
+    let mut config = config::Config::new(group.clone(), "model");
     if small {
         (config.value_cache, config.window_bytes) = (ValueCache::new(1), 1);
     }
@@ -382,7 +382,7 @@ impl Bench {
             assert!(late.is_err(), "an older master was not refused");
         }
         self.gone.push(old);
-        let now = self.store.shared().committed().to_wire();
+        let now = self.store.state().committed().to_wire();
         assert!(
             now == self.current || (self.advanced && now > self.current),
             "r{now} after a restart at {}",
@@ -634,7 +634,7 @@ fn a_watcher_in_history_waits_for_a_batch_that_is_not_answered_yet() {
         store.advance(Revision::new(9)).await.expect("advanced");
         engine.kill();
         let (_, store) = open(&disk, Mood { late_answer: 1.0, ..Mood::default() }, true, 4).await;
-        let ceiling = store.shared().committed().to_wire();
+        let ceiling = store.state().committed().to_wire();
         let writer = store.clone();
         let late = tokio::spawn(async move { writer.put(put_of("d", "v"), Revision::ZERO).await });
         while disk.log().0.len() < 4 {

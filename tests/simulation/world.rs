@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use kubebrain_brain::config::{self, ValueCache};
 use kubebrain_brain::engine::faulty::{Faulty, Mood};
-use kubebrain_brain::mvcc::values::ValueCache;
-use kubebrain_brain::mvcc::{self, Store};
 use kubebrain_brain::service::{Audience, Endpoint, EndpointConfig, Members};
+use kubebrain_brain::store::Store;
 use kubebrain_net::dial::{Channel, Connector, DialConfig};
 use kubebrain_net::serve::{ServeConfig, memory, serve_memory};
 use kubebrain_proxy::Proxy;
@@ -210,10 +210,10 @@ impl World {
             if self.calm.load(Ordering::Relaxed) {
                 engine.calm();
             }
-            let config = mvcc::Config {
+            let config = config::Config {
                 window_bytes: self.plan.window_bytes,
                 value_cache: ValueCache::new(self.plan.value_cache_bytes),
-                ..mvcc::Config::new(group.clone(), "simulated")
+                ..config::Config::new(group.clone(), "simulated")
             };
             match Store::open(config, engine.clone(), Arc::clone(&self.placement)).await {
                 Ok(store) => {
@@ -358,7 +358,7 @@ impl World {
         for (group, brain) in &self.brains {
             let brain = brain.lock().await;
             match &brain.running {
-                Some(running) if running.store.shared().has_ended() => {
+                Some(running) if running.store.state().has_ended() => {
                     wrong.push(format!("group {group}: {}", running.store.ended().await));
                 }
                 Some(_) => {}
@@ -391,7 +391,7 @@ fn endpoint(store: &Store, streams: &Stopper) -> Endpoint {
         name: "simulated".into(),
         client_urls: Vec::new(),
         peer_urls: Vec::new(),
-        members: Members::led_by(store.shared().identity().member),
+        members: Members::led_by(store.state().identity().member),
     };
     Endpoint::new(store.clone(), config, streams.handle())
 }

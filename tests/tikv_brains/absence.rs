@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use kubebrain_brain::mvcc::codec::FORMAT;
+use kubebrain_brain::rows::FORMAT;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tonic::{Code, Status};

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use kubebrain_brain::mvcc::codec::Layout;
+use kubebrain_brain::rows::Layout;
 use kubebrain_shared::group::GroupName;
 use kubebrain_shared::placement::Placement;
 use kubebrain_shared::range::KeyRange;

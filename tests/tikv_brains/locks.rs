@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kubebrain_brain::mvcc::codec::Layout;
+use kubebrain_brain::rows::Layout;
 use kubebrain_shared::group::GroupName;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};

@@ -1,7 +1,7 @@
 //! The store's rows, written past any brain.
 
 use kubebrain_brain::engine::{Batch, Engine as _};
-use kubebrain_brain::mvcc::codec::{Layout, small_value};
+use kubebrain_brain::rows::{Layout, small_value};
 use kubebrain_brain_tikv::{Config, Tikv};
 use kubebrain_shared::group::GroupName;
 

@@ -56,7 +56,7 @@ pub struct EngineBallot {
 }
 
 impl EngineBallot {
-    /// In the row under `key`.
+    /// A ballot that is the row under `key`.
     pub fn new(engine: Arc<dyn Engine>, key: Bytes) -> Self {
         Self { engine, key }
     }

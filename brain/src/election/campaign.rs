@@ -51,7 +51,7 @@ pub enum Step {
 
 /// Where the candidate stands.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Standing {
+pub enum Mastership {
     /// Elected; without another renewal, until then.
     Master {
         /// From before the renewal was sent.
@@ -61,7 +61,7 @@ pub enum Standing {
     Slave(Option<MasterRecord>),
 }
 
-/// See the module.
+/// What one candidate knows of an election, and what it does next.
 #[derive(Debug)]
 pub struct Campaign {
     me: Candidate,
@@ -181,12 +181,12 @@ impl Campaign {
     }
 
     /// Where it stands at `now`.
-    pub fn standing(&self, now: Instant) -> Standing {
+    pub fn mastership(&self, now: Instant) -> Mastership {
         let record = self.seen.as_ref().and_then(|seen| seen.record.as_ref());
         let until = self.held.map(|sent| sent + self.timing.renew_deadline).filter(|until| now < *until);
         match until {
-            Some(until) => Standing::Master { until },
-            None => Standing::Slave(record.filter(|record| record.holder != self.me.identity).cloned()),
+            Some(until) => Mastership::Master { until },
+            None => Mastership::Slave(record.filter(|record| record.holder != self.me.identity).cloned()),
         }
     }
 
@@ -246,7 +246,7 @@ impl Campaign {
     /// or a while has passed. It is taken no sooner than ever: when it is released, or its lease has run out. Nothing to
     /// whoever is master.
     pub fn hurry(&mut self, now: Instant) {
-        if matches!(self.standing(now), Standing::Master { .. }) {
+        if matches!(self.mastership(now), Mastership::Master { .. }) {
             return;
         }
         let holder = self.holder().to_owned();

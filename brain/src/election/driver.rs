@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::ballot::{Ballot, Found, Replaced};
-use super::campaign::{Campaign, Standing, Step, Timing};
+use super::campaign::{Campaign, Mastership, Step, Timing};
 use super::record::{Candidate, MasterRecord};
 use crate::tenure::Tenure;
 
@@ -27,7 +27,7 @@ pub struct Driver<B> {
     campaign: Campaign,
     timing: Timing,
     found: Option<Found>,
-    standing: watch::Sender<Standing>,
+    mastership: watch::Sender<Mastership>,
     tenure: Tenure,
     wishes: watch::Receiver<Wishes>,
     /// The last look failed, and that was said.
@@ -38,7 +38,7 @@ pub struct Driver<B> {
 /// Whoever acts by what a [`Driver`] finds out.
 #[derive(Debug)]
 pub struct Candidacy {
-    standing: watch::Receiver<Standing>,
+    mastership: watch::Receiver<Mastership>,
     tenure: Tenure,
     wishes: watch::Sender<Wishes>,
 }
@@ -62,16 +62,16 @@ impl<B: Ballot> Driver<B> {
     pub fn new(ballot: B, me: Candidate, timing: Timing) -> (Self, Candidacy) {
         // Shifts the tries of several candidates against each other.
         let seed = xxhash_rust::xxh3::xxh3_64(me.identity.as_bytes());
-        let (standing, stands) = watch::channel(Standing::Slave(None));
+        let (mastership, stands) = watch::channel(Mastership::Slave(None));
         let (wish, wishes) = watch::channel(Wishes::default());
         let tenure = Tenure::default();
-        let candidacy = Candidacy { standing: stands, tenure: tenure.clone(), wishes: wish };
+        let candidacy = Candidacy { mastership: stands, tenure: tenure.clone(), wishes: wish };
         let driver = Self {
             ballot,
             campaign: Campaign::new(me, timing),
             timing,
             found: None,
-            standing,
+            mastership,
             tenure,
             wishes,
             blind: false,
@@ -102,7 +102,7 @@ impl<B: Ballot> Driver<B> {
         }
         self.release().await;
         self.tenure.lose();
-        self.standing.send_replace(Standing::Slave(None));
+        self.mastership.send_replace(Mastership::Slave(None));
     }
 
     /// Carries one step out, or as much of it as is bearable when something is heard.
@@ -148,14 +148,14 @@ impl<B: Ballot> Driver<B> {
     }
 
     fn tell(&self) {
-        let standing = self.campaign.standing(Instant::now());
-        match standing {
-            Standing::Master { until } => self.tenure.hold(self.campaign.term(), until),
-            Standing::Slave(_) => self.tenure.lose(),
+        let mastership = self.campaign.mastership(Instant::now());
+        match mastership {
+            Mastership::Master { until } => self.tenure.hold(self.campaign.term(), until),
+            Mastership::Slave(_) => self.tenure.lose(),
         }
-        self.standing.send_if_modified(|told| {
-            let changed = *told != standing;
-            *told = standing;
+        self.mastership.send_if_modified(|told| {
+            let changed = *told != mastership;
+            *told = mastership;
             changed
         });
     }
@@ -165,9 +165,9 @@ impl<B: Ballot> Driver<B> {
             Step::Wait(until) => {
                 // Kubernetes' jitter: candidates do not ask in step. A master's own time is kept exactly.
                 let now = Instant::now();
-                let late = match self.campaign.standing(now) {
-                    Standing::Master { .. } => Duration::ZERO,
-                    Standing::Slave(_) => self.campaign.pace(now).mul_f64(0.2 * self.rng.random::<f64>()),
+                let late = match self.campaign.mastership(now) {
+                    Mastership::Master { .. } => Duration::ZERO,
+                    Mastership::Slave(_) => self.campaign.pace(now).mul_f64(0.2 * self.rng.random::<f64>()),
                 };
                 sleep_until(until + late).await;
             }
@@ -214,22 +214,22 @@ impl<B: Ballot> Driver<B> {
 impl Candidacy {
     /// Where it stands. A master's time runs out also where nothing more is heard, as while a renewal is waited for:
     /// then it is nobody's slave.
-    pub fn standing(&self) -> Standing {
-        match self.standing.borrow().clone() {
-            Standing::Master { until } if Instant::now() >= until => Standing::Slave(None),
-            standing => standing,
+    pub fn mastership(&self) -> Mastership {
+        match self.mastership.borrow().clone() {
+            Mastership::Master { until } if Instant::now() >= until => Mastership::Slave(None),
+            mastership => mastership,
         }
     }
 
-    /// Returns with the next standing that is not yet seen; a renewal is one.
+    /// Returns with the next mastership that is not yet seen; a renewal is one.
     ///
     /// # Cancel safety
-    /// Safe: a standing that is not given is given next.
-    pub async fn changed(&mut self) -> Standing {
-        if self.standing.changed().await.is_err() {
+    /// Safe: a mastership that is not given is given next.
+    pub async fn changed(&mut self) -> Mastership {
+        if self.mastership.changed().await.is_err() {
             return std::future::pending().await;
         }
-        self.standing.borrow_and_update().clone()
+        self.mastership.borrow_and_update().clone()
     }
 
     /// Returns when this process is not, or not any more, elected.
@@ -237,14 +237,14 @@ impl Candidacy {
     /// # Cancel safety
     /// Safe.
     pub async fn lost(&self) {
-        let mut standing = self.standing.clone();
+        let mut mastership = self.mastership.clone();
         loop {
-            let until = match &*standing.borrow_and_update() {
-                Standing::Master { until, .. } => *until,
-                Standing::Slave(_) => return,
+            let until = match &*mastership.borrow_and_update() {
+                Mastership::Master { until, .. } => *until,
+                Mastership::Slave(_) => return,
             };
             tokio::select! { biased;
-                changed = standing.changed() => if changed.is_err() {
+                changed = mastership.changed() => if changed.is_err() {
                     return sleep_until(until).await;
                 },
                 () = sleep_until(until) => return,

@@ -3,10 +3,10 @@
 //!
 //! ```text
 //! driver ──look──▶ Ballot ──what stands there──▶ Campaign ──Step──▶ driver ──replace──▶ Ballot
-//!    └──Standing──▶ role: Master until …, or Slave of …
+//!    └──Mastership──▶ role: Master until …, or Slave of …
 //! ```
 //!
-//! * **An election gives the right to try.** What makes a master is its takeover record in the group's log (`mvcc/open`):
+//! * **An election gives the right to try.** What makes a master is its takeover record in the group's log (`lead/takeover`):
 //!   two that both believe to be elected are harmless, the engine refuses one of them. The election saves them from
 //!   deposing each other all the time.
 //! * **Clocks.** Times of different machines are never compared. A lease is judged by when a change was *seen*, on the own
@@ -24,7 +24,7 @@ pub mod driver;
 pub mod record;
 
 pub use ballot::{Ballot, EngineBallot, Found, Replaced};
-pub use campaign::{Campaign, Standing, Step, Timing, TimingError};
+pub use campaign::{Campaign, Mastership, Step, Timing, TimingError};
 pub use driver::{Candidacy, Driver};
 pub use record::{Candidate, MasterRecord};
 

@@ -317,8 +317,8 @@ fn decisions_by_table() {
         }
         let expected = expected.unwrap_or_else(|ms| Step::Wait(at(ms)));
         assert_eq!(campaign.step(at(now)), expected, "{name}");
-        let standing = campaign.standing(at(now));
-        assert_eq!(matches!(standing, Standing::Master { .. }), master, "{name}: {standing:?}");
+        let mastership = campaign.mastership(at(now));
+        assert_eq!(matches!(mastership, Mastership::Master { .. }), master, "{name}: {mastership:?}");
     }
 }
 
@@ -412,7 +412,7 @@ impl Running {
 
     fn is_master(&self) -> bool {
         !self.task.is_finished()
-            && matches!(self.candidacy.standing(), Standing::Master { until, .. } if Instant::now() < until)
+            && matches!(self.candidacy.mastership(), Mastership::Master { until, .. } if Instant::now() < until)
     }
 }
 
@@ -476,8 +476,8 @@ async fn a_release_hands_over_at_once_and_a_dead_master_costs_its_lease() {
     let second = Running::start("b", &engine, &trouble, 2);
     sleep(Duration::from_secs(5)).await;
     assert!(first.is_master() && !second.is_master(), "a living master stays");
-    let standing = second.candidacy.standing();
-    assert!(matches!(standing, Standing::Slave(Some(master)) if master.name == "a"), "and is known");
+    let mastership = second.candidacy.mastership();
+    assert!(matches!(mastership, Mastership::Slave(Some(master)) if master.name == "a"), "and is known");
     let began = Instant::now();
     first.stopper.take().expect("runs").stop().await;
     while !second.is_master() {
@@ -501,8 +501,8 @@ async fn whoever_resigns_is_not_elected_again_and_sees_who_is() {
     let second = Running::start("b", &engine, &trouble, 2);
     sleep(Duration::from_secs(1)).await;
     assert!(second.is_master());
-    let standing = first.candidacy.standing();
-    assert!(matches!(standing, Standing::Slave(Some(master)) if master.name == "b"));
+    let mastership = first.candidacy.mastership();
+    assert!(matches!(mastership, Mastership::Slave(Some(master)) if master.name == "b"));
 }
 
 #[tokio::test(start_paused = true)]
@@ -516,7 +516,7 @@ async fn mastership_is_lost_when_its_time_is_over_though_nobody_says_so() {
     first.kill();
     first.candidacy.lost().await;
     assert!(began.elapsed() <= Timing::default().renew_deadline);
-    assert_eq!(first.candidacy.standing(), Standing::Slave(None), "whoever asks is told so too");
+    assert_eq!(first.candidacy.mastership(), Mastership::Slave(None), "whoever asks is told so too");
 }
 
 /// A ballot whose answers can be held back: of replacements, which are carried out all the same, or of everything.
@@ -573,13 +573,13 @@ impl Holding {
     }
 
     fn is_master(&self) -> bool {
-        matches!(self.candidacy.standing(), Standing::Master { until } if Instant::now() < until)
+        matches!(self.candidacy.mastership(), Mastership::Master { until } if Instant::now() < until)
     }
 
     /// How long until it is.
     async fn elected(&mut self) -> Duration {
         let began = Instant::now();
-        let elected = async { while !matches!(self.candidacy.changed().await, Standing::Master { .. }) {} };
+        let elected = async { while !matches!(self.candidacy.changed().await, Mastership::Master { .. }) {} };
         tokio::time::timeout(Duration::from_secs(60), elected).await.expect("elected at last");
         began.elapsed()
     }
@@ -604,7 +604,9 @@ async fn whoever_hurries_takes_a_release_over_in_milliseconds() {
         assert!(took <= MS * 40, "handed over after {took:?}");
         first.candidacy.lost().await;
         sleep(MS * 30).await;
-        assert!(matches!(first.candidacy.standing(), Standing::Slave(Some(master)) if master.name == "b"));
+        assert!(
+            matches!(first.candidacy.mastership(), Mastership::Slave(Some(master)) if master.name == "b")
+        );
     }
 }
 

@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 
-use crate::engine::Bounds;
-use crate::engine::error::Refusal;
+use super::bounds::Bounds;
+use super::error::Refusal;
 
 /// What is committed at once. Conditions are judged before any of the batch's own writes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

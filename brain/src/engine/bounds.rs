@@ -1,6 +1,7 @@
 //! [`Bounds`]: what an engine holds at once.
 
-use crate::engine::KEY_BYTES_MAX;
+/// The longest key, in bytes: what a 16-bit length holds. A batch with a longer one is refused.
+pub const KEY_BYTES_MAX: usize = u16::MAX as usize;
 
 /// Whoever builds batches stays within these: beyond them a batch is refused for good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -34,12 +34,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 pub use batch::{Batch, Condition, Write};
-pub use bounds::Bounds;
+pub use bounds::{Bounds, KEY_BYTES_MAX};
 pub use error::{CommitError, OpenError, ReadError, Refusal};
 pub use scan::{PAGE_BYTES_MAX, Page, Span};
-
-/// The longest key, in bytes: what a 16-bit length holds. A batch with a longer one is refused.
-pub const KEY_BYTES_MAX: usize = u16::MAX as usize;
 
 /// A database under one or more groups.
 #[async_trait]

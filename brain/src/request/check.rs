@@ -9,7 +9,7 @@ use bytes::Bytes;
 use kubebrain_shared::fault::Fault;
 use kubebrain_shared::range::KeyRange;
 
-use super::{Op, Txn};
+use super::op::{Op, Txn};
 
 pub(super) fn puts_are_distinct(txn: &Txn) -> Result<(), Fault> {
     branch(&txn.success)?;

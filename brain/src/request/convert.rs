@@ -10,8 +10,9 @@ use kubebrain_shared::fault::Fault;
 use kubebrain_shared::range::KeyRange;
 use kubebrain_shared::revision::Revision;
 
-use super::{
-    Compare, Comparison, Delete, Filter, Given, Op, Operand, Put, Range, ReadAt, SortTarget, Txn, check,
+use super::check;
+use super::op::{
+    Compare, Comparison, Delete, Filter, Given, Op, Operand, Put, Range, ReadAt, SortTarget, Txn,
 };
 
 /// Bounds on requests.

@@ -6,16 +6,16 @@ use kubebrain_proto::etcdserverpb as wire;
 use kubebrain_shared::fault::Fault;
 use tonic::{Request, Status};
 
-use super::Inner;
+use super::inner::Inner;
 
-/// Of a fresh etcd.
+/// The number that a fresh etcd answers with.
 const AUTH_REVISION: u64 = 1;
 
 pub(super) async fn status(
     inner: Arc<Inner>,
     _request: Request<wire::AuthStatusRequest>,
 ) -> Result<tonic::Response<wire::AuthStatusResponse>, Status> {
-    let revision = inner.store.shared().committed();
+    let revision = inner.store.state().committed();
     let header = inner.header(revision);
     let answer = wire::AuthStatusResponse { header, enabled: false, auth_revision: AUTH_REVISION };
     Ok(inner.answer(answer, revision))

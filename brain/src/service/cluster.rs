@@ -8,14 +8,14 @@ use kubebrain_shared::revision::Revision;
 use kubebrain_shared::unserved;
 use tonic::{Request, Status};
 
-use super::Inner;
+use super::inner::Inner;
 
 pub(super) async fn member_list(
     inner: Arc<Inner>,
     _request: Request<wire::MemberListRequest>,
 ) -> Result<tonic::Response<wire::MemberListResponse>, Status> {
     let member = wire::Member {
-        id: inner.store.shared().identity().member,
+        id: inner.store.state().identity().member,
         name: inner.name.clone(),
         peer_ur_ls: inner.peer_urls.clone(),
         client_ur_ls: inner.client_urls.clone(),
@@ -55,7 +55,7 @@ pub(super) async fn member_promote(
 
 impl Inner {
     fn is_member(&self, id: u64) -> Result<(), Fault> {
-        match id == self.store.shared().identity().member || self.members.has(id) {
+        match id == self.store.state().identity().member || self.members.has(id) {
             true => Ok(()),
             false => Err(Fault::MemberNotFound),
         }

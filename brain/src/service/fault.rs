@@ -1,9 +1,10 @@
 //! Every error to what a client sees.
 
 use kubebrain_shared::metadata;
-use tonic::Status;
+use tonic::{Code, Status};
 
-use crate::mvcc::WriteError;
+use crate::lead::command::WriteError;
+use crate::state::upstream::UpstreamError;
 
 impl From<WriteError> for Status {
     fn from(error: WriteError) -> Self {
@@ -12,5 +13,13 @@ impl From<WriteError> for Status {
             WriteError::NotOwner(what) => metadata::not_owner(what),
             WriteError::TooLarge(why) => Status::invalid_argument(format!("kubebrain: {why}")),
         }
+    }
+}
+
+/// What it means to a slave that its master answered so.
+pub(super) fn lost(status: &Status) -> UpstreamError {
+    match status.code() {
+        Code::OutOfRange => UpstreamError::Compacted,
+        _ => UpstreamError::Lost(format!("the master does not answer: {}", status.message())),
     }
 }

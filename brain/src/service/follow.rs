@@ -2,26 +2,21 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt as _, stream};
+use kubebrain_net::dial::Channel;
 use kubebrain_proto::etcdserverpb::Member;
 use kubebrain_proto::peer::peer_client::PeerClient;
 use kubebrain_proto::peer::{FollowRequest, FollowResponse};
-use kubebrain_net::dial::Channel;
 use kubebrain_shared::revision::Revision;
-use kubebrain_shared::stop::Stop;
-use tokio::time::sleep;
-use tonic::{Code, Request, Status};
+use tonic::{Request, Status};
 
-use super::Inner;
+use super::fault::lost;
+use super::inner::Inner;
 use super::questions::Questions;
-use crate::mvcc::follow::{Fenced, Upstream, UpstreamError};
-
-/// How long a slave's streams outlive its master's term.
-const LAST_WORD_WITHIN: Duration = Duration::from_millis(100);
+use crate::state::upstream::{Fenced, Upstream, UpstreamError};
 
 type Changes = Pin<Box<dyn Stream<Item = Result<FollowResponse, Status>> + Send>>;
 
@@ -41,17 +36,11 @@ pub(super) async fn follow(
     });
     tracing::info!(slave = request.name, from, "a slave follows");
     let changes = inner.store.feed(from).map(|change| change.map_err(Status::from));
-    let gone = after(inner.stop.clone());
+    let gone = inner.gone();
     let changes = stream::unfold((Box::pin(changes), member), |(mut changes, member)| async move {
         Some((changes.next().await?, (changes, member)))
     });
     Ok(tonic::Response::new(Box::pin(changes.take_until(gone))))
-}
-
-/// Returns when this brain leaves, and that had time to be said in the stream.
-pub(super) async fn after(stop: Stop) {
-    stop.asked().await;
-    sleep(LAST_WORD_WITHIN).await;
 }
 
 /// A slave's way to its master.
@@ -67,13 +56,6 @@ impl Remote {
     /// Over two connections to one master. `me` says who follows.
     pub fn new(changes: Channel, questions: Channel, me: FollowRequest) -> Self {
         Self { changes, questions: Questions::new(questions), me }
-    }
-}
-
-pub(super) fn lost(status: &Status) -> UpstreamError {
-    match status.code() {
-        Code::OutOfRange => UpstreamError::Compacted,
-        _ => UpstreamError::Lost(format!("the master does not answer: {}", status.message())),
     }
 }
 

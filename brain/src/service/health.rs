@@ -8,7 +8,7 @@ use kubebrain_proto::health::health_check_response::ServingStatus;
 use kubebrain_proto::health::{HealthCheckRequest, HealthCheckResponse};
 use tonic::{Request, Status};
 
-use super::Inner;
+use super::inner::Inner;
 
 pub(super) async fn check(
     inner: Arc<Inner>,
@@ -36,7 +36,7 @@ pub(super) async fn watch(
                 None => HealthCheckResponse { status: ServingStatus::ServiceUnknown.into() },
                 Some(said) => tokio::select! {
                     biased;
-                    () = inner.stop.asked() => return Some((Err(inner.store.shared().leaves_as().into()), None)),
+                    () = inner.stop.asked() => return Some((Err(inner.store.state().leaves_as().into()), None)),
                     () = inner.sickened(said) => inner.health(),
                 },
             };
@@ -48,7 +48,7 @@ pub(super) async fn watch(
 
 impl Inner {
     fn health(&self) -> HealthCheckResponse {
-        let serves = !self.stop.is_asked() && !self.store.shared().has_ended();
+        let serves = !self.stop.is_asked() && !self.store.state().has_ended();
         let status = if serves { ServingStatus::Serving } else { ServingStatus::NotServing };
         HealthCheckResponse { status: status.into() }
     }

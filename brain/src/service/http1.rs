@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use http::{Method, Response, Uri};
-use kubebrain_proto::etcdserverpb::{AlarmType, RangeRequest};
 use kubebrain_net::probe::{self, ETCD_VERSION, Subject};
+use kubebrain_proto::etcdserverpb::{AlarmType, RangeRequest};
 use kubebrain_shared::revision::Revision;
 use tonic::Status;
 use tonic::body::Body;
 
-use super::{Inner, maintenance};
+use super::inner::Inner;
+use super::maintenance;
 use crate::request::Range;
 
 pub(super) async fn answer(inner: &Arc<Inner>, method: &Method, uri: &Uri) -> Response<Body> {
@@ -23,7 +24,7 @@ impl Subject for Probed {
     fn works(&self) -> Result<(), String> {
         match self.0.stop.is_asked() {
             true => Err("stopping".to_owned()),
-            false => self.0.store.shared().works(),
+            false => self.0.store.state().works(),
         }
     }
 
@@ -31,7 +32,7 @@ impl Subject for Probed {
         // Of the store itself: whether this group owns that key is no matter of its health.
         let request = RangeRequest { key: "health".into(), keys_only: true, limit: 1, ..Default::default() };
         let read = self.0.store.range(&Range::try_from(request)?, Revision::ZERO).await;
-        read.map(drop).map_err(|fault| match self.0.store.shared().engine.waits_for() {
+        read.map(drop).map_err(|fault| match self.0.store.state().engine.waits_for() {
             Some(what) => Status::new(fault.wire().0, format!("{}: {what}", fault.wire().1)),
             None => fault.into(),
         })

@@ -12,7 +12,7 @@ use kubebrain_shared::range::KeyRange;
 use prost::Message;
 use tonic::{Request, Status};
 
-use super::{Answered, Inner};
+use super::inner::{Answered, Inner};
 use crate::request::{Delete, Put, Range, Txn};
 
 pub(super) async fn range(inner: Arc<Inner>, request: Request<wire::RangeRequest>) -> Answered {

@@ -7,8 +7,8 @@ use futures_util::{Stream, StreamExt};
 use kubebrain_proto::etcdserverpb as wire;
 use tonic::{Request, Status, Streaming};
 
-use super::Inner;
-use crate::mvcc::lease::Leases;
+use super::inner::Inner;
+use crate::state::lease::Leases;
 
 pub(super) async fn grant(
     inner: Arc<Inner>,
@@ -80,7 +80,7 @@ pub(super) async fn keep_alive(
         async move {
             let id = request?.id;
             let ttl = inner.store.renew(id).await?.map_or(0, |(ttl, _)| ttl);
-            let header = inner.header(inner.store.shared().committed());
+            let header = inner.header(inner.store.state().committed());
             Ok(wire::LeaseKeepAliveResponse { header, id, ttl })
         }
     });

@@ -2,20 +2,20 @@
 
 use std::sync::Arc;
 
+use kubebrain_net::probe::ETCD_VERSION;
 use kubebrain_proto::etcdserverpb as wire;
 use kubebrain_shared::fault::Fault;
 use kubebrain_shared::metadata;
-use kubebrain_net::probe::ETCD_VERSION;
 use tonic::{Request, Status};
 
-use super::{Audience, Inner};
-use crate::mvcc::alarm::{Alarm, AlarmKind};
+use super::inner::{Audience, Inner};
+use crate::state::alarm::{Alarm, AlarmKind};
 
 pub(super) async fn status(
     inner: Arc<Inner>,
     _request: Request<wire::StatusRequest>,
 ) -> Result<tonic::Response<wire::StatusResponse>, Status> {
-    let shared = inner.store.shared();
+    let shared = inner.store.state();
     let revision = shared.committed();
     let quota = shared.share.quota();
     let in_use = quota.used().cast_signed();
@@ -30,7 +30,7 @@ pub(super) async fn status(
         db_size_in_use: in_use,
         db_size_quota: quota.bytes_max().unwrap_or(0).cast_signed(),
         leader: inner.members.master(),
-        raft_term: shared.identity().term,
+        raft_term: shared.identity().epoch,
         raft_index: revision.get(),
         raft_applied_index: revision.get(),
         errors: inner.store.alarms().into_iter().map(sentence).collect(),
@@ -44,7 +44,7 @@ pub(super) async fn status(
     Ok(response)
 }
 
-/// As etcd prints an alarm.
+/// The line that etcd prints of an alarm.
 fn sentence(alarm: Alarm) -> String {
     format!("memberID:{} alarm:{}", alarm.member, to_wire(alarm).alarm().as_str_name())
 }
@@ -88,7 +88,7 @@ pub(super) async fn alarm(
         }
         (Err(_), _) => return Err(Status::invalid_argument("kubebrain: there is no such action on alarms")),
     };
-    let revision = inner.store.shared().committed();
+    let revision = inner.store.state().committed();
     let alarms = alarms.into_iter().map(to_wire).collect();
     Ok(inner.answer(wire::AlarmResponse { header: inner.header(revision), alarms }, revision))
 }
@@ -98,7 +98,7 @@ pub(super) async fn defragment(
     inner: Arc<Inner>,
     _request: Request<wire::DefragmentRequest>,
 ) -> Result<tonic::Response<wire::DefragmentResponse>, Status> {
-    let shared = inner.store.shared();
+    let shared = inner.store.state();
     tracing::info!(group = %shared.group, bytes = shared.engine.size(), "defragmenting");
     shared.engine.defragment().await.map_err(|error| {
         tracing::warn!(group = %shared.group, "defragmenting failed: {error}");
@@ -113,7 +113,7 @@ pub(super) async fn move_leader(
     inner: Arc<Inner>,
     request: Request<wire::MoveLeaderRequest>,
 ) -> Result<tonic::Response<wire::MoveLeaderResponse>, Status> {
-    match request.into_inner().target_id == inner.store.shared().identity().member {
+    match request.into_inner().target_id == inner.store.state().identity().member {
         true => Ok(tonic::Response::new(wire::MoveLeaderResponse::default())),
         false => Err(Fault::BadLeaderTransferee.into()),
     }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use kubebrain_proto::etcdserverpb::Member;
 use parking_lot::Mutex;
 
-/// See the module. Clones are of one list.
+/// The brains of a group as member lists show them. Clones are of one list.
 #[derive(Clone, Debug, Default)]
 pub struct Members {
     /// By id; with how many streams each has open: a new one may begin before the old one has ended.
@@ -23,7 +23,7 @@ pub(super) struct Following {
 }
 
 impl Members {
-    /// Of a group with this master.
+    /// The list of a group whose master is this member.
     pub fn led_by(id: u64) -> Self {
         let members = Self::default();
         members.set_master(id);

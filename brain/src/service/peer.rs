@@ -9,9 +9,9 @@ use kubebrain_shared::group::GroupName;
 use kubebrain_shared::revision::Revision;
 use tonic::{Request, Status};
 
-use super::{Inner, no_floor};
-use crate::mvcc::Adoption;
-use crate::mvcc::lease::Leases;
+use super::inner::{Inner, no_floor};
+use crate::lead::command::Adoption;
+use crate::state::lease::Leases;
 
 type Answered<T> = Result<tonic::Response<T>, Status>;
 
@@ -21,8 +21,8 @@ pub(super) async fn advance(
 ) -> Answered<wire::AdvanceResponse> {
     let floor = Revision::checked_from(request.into_inner().floor).ok_or_else(no_floor)?;
     let revision = inner.store.advance(floor).await?;
-    let compacted = inner.store.shared().compacted();
-    let placement = inner.store.shared().placement.load().version();
+    let compacted = inner.store.state().compacted();
+    let placement = inner.store.state().placement.load().version();
     let answer = wire::AdvanceResponse { revision: revision.to_wire(), compacted, placement };
     Ok(inner.answer(answer, revision))
 }

@@ -6,18 +6,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures_util::{Stream, StreamExt as _, stream};
+use kubebrain_net::dial::Channel;
 use kubebrain_proto::peer::peer_client::PeerClient;
 use kubebrain_proto::peer::{AdvanceResponse, AskRequest, AskResponse, Claim as WireClaim};
-use kubebrain_net::dial::Channel;
 use kubebrain_shared::revision::Revision;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tonic::{Request, Status, Streaming};
 
-use super::follow::{after, lost};
-use super::{Inner, no_floor};
-use crate::mvcc::claim::Claim;
-use crate::mvcc::{Fenced, UpstreamError};
+use super::fault::lost;
+use super::inner::{Inner, no_floor};
+use crate::state::claim::Claim;
+use crate::state::upstream::{Fenced, UpstreamError};
 
 /// Requests of one stream at once, and of those that wait to be sent. Most are answered from memory; one with a floor may
 /// wait for the writer.
@@ -30,7 +30,7 @@ pub(super) async fn answer(
     inner: Arc<Inner>,
     request: Request<Streaming<AskRequest>>,
 ) -> Result<tonic::Response<Answers>, Status> {
-    let requests = request.into_inner().take_until(after(inner.stop.clone()));
+    let requests = request.into_inner().take_until(inner.gone());
     let answers = requests.map(move |request| {
         let inner = inner.clone();
         async move {
@@ -38,7 +38,7 @@ pub(super) async fn answer(
             let floor = Revision::checked_from(request.floor).ok_or_else(no_floor)?;
             let Fenced { revision, compacted, placement, claim } = inner.store.claim(floor).await?;
             let answer = AdvanceResponse { revision: revision.to_wire(), compacted, placement };
-            let claim = claim.map(|Claim { term, batch }| WireClaim { epoch: term, batch });
+            let claim = claim.map(|Claim { epoch, batch }| WireClaim { epoch, batch });
             Ok(AskResponse { number: request.number, answer: Some(answer), claim })
         }
     });
@@ -73,7 +73,7 @@ impl Questions {
         Self { channel, numbers: AtomicU64::new(0), line: Mutex::default() }
     }
 
-    /// See [`Upstream::ask`](crate::mvcc::Upstream::ask).
+    /// See [`Upstream::ask`](crate::store::Upstream::ask).
     ///
     /// # Cancel safety
     /// Safe.
@@ -163,7 +163,7 @@ fn read(response: AskResponse) -> Answer {
     let broken = || UpstreamError::Lost("the master's answer is not one".to_owned());
     let answer = response.answer.ok_or_else(broken)?;
     let revision = Revision::checked_from(answer.revision).ok_or_else(broken)?;
-    let claim = response.claim.map(|WireClaim { epoch, batch }| Claim { term: epoch, batch });
+    let claim = response.claim.map(|WireClaim { epoch, batch }| Claim { epoch, batch });
     Ok(Fenced { revision, compacted: answer.compacted, placement: answer.placement, claim })
 }
 

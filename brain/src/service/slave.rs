@@ -13,14 +13,14 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http::{Request, Response};
 use http_body_util::{BodyExt as _, Full};
-use kubebrain_proto::etcdserverpb::{AlarmType, RangeRequest};
 use kubebrain_net::dial::Channel;
-use kubebrain_shared::fault::Fault;
 use kubebrain_net::intake::intake;
-use kubebrain_shared::metadata;
 use kubebrain_net::metrics::Inbound;
 use kubebrain_net::probe::{self, ANSWER_WITHIN, ETCD_VERSION, Subject};
 use kubebrain_net::relay::Relay;
+use kubebrain_proto::etcdserverpb::{AlarmType, RangeRequest};
+use kubebrain_shared::fault::Fault;
+use kubebrain_shared::metadata;
 use kubebrain_shared::revision::Revision;
 use kubebrain_shared::wire::Message;
 use prost::Message as _;
@@ -30,10 +30,11 @@ use tonic::Status;
 use tonic::body::Body;
 use tower::Service;
 
-use super::{Audience, Endpoint};
-use crate::mvcc::Store;
-use crate::mvcc::follow::Following;
+use super::endpoint::Endpoint;
+use super::inner::Audience;
 use crate::request::Range;
+use crate::state::upstream::Following;
+use crate::store::Store;
 
 /// Between two tries to find a master that takes a call.
 const AGAIN: Duration = Duration::from_millis(50);
@@ -52,7 +53,7 @@ pub enum Master {
     },
 }
 
-/// See the module.
+/// What a brain that is not master serves.
 #[derive(Clone)]
 pub struct SlaveService {
     inner: Arc<Inner>,
@@ -239,7 +240,7 @@ impl Subject for Probed {
         {
             let following = self.0.following.borrow();
             if !following.level {
-                let waits = self.0.store.shared().engine.waits_for();
+                let waits = self.0.store.state().engine.waits_for();
                 let why = waits.as_ref().unwrap_or(&following.trouble);
                 return Err(Status::unavailable(format!("etcdserver: not ready: {why}")));
             }

@@ -5,20 +5,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::Stream;
+use kubebrain_net::probe::ETCD_VERSION;
 use kubebrain_proto::etcdserverpb as wire;
 use kubebrain_proto::peer::export_response::Part;
 use kubebrain_proto::peer::{
     ContentRequest, ContentResponse, ExportBegin, ExportEnd, ExportRecords, ExportRequest, ExportResponse,
 };
 use kubebrain_shared::fault::Fault;
-use kubebrain_net::probe::ETCD_VERSION;
 use kubebrain_shared::revision::Revision;
 use kubebrain_shared::snapshot::{Header, Messages};
 use tokio::sync::mpsc;
 use tonic::{Request, Status};
 
-use super::Inner;
-use crate::mvcc::ExportPart;
+use super::inner::Inner;
+use crate::copy::export::ExportPart;
 
 /// Messages that wait for a client.
 const MESSAGES_MAX: usize = 4;
@@ -87,7 +87,7 @@ pub(super) async fn export(
         revision: export.revision.to_wire(),
         compacted: export.compacted,
         rows: export.rows,
-        store_prefix: inner.store.shared().layout.prefix().clone(),
+        store_prefix: inner.store.state().layout.prefix().clone(),
     });
     let first = futures_util::stream::iter([Ok(begin)]);
     let parts = futures_util::stream::unfold(Some((export, stop)), |state| async {
@@ -121,7 +121,7 @@ pub(super) async fn snapshot(
 ) -> Result<tonic::Response<Answers<wire::SnapshotResponse>>, Status> {
     let floor = inner.floor(request.metadata().as_ref())?;
     let mut export = inner.store.export(Revision::ZERO, -1, floor).await?;
-    let shared = inner.store.shared();
+    let shared = inner.store.state();
     let file = Header {
         revision: export.revision.get(),
         compacted: export.compacted,

@@ -18,11 +18,12 @@ use tonic::Status;
 use tonic::body::Body;
 use tower::{Service, service_fn};
 
-use super::Audience;
-use super::codec::{self, TypedCodec};
-use crate::mvcc::Store;
-use crate::mvcc::follow::Following;
+use super::codec;
+use super::codec::TypedCodec;
+use super::inner::Audience;
 use crate::request::Limits;
+use crate::state::upstream::Following;
+use crate::store::Store;
 
 const STANDING: &str = "/kubebrain.peer.v1.Peer/Standing";
 const GROUPS: &str = "/kubebrain.admin.v1.Admin/Groups";
@@ -38,7 +39,7 @@ pub struct Standing {
     pub reads: bool,
     /// Why it does not, for people.
     pub trouble: String,
-    /// The term of the master that it is or follows; 0 where it knows none.
+    /// The epoch of the master that it is or follows; 0 where it knows none.
     pub epoch: u64,
     /// The group's master and its peer URLs; empty while there is none.
     pub master_name: String,
@@ -94,7 +95,7 @@ impl Announcer {
         let behind = standing.following.as_ref().filter(|_| !standing.master);
         let behind = behind.and_then(|following| following.borrow().level_at);
         let behind = behind.map_or(Duration::ZERO, |level_at| level_at.elapsed());
-        let shared = standing.store.as_ref().map(Store::shared);
+        let shared = standing.store.as_ref().map(Store::state);
         StandingResponse {
             role: role.into(),
             reads: standing.reads,

@@ -8,7 +8,8 @@ use futures_util::{Stream, StreamExt};
 use kubebrain_proto::etcdserverpb::WatchRequest;
 use tonic::{Request, Status, Streaming};
 
-use super::{Inner, codec};
+use super::codec;
+use super::inner::Inner;
 use crate::watch::{StreamConfig, WatchStream};
 
 type Messages = Pin<Box<dyn Stream<Item = Result<Bytes, Status>> + Send>>;
@@ -23,5 +24,5 @@ pub(super) async fn watch(
     let requests = request.into_inner().map(|request| request.map_err(codec::in_etcds_words));
     let stream = WatchStream::new(inner.store.clone(), requests, config, inner.stop.clone());
     let messages: Messages = Box::pin(stream.into_messages());
-    Ok(inner.answer(messages, inner.store.shared().committed()))
+    Ok(inner.answer(messages, inner.store.state().committed()))
 }

@@ -10,26 +10,43 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::Stream;
+use kubebrain_net::metrics::One;
 use kubebrain_proto::peer::{FollowEvent, FollowResponse, FollowRevision};
 use kubebrain_shared::fault::Fault;
-use kubebrain_net::metrics::One;
 use kubebrain_shared::range::KeyRange;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-use super::event::RevisionEvents;
 use super::history::{History, HistoryError};
-use super::hub::Read;
-use crate::mvcc::shared::Shared;
+use crate::events::event::RevisionEvents;
+use crate::events::hub::Read;
+use crate::state::group::GroupState;
+use crate::store::Store;
 
 /// Events of one response end with the revision that passes this.
 const RESPONSE_BYTES: usize = 1 << 20;
 /// Between two responses while nothing happens.
 const QUIET_MAX: Duration = Duration::from_millis(500);
 
-/// See the module.
-pub(crate) struct Feed {
-    shared: Arc<Shared>,
+impl Store {
+    /// Everything that changes from revision `from` on, in order and whole revisions, with how far that is; 0: what comes
+    /// after the first response's `closed`. The first response comes at once, others whenever one of their numbers
+    /// changes, and each half second. It ends when the store is closed and has said everything.
+    ///
+    /// # Errors
+    /// As the end of the stream: [`Fault::Compacted`] where what comes next is compacted, [`Fault::LeaderChanged`] of one
+    /// that is not the master, [`Fault::Timeout`] where history was not read.
+    pub fn feed(
+        &self,
+        from: u64,
+    ) -> impl Stream<Item = Result<FollowResponse, Fault>> + Send + 'static + use<> {
+        Feed::new(self.state().clone(), self.swept().clone(), from).into_stream()
+    }
+}
+
+/// A cursor over the events of a group, for one slave.
+struct Feed {
+    state: Arc<GroupState>,
     swept: watch::Receiver<u64>,
     /// The next revision that is wanted; 0 until the first response of one that begins now.
     cursor: u64,
@@ -44,10 +61,10 @@ pub(crate) struct Feed {
 
 impl Feed {
     /// From revision `from` on; 0: after the first response's `closed`.
-    pub(crate) fn new(shared: Arc<Shared>, swept: watch::Receiver<u64>, from: u64) -> Self {
-        let counted = One::of(&shared.metrics.watch.followers);
+    fn new(state: Arc<GroupState>, swept: watch::Receiver<u64>, from: u64) -> Self {
+        let counted = One::of(&state.metrics.watch.followers);
         Self {
-            shared,
+            state,
             swept,
             cursor: from,
             history: History::default(),
@@ -59,7 +76,7 @@ impl Feed {
     }
 
     /// As a stream. It ends when all is told that a master will ever say.
-    pub(crate) fn into_stream(self) -> impl Stream<Item = Result<FollowResponse, Fault>> + Send {
+    fn into_stream(self) -> impl Stream<Item = Result<FollowResponse, Fault>> + Send {
         futures_util::stream::unfold(Some(self), |feed| async {
             let mut feed = feed?;
             match feed.next().await {
@@ -71,15 +88,15 @@ impl Feed {
     }
 
     async fn next(&mut self) -> Result<Option<FollowResponse>, Fault> {
-        let shared = self.shared.clone();
+        let state = self.state.clone();
         loop {
-            let mut moved = std::pin::pin!(shared.hub.moved());
+            let mut moved = std::pin::pin!(state.hub.moved());
             moved.as_mut().enable();
-            if shared.has_ended() || shared.is_slave() {
+            if state.has_ended() || state.is_slave() {
                 return Err(Fault::LeaderChanged);
             }
             // Before anything is read: then what is read is all.
-            let over = shared.is_closed();
+            let over = state.is_closed();
             if let Some(response) = self.look().await? {
                 return Ok(Some(response));
             }
@@ -89,7 +106,7 @@ impl Feed {
             tokio::select! {
                 biased;
                 () = moved => {}
-                _ = shared.ended() => {}
+                _ = state.ended() => {}
                 () = sleep_until(self.told_at + QUIET_MAX) => {}
             }
         }
@@ -97,33 +114,33 @@ impl Feed {
 
     /// A response, if there is anything to say.
     async fn look(&mut self) -> Result<Option<FollowResponse>, Fault> {
-        let shared = &self.shared;
+        let state = &self.state;
         let mut response = FollowResponse {
-            epoch: shared.identity().term,
+            epoch: state.identity().epoch,
             revisions: Vec::new(),
             closed: 0,
-            compacted: shared.compacted(),
-            placement: shared.placement.load().version(),
-            leaving: shared.is_leaving(),
+            compacted: state.compacted(),
+            placement: state.placement.load().version(),
+            leaving: state.is_leaving(),
             swept: self.swept.borrow().cast_signed(),
             batch: 0,
         };
-        let settled = shared.fence.settled_batch();
+        let settled = state.fence.settled_batch();
         if self.cursor == 0 {
-            self.cursor = shared.hub.closed() + 1;
+            self.cursor = state.hub.closed() + 1;
         }
         let (revisions, closed) = loop {
             if !self.ready.is_empty() {
                 break self.take_ready();
             }
-            match shared.hub.since(self.cursor, RESPONSE_BYTES) {
+            match state.hub.since(self.cursor, RESPONSE_BYTES) {
                 Read::Closed(events, closed) => {
                     response.batch = settled;
                     break (events, closed);
                 }
                 Read::Events(events, next) => break (events, next - 1),
                 Read::Evicted => {
-                    let page = self.history.page(shared, &KeyRange::ALL, self.cursor).await;
+                    let page = self.history.page(state, &KeyRange::ALL, self.cursor).await;
                     let page = page.map_err(|error| self.fault(&error))?;
                     let moves = page.next > self.cursor;
                     self.ready.extend(page.events);
@@ -173,7 +190,7 @@ impl Feed {
         match error {
             HistoryError::Compacted(_) => Fault::Compacted,
             error => {
-                tracing::warn!(group = %self.shared.group, "history for a slave was not read: {error}");
+                tracing::warn!(group = %self.state.group, "history for a slave was not read: {error}");
                 Fault::Timeout
             }
         }

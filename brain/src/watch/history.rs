@@ -8,16 +8,16 @@ use kubebrain_shared::revision::Revision;
 use thiserror::Error;
 use tokio::time::timeout;
 
-use super::event::{Event, Prior, RevisionEvents};
+use crate::decide::answer::Entry;
 use crate::engine::ReadError;
-use crate::mvcc::ANSWER_TIMEOUT;
-use crate::mvcc::answer::Entry;
-use crate::mvcc::codec::{self, Damaged, Record, Small};
-use crate::mvcc::entry;
-use crate::mvcc::index::Version;
-use crate::mvcc::log::{self, LogError};
-use crate::mvcc::shared::Shared;
-use crate::mvcc::values::ValueError;
+use crate::events::event::{Event, Prior, RevisionEvents};
+use crate::rows::codec::{self, Damaged, Record, Small};
+use crate::rows::entry;
+use crate::rows::log::{self, LogError};
+use crate::rows::version::Version;
+use crate::state::group::GroupState;
+use crate::state::timeout::ANSWER_TIMEOUT;
+use crate::state::values::ValueError;
 
 /// Records read at once: few where most have an event that is wanted, many where hardly any has.
 const RECORDS_MIN: usize = 64;
@@ -72,47 +72,47 @@ impl History {
     /// Safe: the cursor moves when the page is whole.
     pub async fn page(
         &mut self,
-        shared: &Shared,
+        state: &GroupState,
         keys: &KeyRange,
         from: u64,
     ) -> Result<HistoryPage, HistoryError> {
         // Somebody far behind reads page after page, perhaps without ever having to wait.
         tokio::task::yield_now().await;
-        let page = timeout(ANSWER_TIMEOUT, self.read(shared, keys, from)).await;
+        let page = timeout(ANSWER_TIMEOUT, self.read(state, keys, from)).await;
         page.unwrap_or_else(|_| Err(ReadError::Unavailable("no answer in time".into()).into()))
     }
 
     async fn read(
         &mut self,
-        shared: &Shared,
+        state: &GroupState,
         keys: &KeyRange,
         from: u64,
     ) -> Result<HistoryPage, HistoryError> {
-        let committed = shared.committed();
-        let snapshot = shared.engine.snapshot().await?;
-        let compacted = log::small(&*snapshot, &shared.layout, Small::Compacted).await?;
+        let committed = state.committed();
+        let snapshot = state.engine.snapshot().await?;
+        let compacted = log::small(&*snapshot, &state.layout, Small::Compacted).await?;
         if let Some(compacted) = compacted.filter(|compacted| *compacted > from) {
             // Records may be missing in this very snapshot, also where another master has compacted since.
             return Err(HistoryError::Compacted(Revision::new(compacted)));
         }
         let number = match self.number {
             Some(number) => number,
-            None => log::batch_of(&*snapshot, &shared.layout, from).await?,
+            None => log::batch_of(&*snapshot, &state.layout, from).await?,
         };
         self.records = self.records.clamp(RECORDS_MIN, RECORDS_MAX);
-        let page = snapshot.scan(shared.layout.log_span(number), self.records).await?;
+        let page = snapshot.scan(state.layout.log_span(number), self.records).await?;
         let (mut events, mut next, mut found, mut reached) = (Vec::new(), from, 0, number);
         for (row, value) in page.rows {
             if found >= EVENTS_MAX {
                 break;
             }
             let record: Record = codec::read_message(&row, value)?;
-            reached = shared.layout.read_log_number(&row)? + 1;
+            reached = state.layout.read_log_number(&row)? + 1;
             for write in record.writes.into_iter().filter(|write| write.revision >= from) {
                 if write.revision > committed.get() {
                     // Durable but not published yet: the window will have it. Everything before it was read.
                     return self
-                        .finish(shared, from, events, next.max(committed.get() + 1), reached - 1)
+                        .finish(state, from, events, next.max(committed.get() + 1), reached - 1)
                         .await;
                 }
                 next = write.revision + 1;
@@ -128,12 +128,12 @@ impl History {
         if found < EVENTS_MAX && page.next.is_none() {
             next = next.max(committed.get() + 1);
         }
-        self.finish(shared, from, events, next, reached).await
+        self.finish(state, from, events, next, reached).await
     }
 
     async fn finish(
         &mut self,
-        shared: &Shared,
+        state: &GroupState,
         from: u64,
         found: Vec<(u64, Vec<codec::Change>)>,
         next: u64,
@@ -142,7 +142,7 @@ impl History {
         let mut puts: Vec<Entry> = Vec::new();
         let mut priors = Vec::new();
         {
-            let index = shared.index.read();
+            let index = state.index.read();
             for (revision, changes) in &found {
                 for change in changes {
                     if !change.deleted {
@@ -153,13 +153,13 @@ impl History {
                 }
             }
         }
-        let filled = shared.values.fill_once(&mut puts).await;
+        let filled = state.values.fill_once(&mut puts).await;
         // Records and rows may be swept while they are read, or were before; then the answer is "compacted", not a gap.
-        let mut compacted = shared.compacted();
+        let mut compacted = state.compacted();
         if matches!(filled, Err(ValueError::Missing { .. })) {
             // By a master that this one follows, or that has followed it, and that it has not heard of yet.
-            let snapshot = shared.engine.snapshot().await?;
-            let stored = log::small(&*snapshot, &shared.layout, Small::Compacted).await?;
+            let snapshot = state.engine.snapshot().await?;
+            let stored = log::small(&*snapshot, &state.layout, Small::Compacted).await?;
             compacted = compacted.max(stored.map_or(-1, u64::cast_signed));
         }
         if from.cast_signed() < compacted {

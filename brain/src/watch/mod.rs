@@ -12,19 +12,12 @@
 //!   progress shows. A watcher that is not marked has nothing to read up to the closed revision.
 //! * Lock order: the hub, then a signal.
 
-pub mod event;
-pub(crate) mod feed;
+mod feed;
 pub mod history;
-pub mod hub;
-pub mod matching;
-pub(crate) mod metrics;
 pub mod stream;
 pub mod watcher;
-pub mod window;
 
 #[cfg(test)]
 mod tests;
 
-pub use event::{Event, Prior, RevisionEvents};
-pub use hub::Hub;
 pub use stream::{StreamConfig, WatchStream};

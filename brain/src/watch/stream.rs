@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt};
+use kubebrain_net::metrics::One;
 use kubebrain_proto::etcdserverpb::watch_create_request::FilterType;
 use kubebrain_proto::etcdserverpb::watch_request::RequestUnion;
 use kubebrain_proto::etcdserverpb::{WatchCreateRequest, WatchRequest};
 use kubebrain_shared::fault::Fault;
-use kubebrain_net::metrics::One;
 use kubebrain_shared::range::KeyRange;
 use kubebrain_shared::revision::Revision;
 use kubebrain_shared::stop::Stop;
@@ -21,10 +21,10 @@ use kubebrain_shared::wire::{put_bytes_field, put_varint_field};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 use tonic::Status;
 
-use super::hub::{Registration, Signal};
 use super::watcher::{Step, Watcher, Wish};
-use crate::mvcc::Store;
-use crate::mvcc::answer::put_header;
+use crate::decide::identity::put_header;
+use crate::events::hub::{Registration, Signal};
+use crate::store::Store;
 
 /// How a stream behaves.
 #[derive(Clone, Copy, Debug)]
@@ -37,7 +37,7 @@ pub struct StreamConfig {
     pub tells_all: bool,
 }
 
-/// See the module.
+/// One client stream with all its watchers.
 pub struct WatchStream<S> {
     store: Store,
     inbound: Option<S>,
@@ -78,9 +78,9 @@ where
         let interval = interval + interval.mul_f64(rand::random_range(0.0..0.1));
         let mut tick = interval_at(Instant::now() + interval, interval);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let placement = store.shared().placement.load().version();
-        let generation = store.shared().generation();
-        let counted = One::of(&store.shared().metrics.watch.streams);
+        let placement = store.state().placement.load().version();
+        let generation = store.state().generation();
+        let counted = One::of(&store.state().metrics.watch.streams);
         Self {
             store,
             inbound: Some(inbound),
@@ -130,7 +130,7 @@ where
             let stop = self.stop.clone();
             tokio::select! {
                 biased;
-                () = stop.asked() => return Err(self.store.shared().leaves_as().into()),
+                () = stop.asked() => return Err(self.store.state().leaves_as().into()),
                 fenced = fenced(&mut self.fencing) => {
                     fenced?;
                     if let Some((create, _)) = self.fencing.take() {
@@ -151,7 +151,7 @@ where
     /// Ends a stream with a watcher whose keys went to another group: nothing that it would say from now on is true of
     /// them, and what is ready may have been read too late. Whoever watches resumes where the keys are.
     fn check_placement(&mut self) -> Result<(), Status> {
-        let version = self.store.shared().placement.load().version();
+        let version = self.store.state().placement.load().version();
         if version == self.placement {
             return Ok(());
         }
@@ -166,7 +166,7 @@ where
 
     /// Ends a stream with a watcher where everything was loaded anew under it: nothing tells what it has missed.
     fn check_generation(&mut self) -> Result<(), Status> {
-        let generation = self.store.shared().generation();
+        let generation = self.store.state().generation();
         if generation != self.generation && !self.watchers.is_empty() {
             return Err(Fault::LeaderChanged.into());
         }
@@ -177,7 +177,7 @@ where
     fn take(&mut self, request: WatchRequest) -> Result<(), Status> {
         match request.request_union {
             // A slave without keys has no place to begin at.
-            Some(RequestUnion::CreateRequest(_)) if !self.store.shared().course.is_loaded() => {
+            Some(RequestUnion::CreateRequest(_)) if !self.store.state().follow.is_loaded() => {
                 return Err(Fault::LeaderChanged.into());
             }
             Some(RequestUnion::CreateRequest(create)) if create.start_revision == 0 => {
@@ -194,13 +194,13 @@ where
 
     fn cancel(&mut self, id: i64) {
         if self.remove(id) {
-            let header = self.store.shared().hub.closed();
+            let header = self.store.state().hub.closed();
             self.control(id, header, |response| put_varint_field(response, 4, 1));
         }
     }
 
     fn create(&mut self, create: WatchCreateRequest) {
-        let closed = self.store.shared().hub.closed();
+        let closed = self.store.state().hub.closed();
         let key = if create.key.is_empty() { Bytes::from_static(b"\0") } else { create.key };
         let keys = KeyRange::from_wire(key, create.range_end);
         let refusal = if create.start_revision < 0 {
@@ -226,7 +226,7 @@ where
             id => id,
         };
         self.control(id, closed, |response| put_varint_field(response, 3, 1));
-        if create.start_revision > 0 && create.start_revision < self.store.shared().compacted() {
+        if create.start_revision > 0 && create.start_revision < self.store.state().compacted() {
             self.cancel_compacted(id, Revision::ZERO);
             return;
         }
@@ -245,7 +245,7 @@ where
             fragment: create.fragment,
             progress: create.progress_notify,
         };
-        let metrics = &self.store.shared().metrics.watch;
+        let metrics = &self.store.state().metrics.watch;
         let registration = Registration::new(id, self.signal.clone(), keys);
         self.watchers.insert(id, Watcher::new(id, wish, registration, metrics));
         self.work.push_back(id);
@@ -261,7 +261,7 @@ where
 
     /// `at` may be further than what is known here: it is told by another master's compaction.
     fn cancel_compacted(&mut self, id: i64, at: Revision) {
-        let compacted = self.store.shared().compacted().max(at.to_wire());
+        let compacted = self.store.state().compacted().max(at.to_wire());
         self.control(id, 0, |response| {
             put_varint_field(response, 4, 1);
             put_varint_field(response, 5, compacted.cast_unsigned());
@@ -271,7 +271,7 @@ where
     /// Queues a response without events.
     fn control(&mut self, id: i64, header: u64, rest: impl FnOnce(&mut BytesMut)) {
         let mut response = BytesMut::with_capacity(64);
-        put_header(&mut response, Some(&self.store.shared().identity()), header);
+        put_header(&mut response, Some(&self.store.state().identity()), header);
         put_varint_field(&mut response, 2, id.cast_unsigned());
         rest(&mut response);
         self.ready.push_back(response.freeze());
@@ -279,7 +279,7 @@ where
 
     fn remove(&mut self, id: i64) -> bool {
         let Some(watcher) = self.watchers.remove(&id) else { return false };
-        self.store.shared().hub.remove(&watcher.registration);
+        self.store.state().hub.remove(&watcher.registration);
         true
     }
 
@@ -288,7 +288,7 @@ where
         let Some(id) = self.work.pop_front() else { return Ok(()) };
         let Some(watcher) = self.watchers.get_mut(&id) else { return Ok(()) };
         let fragment_bytes = self.store.limits().request_bytes_max + (512 << 10);
-        match watcher.step(self.store.shared(), fragment_bytes).await {
+        match watcher.step(self.store.state(), fragment_bytes).await {
             Ok(Step::Responses(responses)) => {
                 self.ready.extend(responses);
                 self.work.push_back(id);
@@ -310,7 +310,7 @@ where
     fn closed(&self) -> Option<u64> {
         let synced = self.watchers.values().all(Watcher::is_synced);
         let registrations = self.watchers.values().map(|watcher| &watcher.registration);
-        synced.then(|| self.store.shared().hub.closed_for(registrations)).flatten()
+        synced.then(|| self.store.state().hub.closed_for(registrations)).flatten()
     }
 
     fn answer_progress(&mut self) {
@@ -321,7 +321,7 @@ where
     }
 
     fn send_progress(&mut self) {
-        let hub = &self.store.shared().hub;
+        let hub = &self.store.state().hub;
         let mut quiet = Vec::new();
         for (id, watcher) in self.watchers.iter_mut().filter(|(_, watcher)| watcher.wish.progress) {
             let spoke = std::mem::take(&mut watcher.spoke);
@@ -344,7 +344,7 @@ pub const NOT_OWNER_REASON: &str = "kubebrain: not-owner";
 impl<S> Drop for WatchStream<S> {
     fn drop(&mut self) {
         for watcher in self.watchers.values() {
-            self.store.shared().hub.remove(&watcher.registration);
+            self.store.state().hub.remove(&watcher.registration);
         }
     }
 }

@@ -18,9 +18,10 @@ use tokio::sync::mpsc;
 use tonic::Status;
 
 use super::{StreamConfig, WatchStream};
+use crate::config::Config;
 use crate::engine::memory::Memory;
-use crate::mvcc::{Config, Store};
 use crate::request::{Delete, Given, Put};
+use crate::store::Store;
 
 struct Client {
     requests: mpsc::Sender<Result<WatchRequest, Status>>,

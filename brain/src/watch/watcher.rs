@@ -8,14 +8,15 @@ use kubebrain_shared::range::KeyRange;
 use kubebrain_shared::revision::Revision;
 use kubebrain_shared::wire::{put_bytes_field, put_bytes_header, put_varint_field};
 
-use super::event::{Event, Prior, RevisionEvents};
 use super::history::{History, HistoryError};
-use super::hub::{Read, Registration};
-use super::metrics::Metrics;
-use crate::mvcc::answer::{Entry, put_header};
-use crate::mvcc::index::Version;
-use crate::mvcc::shared::Shared;
-use crate::mvcc::values::ValueError;
+use crate::decide::answer::Entry;
+use crate::decide::identity::put_header;
+use crate::events::event::{Event, Prior, RevisionEvents};
+use crate::events::hub::{Read, Registration};
+use crate::rows::version::Version;
+use crate::state::group::GroupState;
+use crate::state::metrics::WatchMetrics;
+use crate::state::values::ValueError;
 
 /// Events of one response end with the revision that passes this; a slow client costs about so much at a time.
 const RESPONSE_BYTES: usize = 1 << 20;
@@ -30,7 +31,7 @@ pub struct Wish {
     /// Progress below it is withheld: the start that the client has named. 0 of a watcher from now on, which is told
     /// at once how far it is, as in etcd.
     pub named: u64,
-    /// With the entry before.
+    /// Each event comes with the entry that was there before it.
     pub prev_kv: bool,
     /// Not puts.
     pub no_put: bool,
@@ -50,12 +51,12 @@ enum Place {
     Synced,
 }
 
-/// See the module.
+/// One watcher of a client stream, and how far it has read.
 #[derive(Debug)]
 pub struct Watcher {
     /// What it wants.
     pub wish: Wish,
-    /// As the hub knows it.
+    /// What the hub marks when there is something to read.
     pub registration: Arc<Registration>,
     /// Something was sent since the last periodic progress.
     pub spoke: bool,
@@ -87,7 +88,7 @@ impl Wish {
 
 impl Watcher {
     /// Begins at `wish.start`.
-    pub(super) fn new(id: i64, wish: Wish, registration: Arc<Registration>, metrics: &Metrics) -> Self {
+    pub(super) fn new(id: i64, wish: Wish, registration: Arc<Registration>, metrics: &WatchMetrics) -> Self {
         let place = Place::CatchingUp { next: wish.start, history: History::default() };
         let (counted, behind) = (One::of(&metrics.watchers), Some(One::of(&metrics.behind)));
         Self { wish, registration, spoke: false, place, id, _counted: counted, behind }
@@ -105,43 +106,43 @@ impl Watcher {
     ///
     /// # Cancel safety
     /// Not safe: what was read would be lost. The stream that owns it polls it to its end.
-    pub async fn step(&mut self, shared: &Shared, fragment_bytes: usize) -> Result<Step, HistoryError> {
+    pub async fn step(&mut self, state: &GroupState, fragment_bytes: usize) -> Result<Step, HistoryError> {
         let (wish, registration) = (&self.wish, &self.registration);
         let wanted = |revision, event: &Event| wish.wants(revision, event);
         // Whoever begins at the compacted revision is not told what was before it: kube-apiserver takes the missing
         // entry for its sign to list again. Whoever was there already keeps what the window keeps.
         let horizon = match self.place {
-            Place::CatchingUp { .. } => u64::try_from(shared.compacted()).unwrap_or(0),
+            Place::CatchingUp { .. } => u64::try_from(state.compacted()).unwrap_or(0),
             Place::Synced => 0,
         };
         let (events, header, synced) = match &mut self.place {
             Place::Synced => {
                 let unread = registration.unread();
-                match shared.hub.read(RESPONSE_BYTES, registration, wanted) {
-                    Read::Events(events, _) => (events, shared.hub.closed(), false),
+                match state.hub.read(RESPONSE_BYTES, registration, wanted) {
+                    Read::Events(events, _) => (events, state.hub.closed(), false),
                     Read::Closed(events, closed) => (events, closed, true),
                     Read::Evicted => {
-                        self.behind = Some(One::of(&shared.metrics.watch.behind));
+                        self.behind = Some(One::of(&state.metrics.watch.behind));
                         self.place = Place::CatchingUp { next: unread, history: History::default() };
                         return Ok(Step::Responses(Vec::new()));
                     }
                 }
             }
             Place::CatchingUp { next, history } => {
-                match shared.hub.catch_up(*next, RESPONSE_BYTES, registration, wanted) {
+                match state.hub.catch_up(*next, RESPONSE_BYTES, registration, wanted) {
                     Read::Events(events, then) => {
                         *next = then;
-                        (events, shared.hub.closed(), false)
+                        (events, state.hub.closed(), false)
                     }
                     Read::Closed(events, closed) => {
                         self.place = Place::Synced;
                         self.behind = None;
                         (events, closed, true)
                     }
-                    Read::Evicted => match history.page(shared, &wish.keys, *next).await {
+                    Read::Evicted => match history.page(state, &wish.keys, *next).await {
                         Ok(page) => {
                             *next = page.next;
-                            (page.events, shared.hub.closed(), false)
+                            (page.events, state.hub.closed(), false)
                         }
                         Err(HistoryError::Compacted(at)) => return Ok(Step::Compacted(at)),
                         Err(error) => return Err(error),
@@ -149,14 +150,14 @@ impl Watcher {
                 }
             }
         };
-        let responses = self.responses(shared, events, header, horizon, fragment_bytes).await?;
+        let responses = self.responses(state, events, header, horizon, fragment_bytes).await?;
         self.spoke |= !responses.is_empty();
         Ok(if synced { Step::Synced(responses) } else { Step::Responses(responses) })
     }
 
     async fn responses(
         &self,
-        shared: &Shared,
+        state: &GroupState,
         revisions: Vec<RevisionEvents>,
         header: u64,
         horizon: u64,
@@ -170,8 +171,8 @@ impl Watcher {
         if wanted.is_empty() {
             return Ok(Vec::new());
         }
-        shared.metrics.all.events.inc_by(wanted.len() as u64);
-        let priors = if self.wish.prev_kv { priors(shared, &wanted, horizon).await? } else { Vec::new() };
+        state.metrics.all.events.inc_by(wanted.len() as u64);
+        let priors = if self.wish.prev_kv { priors(state, &wanted, horizon).await? } else { Vec::new() };
         let mut priors = priors.into_iter();
         let mut encoded = Vec::with_capacity(wanted.len());
         for (_, event) in wanted {
@@ -185,7 +186,7 @@ impl Watcher {
         let part = |(position, events): (usize, Vec<Bytes>)| {
             let mut response =
                 BytesMut::with_capacity(events.iter().map(|event| event.len() + 6).sum::<usize>() + 64);
-            put_header(&mut response, Some(&shared.identity()), header);
+            put_header(&mut response, Some(&state.identity()), header);
             put_varint_field(&mut response, 2, self.id.cast_unsigned());
             if position < last {
                 put_varint_field(&mut response, 7, 1);
@@ -232,7 +233,7 @@ fn split(events: Vec<Bytes>, bytes_max: usize) -> Vec<Vec<Bytes>> {
 /// The entries before, in order. One that was compacted meanwhile is missing, as in etcd; one that cannot be read ends
 /// the stream, which is resumed.
 async fn priors(
-    shared: &Shared,
+    state: &GroupState,
     events: &[(u64, &Event)],
     horizon: u64,
 ) -> Result<Vec<Option<Bytes>>, HistoryError> {
@@ -243,14 +244,14 @@ async fn priors(
             wanted.push(Entry { key: event.key.clone(), version, kv: None });
         }
     }
-    if shared.values.fill_once(&mut wanted).await.is_err() {
+    if state.values.fill_once(&mut wanted).await.is_err() {
         for entry in &mut wanted {
             let one = std::slice::from_mut(entry);
-            if let Err(error) = shared.values.fill_once(one).await {
+            if let Err(error) = state.values.fill_once(one).await {
                 if !matches!(error, ValueError::Missing { .. }) {
                     return Err(error.into());
                 }
-                tracing::debug!(group = %shared.group, "an event goes out without the entry before it: {error}");
+                tracing::debug!(group = %state.group, "an event goes out without the entry before it: {error}");
             }
         }
     }

@@ -22,11 +22,11 @@ use tikv_client::{TimestampExt as _, Transaction, TransactionClient};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::config::Config;
-use crate::link::{Peer, Unlinked};
+use crate::link::{Peer, Unlinked, options};
 use crate::orphan::Keys;
 use crate::outcome::{self, Judgement};
 use crate::plan::{Mutation, Plan};
-use crate::view::{Failure, Reader, jitter, options};
+use crate::view::{Failure, Reader, jitter};
 
 /// Where regions end is worth no more of a commit's time.
 const LEARN_TIMEOUT: Duration = Duration::from_millis(200);
@@ -96,7 +96,8 @@ pub(crate) async fn commit(reader: Reader, plan: Arc<Plan>) -> Result<(), Commit
     }
 }
 
-/// One transaction. `Err`: it surely did nothing, and another one may do better.
+/// One transaction. `Err`: it surely did nothing, and another one may do better. It is long because its steps share the
+/// transaction, and what each failure means depends on how far it has come.
 async fn once(
     reader: &Reader,
     plan: &Plan,

@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use bytes::Bytes;
 use kubebrain_brain::engine::Bounds;
 use thiserror::Error;
 
 use crate::key;
-use crate::{Gc, Metrics};
+use crate::metrics::Metrics;
 
 /// How an engine on TiKV is opened.
 #[derive(Clone, Debug)]
@@ -37,6 +38,17 @@ pub struct Config {
     pub gc: Option<Gc>,
     /// What is counted.
     pub metrics: Metrics,
+}
+
+/// How garbage is collected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gc {
+    /// The row by which collectors are chosen.
+    pub row: Bytes,
+    /// Between two moves of the safe point; 1 min.
+    pub period: Duration,
+    /// How far it stays behind; 10 min. At least twice the age bound of snapshots is kept.
+    pub behind: Duration,
 }
 
 /// Where certificates are, PEM. They are read whenever connections are made anew, which they are when one is refused
@@ -69,6 +81,13 @@ const VALUE_BYTES_MAX: usize = 6 << 20;
 const BATCH_BYTES: usize = 256 << 10;
 /// The largest request fits in, with the record that names its keys; the client copies all of it once for each 16 KiB.
 const BATCH_BYTES_MAX: usize = 16 << 20;
+
+impl Gc {
+    /// The defaults.
+    pub const fn new(row: Bytes) -> Self {
+        Self { row, period: Duration::from_secs(60), behind: Duration::from_secs(600) }
+    }
+}
 
 impl Config {
     /// The defaults, for a cluster.

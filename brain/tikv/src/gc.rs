@@ -19,6 +19,7 @@ use tikv_client::{Timestamp, TimestampExt as _};
 use tokio::time::{Instant, timeout};
 
 use crate::commit;
+use crate::config::Gc;
 use crate::plan::Plan;
 use crate::view::{Reader, View};
 
@@ -26,24 +27,6 @@ use crate::view::{Reader, View};
 const MISSED: u32 = 3;
 /// All regions are asked for old locks.
 const SWEEP_TIMEOUT: Duration = Duration::from_secs(300);
-
-/// How garbage is collected.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Gc {
-    /// The row by which collectors are chosen.
-    pub row: Bytes,
-    /// Between two moves of the safe point; 1 min.
-    pub period: Duration,
-    /// How far it stays behind; 10 min. At least twice the age bound of snapshots is kept.
-    pub behind: Duration,
-}
-
-impl Gc {
-    /// The defaults.
-    pub const fn new(row: Bytes) -> Self {
-        Self { row, period: Duration::from_secs(60), behind: Duration::from_secs(600) }
-    }
-}
 
 /// One who may collect.
 pub(crate) struct Collector {

@@ -38,7 +38,6 @@ mod regions;
 mod tikv;
 mod view;
 
-pub use config::{Config, OpenError, Tls};
-pub use gc::Gc;
+pub use config::{Config, Gc, OpenError, Tls};
 pub use metrics::Metrics;
 pub use tikv::Tikv;

@@ -22,13 +22,27 @@ use bytes::Bytes;
 use futures_util::future::try_join_all;
 use kubebrain_brain::engine::error::{Cause, Poison};
 use parking_lot::Mutex;
-use tikv_client::{Timestamp, TransactionClient};
+use tikv_client::transaction::HeartbeatOption;
+use tikv_client::{Backoff, CheckLevel, RetryOptions, Timestamp, TransactionClient, TransactionOptions};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout};
 
 use crate::config::Config;
 use crate::outcome;
 use crate::pd::{Pd, PdError};
+
+/// A lock of a dead writer lives 3 s, of a large batch up to 20 s: asked for again every 100 ms, and for longer than that.
+const LOCKED: Backoff = Backoff::no_jitter_backoff(2, 100, 250);
+/// Region and connection errors inside the client; longer ones are repeated here.
+const MOVED: Backoff = Backoff::no_jitter_backoff(2, 200, 8);
+
+/// Options of everything that reads.
+pub(crate) fn options() -> TransactionOptions {
+    TransactionOptions::new_optimistic()
+        .drop_check(CheckLevel::None)
+        .heartbeat_option(HeartbeatOption::NoHeartbeat)
+        .retry_options(RetryOptions::new(MOVED, LOCKED))
+}
 
 /// Between two looks at how things stand.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -59,7 +73,7 @@ pub(crate) struct Link {
     clients: ArcSwapOption<Clients>,
     next: AtomicUsize,
     present: watch::Sender<bool>,
-    standing: Mutex<Standing>,
+    reachability: Mutex<Reachability>,
     /// A key that was asked for lately: its store is looked at when nobody asks.
     touched: Mutex<Option<Bytes>>,
     wake: Notify,
@@ -74,7 +88,7 @@ struct Clients {
 }
 
 #[derive(Default)]
-struct Standing {
+struct Reachability {
     pd: Quiet,
     store: Quiet,
     /// Somebody found a client stuck.
@@ -109,7 +123,7 @@ impl Link {
             clients: ArcSwapOption::empty(),
             next: AtomicUsize::new(0),
             present: watch::channel(false).0,
-            standing: Mutex::default(),
+            reachability: Mutex::default(),
             touched: Mutex::default(),
             wake: Notify::new(),
             cluster: OnceLock::new(),
@@ -161,11 +175,11 @@ impl Link {
     }
 
     pub(crate) fn answered(&self, peer: Peer) {
-        let mut standing = self.standing.lock();
-        let quiet = standing.of(peer);
+        let mut reachability = self.reachability.lock();
+        let quiet = reachability.of(peer);
         quiet.answered = Some(Instant::now());
         if quiet.trouble.take().is_some() {
-            drop(standing);
+            drop(reachability);
             self.config.metrics.waits.with_label_values(&[peer.name()]).set(0);
             tracing::debug!("{peer:?} answers again");
         }
@@ -180,7 +194,7 @@ impl Link {
             let mut refused = clients.refused.lock();
             let first = *refused.get_or_insert_with(Instant::now);
             if first.elapsed() > self.config.rebuild_after {
-                self.standing.lock().stuck = true;
+                self.reachability.lock().stuck = true;
                 self.wake.notify_one();
             }
         }
@@ -190,13 +204,13 @@ impl Link {
 
     /// Notes that there was no answer.
     pub(crate) fn silent(&self, peer: Peer, cause: &str) {
-        let mut standing = self.standing.lock();
-        let trouble = &mut standing.of(peer).trouble;
+        let mut reachability = self.reachability.lock();
+        let trouble = &mut reachability.of(peer).trouble;
         match trouble {
             Some(trouble) => cause.clone_into(&mut trouble.cause),
             None => *trouble = Some(Trouble { since: Instant::now(), cause: cause.to_owned() }),
         }
-        drop(standing);
+        drop(reachability);
         self.config.metrics.waits.with_label_values(&[peer.name()]).set(1);
     }
 
@@ -204,13 +218,13 @@ impl Link {
         if let Some(stopped) = self.stopped.get() {
             return Some(stopped.to_string());
         }
-        let mut standing = self.standing.lock();
+        let mut reachability = self.reachability.lock();
         let long = |trouble: &&mut Trouble| trouble.since.elapsed() >= SILENCE_MIN;
-        if let Some(trouble) = standing.pd.trouble.as_mut().filter(long) {
+        if let Some(trouble) = reachability.pd.trouble.as_mut().filter(long) {
             let (names, seconds) = (self.pd.names(), trouble.since.elapsed().as_secs());
             return Some(format!("PD at {names} does not answer since {seconds} s: {}", trouble.cause));
         }
-        let trouble = standing.store.trouble.as_mut().filter(long)?;
+        let trouble = reachability.store.trouble.as_mut().filter(long)?;
         let seconds = trouble.since.elapsed().as_secs();
         Some(format!("a TiKV store does not answer since {seconds} s: {}", trouble.cause))
     }
@@ -243,7 +257,7 @@ impl Link {
                             tracing::info!("connections to TiKV are made anew");
                         }
                         self.clients.store(Some(Arc::new(clients)));
-                        self.standing.lock().stuck = false;
+                        self.reachability.lock().stuck = false;
                         self.present.send_replace(true);
                         attempt = ATTEMPT_MIN;
                         None
@@ -281,16 +295,16 @@ impl Link {
         let lasting = |trouble: &Option<Trouble>| {
             trouble.as_ref().is_some_and(|trouble| trouble.since.elapsed() >= self.config.rebuild_after)
         };
-        let standing = self.standing.lock();
+        let reachability = self.reachability.lock();
         self.clients.load().is_none()
-            || standing.stuck
-            || lasting(&standing.pd.trouble)
-            || lasting(&standing.store.trouble)
+            || reachability.stuck
+            || lasting(&reachability.pd.trouble)
+            || lasting(&reachability.store.trouble)
     }
 
     fn is_troubled(&self) -> bool {
-        let standing = self.standing.lock();
-        standing.pd.trouble.is_some() || standing.store.trouble.is_some()
+        let reachability = self.reachability.lock();
+        reachability.pd.trouble.is_some() || reachability.store.trouble.is_some()
     }
 
     /// Finds out how PD and the stores are when nobody else does.
@@ -300,15 +314,15 @@ impl Link {
         let idle = |quiet: &Quiet| quiet.answered.is_none_or(|answered| answered.elapsed() >= IDLE);
         let touched = self.touched.lock().clone();
         let (pd, key) = {
-            let standing = self.standing.lock();
-            (idle(&standing.pd), touched.filter(|_| idle(&standing.store)))
+            let reachability = self.reachability.lock();
+            (idle(&reachability.pd), touched.filter(|_| idle(&reachability.store)))
         };
         if !pd && key.is_none() {
             return;
         }
         let Ok(timestamp) = self.timestamp(client).await else { return };
         let Some(key) = key else { return };
-        let mut snapshot = client.snapshot(timestamp, crate::view::options().no_resolve_locks());
+        let mut snapshot = client.snapshot(timestamp, options().no_resolve_locks());
         match timeout(self.config.request_timeout, snapshot.key_exists(key.to_vec())).await {
             // Somebody's lock is an answer too.
             Ok(Ok(_) | Err(tikv_client::Error::ResolveLockError(_))) => self.answered(Peer::Store),
@@ -349,7 +363,7 @@ impl Peer {
     }
 }
 
-impl Standing {
+impl Reachability {
     const fn of(&mut self, peer: Peer) -> &mut Quiet {
         match peer {
             Peer::Pd => &mut self.pd,

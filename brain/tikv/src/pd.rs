@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, join_all};
+use kubebrain_net::dial::{Channel, Connector, DialConfig};
+use kubebrain_net::tls::TlsClient;
 use kubebrain_proto::pdpb::pd_client::PdClient;
 use kubebrain_proto::pdpb::{
     GetMembersRequest, GetMembersResponse, RequestHeader, ResponseHeader, ScanRegionsRequest,
 };
-use kubebrain_net::dial::{Channel, Connector, DialConfig};
-use kubebrain_net::tls::TlsClient;
 use parking_lot::Mutex;
 use thiserror::Error;
 use tonic::Status;

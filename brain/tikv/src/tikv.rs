@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use kubebrain_brain::engine::error::Poison;
 use kubebrain_brain::engine::{Batch, Bounds, CommitError, Engine, ReadError, Snapshot, Span};
-use kubebrain_shared::stop::again;
 use kubebrain_net::tls::TlsClient;
+use kubebrain_shared::stop::again;
 use tokio::task::JoinHandle;
 
 use crate::commit;

@@ -13,19 +13,13 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use kubebrain_brain::engine::scan::successor;
 use kubebrain_brain::engine::{PAGE_BYTES_MAX, Page, ReadError, Snapshot, Span};
-use tikv_client::transaction::HeartbeatOption;
-use tikv_client::{Backoff, CheckLevel, RetryOptions, Timestamp, TransactionClient, TransactionOptions};
+use tikv_client::{Timestamp, TransactionClient};
 use tokio::time::{Instant, timeout_at};
 
-use crate::link::{Link, Peer};
+use crate::link::{Link, Peer, options};
 use crate::orphan::{self, Keys};
 use crate::outcome;
 use crate::regions::Regions;
-
-/// A lock of a dead writer lives 3 s, of a large batch up to 20 s: asked for again every 100 ms, and for longer than that.
-const LOCKED: Backoff = Backoff::no_jitter_backoff(2, 100, 250);
-/// Region and connection errors inside the client; longer ones are repeated here.
-const MOVED: Backoff = Backoff::no_jitter_backoff(2, 200, 8);
 
 /// Keys of one point read, of a store.
 const KEYS_MAX: usize = 64;
@@ -56,14 +50,6 @@ pub(crate) struct View {
 pub(crate) struct Reader {
     pub link: Arc<Link>,
     pub regions: Arc<Regions>,
-}
-
-/// Options of everything that reads.
-pub(crate) fn options() -> TransactionOptions {
-    TransactionOptions::new_optimistic()
-        .drop_check(CheckLevel::None)
-        .heartbeat_option(HeartbeatOption::NoHeartbeat)
-        .retry_options(RetryOptions::new(MOVED, LOCKED))
 }
 
 impl View {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use kubebrain_brain::election::{Ballot, Candidacy, Candidate, Driver, EngineBallot, Timing};
 use kubebrain_brain::engine::{Engine, ReadError};
-use kubebrain_brain::mvcc::codec::Layout;
+use kubebrain_brain::rows::Layout;
 use kubebrain_shared::stop::Stopper;
 use tokio::time::timeout;
 

@@ -5,12 +5,11 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use kubebrain_brain::election::MasterRecord;
-use kubebrain_brain::mvcc::follow::{Following, Upstream};
-use kubebrain_brain::mvcc::{Store, cluster};
 use kubebrain_brain::service::{
     Announcer, Audience, Between, Endpoint, EndpointConfig, Master, Members, Remote, Role, SlaveService,
     Standing,
 };
+use kubebrain_brain::store::{Following, Store, Upstream, cluster};
 use kubebrain_net::dial::{Channel, DialConfig};
 use kubebrain_net::opening::Opening;
 use kubebrain_net::probe::ETCD_VERSION;
@@ -107,7 +106,7 @@ impl Endpoints {
         self.announcer.tell(Standing {
             master: true,
             reads: true,
-            epoch: store.shared().identity().term,
+            epoch: store.state().identity().epoch,
             master_name: self.name.clone(),
             master_peer_urls: self.peer_urls.clone(),
             store: Some(store.clone()),

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use anyhow::{Result, anyhow};
-use kubebrain_brain::election::{MasterRecord, Standing as Election};
-use kubebrain_brain::mvcc::codec::Layout;
-use kubebrain_brain::mvcc::follow::Slave;
-use kubebrain_brain::mvcc::{Store, cluster};
+use kubebrain_brain::election::{MasterRecord, Mastership};
+use kubebrain_brain::rows::Layout;
 use kubebrain_brain::service::Standing as Announcement;
+use kubebrain_brain::store::Slave;
+use kubebrain_brain::store::{Store, cluster};
 use kubebrain_shared::stop::Stopper;
 
 use super::{Brain, End, Term, candidate};
@@ -85,9 +85,9 @@ impl Brain<'_> {
         let (mut before, mut told, mut waited) = (following.borrow().clone(), None, None);
         loop {
             let Some(election) = &mut self.election else { return Ok(()) };
-            match election.candidacy.standing() {
-                Election::Master { .. } => return Ok(()),
-                Election::Slave(record) => {
+            match election.candidacy.mastership() {
+                Mastership::Master { .. } => return Ok(()),
+                Mastership::Slave(record) => {
                     let record = record.filter(|record| !record.is_released());
                     let holder = |record: &Option<MasterRecord>| record.as_ref().map(|r| r.holder.clone());
                     if holder(&record) != holder(&master) {
@@ -159,8 +159,8 @@ impl Brain<'_> {
     }
 
     pub(super) fn leads(&self) -> bool {
-        let election = self.election.as_ref().map(|election| election.candidacy.standing());
-        matches!(election, Some(Election::Master { .. }))
+        let mastership = self.election.as_ref().map(|election| election.candidacy.mastership());
+        matches!(mastership, Some(Mastership::Master { .. }))
     }
 
     pub(super) fn reload(&mut self, slave: &Slave) {

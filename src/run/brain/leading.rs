@@ -6,10 +6,10 @@ use std::time::Duration;
 use anyhow::{Result, anyhow};
 use futures_util::FutureExt as _;
 use kubebrain_brain::compaction::Alone;
-use kubebrain_brain::election::Standing as Election;
-use kubebrain_brain::mvcc::follow::Slave;
-use kubebrain_brain::mvcc::shared::Ended;
-use kubebrain_brain::mvcc::{OpenError, PlaceError, Store};
+use kubebrain_brain::election::Mastership;
+use kubebrain_brain::store::Ended;
+use kubebrain_brain::store::Slave;
+use kubebrain_brain::store::{OpenError, PlaceError, Store};
 use kubebrain_shared::placement::Placement;
 use kubebrain_shared::stop::Stopper;
 use tokio::time::timeout;
@@ -70,8 +70,8 @@ impl Brain<'_> {
         if let Some(policy) = &self.compaction {
             term.streams.keep("automatic compaction", |stop| policy.run(Alone(term.store.clone()), stop));
         }
-        let at = term.store.shared().committed();
-        let epoch = term.store.shared().identity().term;
+        let at = term.store.state().committed();
+        let epoch = term.store.state().identity().epoch;
         tracing::info!(group = %self.flags.group, epoch, "master at {at}: this brain orders the group's writes");
         self.serves(&format!("master of group {} at {at}", self.flags.group));
     }
@@ -137,7 +137,7 @@ impl Brain<'_> {
         let successor = async {
             loop {
                 match election.candidacy.changed().await {
-                    Election::Slave(Some(master)) if !master.is_released() => return master,
+                    Mastership::Slave(Some(master)) if !master.is_released() => return master,
                     _ => {}
                 }
             }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
 use kubebrain_brain::engine::Engine;
-use kubebrain_brain::mvcc::codec;
+use kubebrain_brain::rows;
 use kubebrain_brain_tikv::{Gc, Tikv, Tls};
 
 use crate::flags::{self, Clients};
@@ -40,7 +40,7 @@ pub(super) fn open(flags: &flags::Store, clients: &Clients, numbers: &Numbers) -
     let config = kubebrain_brain_tikv::Config {
         tls,
         gc: (cluster.tikv_gc == flags::Gc::On)
-            .then(|| Gc::new(codec::collector(flags.store_prefix.as_bytes()))),
+            .then(|| Gc::new(rows::collector(flags.store_prefix.as_bytes()))),
         metrics: kubebrain_brain_tikv::Metrics::new(&numbers.metrics),
         ..kubebrain_brain_tikv::Config::new(cluster.pd.iter().cloned())
     };

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use http::{Method, Request, Response};
 use http_body_util::{BodyExt as _, Full};
 use kube::client::Body;
-use kubebrain_brain::election::{Candidate, Driver, Standing, Timing};
+use kubebrain_brain::election::{Candidate, Driver, Mastership, Timing};
 use kubebrain_shared::stop::Stopper;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -217,13 +217,13 @@ impl Running {
     }
 
     fn is_master(&self) -> bool {
-        matches!(self.candidacy.standing(), Standing::Master { until } if Instant::now() < until)
+        matches!(self.candidacy.mastership(), Mastership::Master { until } if Instant::now() < until)
     }
 
     async fn elected(&self, within: Duration) {
         let end = Instant::now() + within;
         while !self.is_master() {
-            assert!(Instant::now() < end, "not elected within {within:?}: {:?}", self.candidacy.standing());
+            assert!(Instant::now() < end, "not elected within {within:?}: {:?}", self.candidacy.mastership());
             sleep(Duration::from_millis(5)).await;
         }
     }
@@ -250,8 +250,8 @@ async fn a_master_is_elected_renews_through_trouble_and_hands_over() {
             assert!(first.is_master() && !second.is_master(), "one failed call costs nothing: {fate:?}");
         }
     }
-    let standing = second.candidacy.standing();
-    assert!(matches!(standing, Standing::Slave(Some(master)) if master.peer_urls == ["http://a:2380"]));
+    let mastership = second.candidacy.mastership();
+    assert!(matches!(mastership, Mastership::Slave(Some(master)) if master.peer_urls == ["http://a:2380"]));
     second.candidacy.hurry();
     let began = Instant::now();
     first.stopper.stop().await;

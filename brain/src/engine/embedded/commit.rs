@@ -13,13 +13,16 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::engine::batch::{Batch, Condition, Write};
-use crate::engine::embedded::open::Store;
+use crate::engine::embedded::config::Config;
+use crate::engine::embedded::metrics::Metrics;
+use crate::engine::embedded::poison::{WriteError, poison};
 use crate::engine::embedded::room::Room;
 use crate::engine::embedded::rows::{self, Row};
+use crate::engine::embedded::store::Store;
 use crate::engine::embedded::upkeep::Upkeep;
-use crate::engine::embedded::wal::{AppendError, Appended, Log};
-use crate::engine::embedded::{Config, Metrics};
-use crate::engine::error::{Cause, CommitError, Poison, Refusal, chain};
+use crate::engine::embedded::wal::error::{AppendError, Appended};
+use crate::engine::embedded::wal::log::Log;
+use crate::engine::error::{Cause, CommitError, Poison, Refusal};
 
 /// A round takes no more batches once it has this much: some milliseconds of writing, which the others wait for.
 const ROUND_BYTES_MAX: usize = 16 << 20;
@@ -42,16 +45,6 @@ pub(super) trait Disk: Send + 'static {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Cause>;
     /// Writes all or nothing: durable on `Ok`, and visible to readers. `None` removes a key.
     fn write(&mut self, rows: &[Row]) -> Result<(), WriteError>;
-}
-
-/// Why a round was not written.
-pub(super) enum WriteError {
-    /// Nothing reached the disk for want of room there, nor will. Another write may.
-    NoSpace,
-    /// Nothing reached the disk, nor will.
-    Refused(Cause),
-    /// Some of it may be there after a restart.
-    Unknown(Cause),
 }
 
 /// Owns the only write access to a store. Runs until every sender of orders is gone; after a failed write it goes on
@@ -205,24 +198,6 @@ impl Round {
             }
         }
     }
-}
-
-/// Stops an engine for good; gives the reason, which is the first one there was.
-pub(super) fn poison(
-    place: &watch::Sender<Option<Poison>>,
-    what: &str,
-    cause: &(dyn std::error::Error + 'static),
-) -> Poison {
-    let reason = Poison::new(format_args!("{what}: {}", chain(cause)));
-    place.send_if_modified(|poison| {
-        let first = poison.is_none();
-        if first {
-            tracing::error!(%reason, "the store takes no more writes, the process must end");
-            *poison = Some(reason.clone());
-        }
-        first
-    });
-    place.borrow().clone().unwrap_or(reason)
 }
 
 /// Answers orders that came after the end.

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 
-use super::open::{FORMAT_FILE, LOCK, LOG, Place, STORE, TREE};
+use super::place::{FORMAT_FILE, LOCK, LOG, Place, STORE, TREE};
 use crate::engine::error::OpenError;
 
 /// At the root of a volume's file system; nobody's data.

@@ -13,17 +13,16 @@
 //! A file that could not grow is given up and made anew later. Nothing is built on a sync that failed.
 
 use std::fs;
-use std::io::{self, ErrorKind};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use rustix::fs::FallocateFlags;
 
-use super::cause::system_errors;
 use super::private;
 
-/// In a store.
+/// The reserve's name in a store.
 const RESERVE: &str = "reserve";
 /// Zeros are written in pieces of this size where the file system cannot set room aside.
 const PIECE: usize = 1 << 20;
@@ -146,14 +145,4 @@ fn fill(file: &fs::File, wanted: u64) -> io::Result<()> {
 /// Bytes that this user may write on the file system of a directory; as many as there can be where it does not say.
 fn free(path: &Path) -> u64 {
     rustix::fs::statvfs(path).map_or(u64::MAX, |found| found.f_bavail.saturating_mul(found.f_frsize))
-}
-
-/// True if the system says that there is no room, or no more for this user.
-pub(super) fn is_want_of_room(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
-}
-
-/// As [`is_want_of_room`], of the error or one of its causes.
-pub(super) fn was_want_of_room(error: &(dyn std::error::Error + 'static)) -> bool {
-    system_errors(error).any(is_want_of_room)
 }

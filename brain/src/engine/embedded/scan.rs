@@ -11,7 +11,7 @@ use lsm_tree::{AbstractTree, Guard};
 use crate::engine::Snapshot;
 use crate::engine::embedded::exhaustion::{self, read_error};
 use crate::engine::embedded::moment::Moment;
-use crate::engine::embedded::open::{Store, unseal};
+use crate::engine::embedded::store::{Store, unseal};
 use crate::engine::error::ReadError;
 use crate::engine::scan::{Page, Span};
 

@@ -10,11 +10,12 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use super::open::{LOCK, Place, STORE, make_directory, sync_directory};
-use super::{Config, Embedded, private};
+use super::config::Config;
+use super::engine::Embedded;
+use super::open::make_directory;
+use super::place::{LOCK, Place, STAGED, STORE, sync_directory};
+use super::private;
 use crate::engine::error::OpenError;
-
-pub(super) const UNFINISHED: &str = "restore.unfinished";
 
 /// A store in the making. Dropping it removes what there is.
 #[derive(Debug)]
@@ -54,7 +55,7 @@ impl Staged {
         let lock = place.lock()?;
         // Again: whoever had the lock may have made a store.
         check_empty(&directory)?;
-        let unfinished = directory.join(UNFINISHED);
+        let unfinished = directory.join(STAGED);
         remove(&unfinished).map_err(|source| place.io(source))?;
         let engine = Embedded::open(&Config { directory: unfinished, ..config.clone() })?;
         Ok(Self { directory, engine: Some(engine), _lock: lock })
@@ -71,7 +72,7 @@ impl Staged {
     /// [`StageError::Open`]; the data directory has no store.
     pub fn finish(mut self) -> Result<(), StageError> {
         drop(self.engine.take());
-        let unfinished = self.directory.join(UNFINISHED);
+        let unfinished = self.directory.join(STAGED);
         let publish = || -> io::Result<()> {
             // The store goes last: with it the data directory is one.
             let mut names = Vec::new();
@@ -95,8 +96,8 @@ impl Staged {
 impl Drop for Staged {
     fn drop(&mut self) {
         drop(self.engine.take());
-        if let Err(error) = remove(&self.directory.join(UNFINISHED)) {
-            tracing::warn!("{} was not removed: {error}", self.directory.join(UNFINISHED).display());
+        if let Err(error) = remove(&self.directory.join(STAGED)) {
+            tracing::warn!("{} was not removed: {error}", self.directory.join(STAGED).display());
         }
     }
 }
@@ -105,7 +106,7 @@ fn check_empty(directory: &Path) -> Result<(), StageError> {
     let io = |source| Place(directory).io(source);
     for entry in fs::read_dir(directory).map_err(io)? {
         let name = entry.map_err(io)?.file_name();
-        if ![LOCK, UNFINISHED].iter().any(|known| name == *known) && !private::is_the_volumes(&name) {
+        if ![LOCK, STAGED].iter().any(|known| name == *known) && !private::is_the_volumes(&name) {
             let found = name.to_string_lossy().into_owned();
             return Err(StageError::NotEmpty { directory: directory.into(), found });
         }
@@ -141,13 +142,13 @@ mod tests {
             "nobody begins one meanwhile"
         );
         drop(staged);
-        assert!(!config.directory.join(STORE).exists() && !config.directory.join(UNFINISHED).exists());
+        assert!(!config.directory.join(STORE).exists() && !config.directory.join(STAGED).exists());
 
-        fs::create_dir_all(config.directory.join(UNFINISHED).join("rest")).expect("of a crash");
+        fs::create_dir_all(config.directory.join(STAGED).join("rest")).expect("of a crash");
         let staged = Staged::new(&config).expect("what a crash leaves is no obstacle");
         fill(&staged).await;
         staged.finish().expect("is put into its place");
-        assert!(!config.directory.join(UNFINISHED).exists());
+        assert!(!config.directory.join(STAGED).exists());
         let engine = Embedded::open(&config).expect("opens");
         let found = engine.snapshot().await.expect("reads").get(b"key").await.expect("reads");
         assert_eq!(found.as_deref(), Some(&b"value"[..]));

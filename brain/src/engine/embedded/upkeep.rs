@@ -23,13 +23,14 @@ use lsm_tree::{AbstractTree, InternalValue, Memtable};
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::watch;
 
-use crate::engine::embedded::commit::{WriteError, poison};
+use crate::engine::embedded::cause::{is_want_of_room, was_want_of_room};
 use crate::engine::embedded::exhaustion::{is_exhaustion, lacks_descriptors, patiently};
 use crate::engine::embedded::manifest;
-use crate::engine::embedded::open::{Applied, Store};
 use crate::engine::embedded::orphans::Orphans;
-use crate::engine::embedded::room::{Room, is_want_of_room, was_want_of_room};
-use crate::engine::embedded::wal::Ring;
+use crate::engine::embedded::poison::{WriteError, poison};
+use crate::engine::embedded::room::Room;
+use crate::engine::embedded::store::{Applied, Full, Store};
+use crate::engine::embedded::wal::pool::SegmentPool;
 use crate::engine::error::{Cause, OpenError, Poison};
 
 /// Memtables that wait to be written out before commits wait: memory and the log are bounded by it.
@@ -46,13 +47,6 @@ const MERGE_AGAIN: Duration = Duration::from_secs(10);
 
 /// The size of a table after everything was written once more, as after a merge.
 const TABLE_BYTES: u64 = 64 << 20;
-
-/// A memtable that takes no more writes.
-pub(super) struct Full {
-    pub(super) memtable: Arc<Memtable>,
-    /// The last record of the log that is in it.
-    pub(super) record: u64,
-}
 
 /// A store whose tables were written once more.
 #[derive(Clone, Copy, Debug)]
@@ -71,7 +65,7 @@ pub(super) struct Upkeep {
 
 struct Shared {
     store: Arc<Store>,
-    ring: Arc<Ring>,
+    pool: Arc<SegmentPool>,
     room: Arc<Room>,
     orphans: Orphans,
     poison: watch::Sender<Option<Poison>>,
@@ -96,7 +90,7 @@ impl Upkeep {
     /// Starts the threads; they begin with memtables that were full when the store was opened.
     pub(super) fn start(
         store: &Arc<Store>,
-        ring: &Arc<Ring>,
+        pool: &Arc<SegmentPool>,
         room: &Arc<Room>,
         poison: watch::Sender<Option<Poison>>,
         full: Vec<Full>,
@@ -104,7 +98,7 @@ impl Upkeep {
         let work = Work { full: full.into(), merge: true, ..Work::default() };
         let shared = Arc::new(Shared {
             store: Arc::clone(store),
-            ring: Arc::clone(ring),
+            pool: Arc::clone(pool),
             room: Arc::clone(room),
             orphans: Orphans::new(store.tree(), store.tree_path()),
             poison,
@@ -258,7 +252,7 @@ impl Shared {
             if let Some((memtable, record)) = full {
                 starved |= self.write_out_or_starve(memtable, record)?;
             }
-            self.room.look(self.ring.wanted(), starved);
+            self.room.look(self.pool.wanted(), starved);
             work = self.work.lock();
             work.starved = starved;
             let is_idle = work.segment.is_none() && work.full.is_empty();
@@ -270,7 +264,7 @@ impl Shared {
 
     /// Makes the log's next segment ready; true if there is no room for it.
     fn make_segment(&self, record: u64) -> Result<bool, Cause> {
-        let prepare = || self.ring.prepare(record);
+        let prepare = || self.pool.prepare(record);
         match patiently("the log's next segment", lacks_descriptors, || self.has_ended(), prepare) {
             Ok(()) => {
                 // The log may have turned to it, and want the next one.
@@ -301,7 +295,7 @@ impl Shared {
             return Ok(true);
         }
         drop(memtable);
-        self.ring.release(record);
+        self.pool.release(record);
         self.refresh();
         let mut work = self.work.lock();
         work.full.pop_front();

@@ -7,20 +7,21 @@ use std::time::Duration;
 use futures_util::{StreamExt as _, future};
 use hyper::body::Incoming;
 use kubebrain_net::dial::{Connector, DialConfig};
+use kubebrain_net::serve::{Serve, ServeConfig, memory, serve_memory};
 use kubebrain_shared::fault::Fault;
 use kubebrain_shared::group::GroupName;
 use kubebrain_shared::placement::Placement;
-use kubebrain_net::serve::{Serve, ServeConfig, memory, serve_memory};
 use kubebrain_shared::stop::Stopper;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::timeout;
 use tower::service_fn;
 
 use super::*;
+use crate::config::Config;
 use crate::engine::memory::Memory;
-use crate::mvcc::{Config, Store};
 use crate::service::codec::{self, TypedCodec};
 use crate::service::{Audience, Endpoint, EndpointConfig, Members};
+use crate::store::Store;
 
 fn questions(service: impl Serve + Sync) -> (Arc<Questions>, Stopper) {
     let ((connector, listener), stopper) = (memory(), Stopper::default());
@@ -91,7 +92,7 @@ async fn one_stream_carries_all_questions() {
         assert_eq!((fenced.revision, fenced.compacted, fenced.claim), (Revision::new(1), -1, None));
     }
     let lifted = questions.ask(Revision::new(500)).await.expect("an answer");
-    assert_eq!((lifted.revision, store.shared().committed()), (Revision::new(500), Revision::new(500)));
+    assert_eq!((lifted.revision, store.state().committed()), (Revision::new(500), Revision::new(500)));
 }
 
 #[tokio::test]
@@ -114,7 +115,7 @@ async fn each_question_gets_its_own_answer_in_whatever_order() {
     for (floor, asked) in (1..).zip(asked) {
         let fenced = asked.await.expect("no panic").expect("an answer");
         assert_eq!(fenced.revision, Revision::new(floor * 10));
-        assert_eq!((fenced.placement, fenced.claim), (7, Some(Claim { term: 3, batch: 9 })));
+        assert_eq!((fenced.placement, fenced.claim), (7, Some(Claim { epoch: 3, batch: 9 })));
     }
 }
 

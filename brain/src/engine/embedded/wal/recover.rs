@@ -13,8 +13,8 @@ use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use super::RecoverError;
-use super::ring::{Others, Sealed};
+use super::error::RecoverError;
+use super::pool::{Others, Sealed};
 use super::sector::{self, Part, SECTOR, Sector};
 use super::segment::{self, Head, Segment};
 

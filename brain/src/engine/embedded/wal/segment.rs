@@ -5,8 +5,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use super::private;
 use super::sector::{self, Mark, Part, SECTOR};
+use crate::engine::embedded::private;
 
 /// Files of the log end so.
 const SUFFIX: &str = "wal";

@@ -1,0 +1,32 @@
+//! The stored format: written once into an empty store, and any other one refused.
+//!
+//! It is written under `absent` and never deleted; of two programs that find an empty store one writes and both read what
+//! is there then.
+
+use std::sync::Arc;
+
+use super::error::OpenError;
+use crate::engine::{Batch, CommitError, Engine};
+use crate::rows::codec::{self, FORMAT, Layout, small_value};
+use crate::rows::retry::Tries;
+
+/// Writes the format into a fresh store, refuses another one.
+pub(crate) async fn check_format(engine: &Arc<dyn Engine>, layout: &Layout) -> Result<(), OpenError> {
+    let key = layout.format();
+    let mut tries = Tries::default();
+    loop {
+        let Some(snapshot) = tries.of(engine.snapshot().await).await? else { continue };
+        let Some(value) = tries.of(snapshot.get(&key).await).await? else { continue };
+        if let Some(value) = value {
+            let found = codec::read_small(&key, &value)?;
+            return if found == FORMAT { Ok(()) } else { Err(OpenError::Format { found }) };
+        }
+        let mut batch = Batch::new();
+        batch.absent(key.clone()).put(key.clone(), small_value(FORMAT));
+        match engine.commit(batch).await {
+            Ok(()) | Err(CommitError::Conflict { .. }) => {}
+            Err(CommitError::Unknown(_)) => tries.pause().await,
+            Err(refused) => return Err(refused.into()),
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! [`Store::range`] and [`Store::range_stream`]: fenced, weighed, read, and begun anew where a slave's rows went away meanwhile.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::Stream;
+use kubebrain_net::budget;
+use kubebrain_shared::fault::Fault;
+use kubebrain_shared::revision::Revision;
+use tokio::sync::{mpsc, oneshot};
+
+use super::{Reply, Store};
+use crate::decide::answer::{Answer, Entry};
+use crate::read::chunks::{Chunks, stream_message};
+use crate::read::reader::{Reader, Unread};
+use crate::request::{Limits, Range, ReadAt};
+
+/// Reads of what goes away meanwhile, on a slave.
+const READS_MAX: usize = 8;
+
+/// The header's revision, the chunks, and their share of the budget.
+type Streamed<S> = (Revision, S, Option<Arc<budget::Share>>);
+
+/// What a streamed range may have in memory for a client that does not read: a chunk that is made, one that waits, and
+/// one that is sent, each up to twice what it should be.
+fn stream_bytes(limits: &Limits) -> u64 {
+    limits.request_bytes_max as u64 * 3
+}
+
+impl Store {
+    /// Reads a range.
+    ///
+    /// # Errors
+    /// What etcd answers.
+    pub async fn range(&self, range: &Range, floor: Revision) -> Result<Reply, Fault> {
+        self.raise(range, floor).await?;
+        self.state.metrics.all.ranges.inc();
+        for _ in 0..READS_MAX {
+            match self.read(range).await {
+                Ok(reply) => return Ok(reply),
+                Err(Unread::Fault(fault)) => return Err(fault),
+                Err(Unread::Gone) => {
+                    self.advance(floor).await?;
+                }
+            }
+        }
+        Err(Fault::Timeout)
+    }
+
+    async fn read(&self, range: &Range) -> Result<Reply, Unread> {
+        let reader = Reader::new(&self.state, range.at).map_err(Unread::Fault)?;
+        let read = self.read_with(&reader, range).await;
+        read.map_err(|fault| reader.unread(fault))
+    }
+
+    async fn read_with(&self, reader: &Reader<'_>, range: &Range) -> Result<Reply, Fault> {
+        // One key is read sooner than weighed.
+        let single = range.keys.as_one().is_some();
+        let bytes = if single { 0 } else { reader.weigh(range, u64::MAX, &self.answers).await? };
+        let mut share = self.answers.take(bytes).await?;
+        let _turn = if share.is_some() { self.answers.turn().await } else { None };
+        let answer = reader.range(range).await?;
+        if single {
+            share = self.answers.take(answer.entries.iter().map(Entry::weight).sum()).await?;
+        }
+        let answer = Answer::Range(answer);
+        Ok(Reply {
+            message: answer.encode(Some(&self.state.identity()), reader.header),
+            revision: reader.header,
+            share,
+        })
+    }
+
+    async fn raise(&self, range: &Range, floor: Revision) -> Result<(), Fault> {
+        if !range.serializable {
+            self.advance(floor).await?;
+        }
+        Ok(())
+    }
+
+    /// Reads a range in chunks. The revision is the header's; it is known at once. The share is for a few chunks, as many
+    /// as may wait for the client.
+    ///
+    /// # Errors
+    /// What etcd answers, at once or as the end of the stream.
+    pub async fn range_stream(
+        &self,
+        range: Range,
+        floor: Revision,
+    ) -> Result<Streamed<impl Stream<Item = Result<Bytes, Fault>> + Send + use<>>, Fault> {
+        self.raise(&range, floor).await?;
+        self.state.metrics.all.ranges.inc();
+        let reader = Reader::new(&self.state, range.at)?;
+        let share =
+            self.answers.take(reader.weigh(&range, stream_bytes(&self.limits), &self.answers).await?).await?;
+        let header = reader.header;
+        // The reader borrows the store, so both live in a task.
+        let (chunks, messages) = mpsc::channel::<Result<Bytes, Fault>>(1);
+        let (store, answers) = (self.clone(), share.is_some());
+        let (begun, begins) = oneshot::channel();
+        tokio::spawn(async move {
+            let sent = store.stream(&range, answers, begun, &chunks).await;
+            if let Err(fault) = sent {
+                let _gone = chunks.send(Err(fault)).await;
+            }
+        });
+        let header = begins.await.unwrap_or(header);
+        let messages = futures_util::stream::unfold(messages, |mut messages| async move {
+            messages.recv().await.map(|message| (message, messages))
+        });
+        Ok((header, messages, share))
+    }
+
+    /// Sends a range in chunks, at most one ahead of the client.
+    async fn stream(
+        &self,
+        range: &Range,
+        answers: bool,
+        begun: oneshot::Sender<Revision>,
+        messages: &mpsc::Sender<Result<Bytes, Fault>>,
+    ) -> Result<(), Fault> {
+        let mut begun = Some(begun);
+        for _ in 0..READS_MAX {
+            let reader = Reader::new(&self.state, range.at)?.unpinned();
+            match self.stream_with(&reader, range, answers, &mut begun, messages).await {
+                Ok(()) => return Ok(()),
+                // What a client has is of a revision that cannot be read on.
+                Err(fault) if begun.is_none() => return Err(fault),
+                Err(Fault::Compacted) if range.at == ReadAt::Latest => {
+                    self.advance(Revision::ZERO).await?;
+                }
+                Err(fault) => match reader.unread(fault) {
+                    Unread::Fault(fault) => return Err(fault),
+                    Unread::Gone => {
+                        self.advance(Revision::ZERO).await?;
+                    }
+                },
+            }
+        }
+        Err(Fault::Timeout)
+    }
+
+    /// Says that it has begun, and at which revision, as soon as there is no way back.
+    async fn stream_with(
+        &self,
+        reader: &Reader<'_>,
+        range: &Range,
+        answers: bool,
+        begun: &mut Option<oneshot::Sender<Revision>>,
+        messages: &mpsc::Sender<Result<Bytes, Fault>>,
+    ) -> Result<(), Fault> {
+        let mut begin = || begun.take().map(|begun| begun.send(reader.header));
+        if !reader.may_be_gone() {
+            begin();
+        }
+        let identity = &self.state.identity();
+        let mut sizes = Chunks::new(self.limits.request_bytes_max);
+        let mut cursor = reader.cursor(range);
+        let mut sent = 0;
+        if range.count_only {
+            let count = reader.left(&mut cursor).await?;
+            begin();
+            let message = stream_message(&[], Some((identity, reader.header, false, count)));
+            let _gone = messages.send(Ok(message)).await;
+            return Ok(());
+        }
+        loop {
+            let turn = if answers { self.answers.turn().await } else { None };
+            let entries = reader.chunk(&mut cursor, sizes.size(), range.keys_only).await?;
+            sent += entries.len();
+            let done = cursor.is_done();
+            let message = match done {
+                false => stream_message(&entries, None),
+                true => {
+                    let left = reader.left(&mut cursor).await?;
+                    stream_message(&entries, Some((identity, reader.header, left > 0, sent + left)))
+                }
+            };
+            drop(turn);
+            begin();
+            sizes.sent(message.len());
+            if messages.send(Ok(message)).await.is_err() || done {
+                return Ok(());
+            }
+        }
+    }
+}
