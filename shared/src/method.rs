@@ -176,9 +176,13 @@ pub fn find(path: &str) -> Option<&'static Method> {
     [CLIENTS, PEERS, USERS].into_iter().flatten().find(|method| method.path == path)
 }
 
-/// Which brain may answer a call: the master, where it is none that there is.
+/// Which brain may answer a call, where there is none such too: of gRPC's own the one that is asked, else the master.
 pub fn answers(path: &str) -> Answers {
-    find(path).map_or(Answers::Master, |method| method.answers)
+    match find(path) {
+        Some(method) => method.answers,
+        None if path.starts_with("/grpc.") => Answers::Itself,
+        None => Answers::Master,
+    }
 }
 
 /// Whether a proxy bounds the time of a call; so it does with one that there is not.
@@ -206,6 +210,7 @@ mod tests {
         let follower = |path| answers(path) == Answers::Follower;
         assert!(follower(RANGE) && follower(RANGE_STREAM) && follower(WATCH));
         assert!(!follower(TXN) && !follower("/etcdserverpb.KV/RangeOfNextYear"));
+        assert_eq!(answers("/grpc.channelz.v1.Channelz/GetServers"), Answers::Itself);
         assert!(!is_bounded(COMPACT) && !is_bounded(HASH_KV) && is_bounded(TXN) && is_bounded(LEASE_REVOKE));
     }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use kubebrain_proto::etcdserverpb as wire;
 use kubebrain_shared::fault::Fault;
+use kubebrain_shared::method;
 use kubebrain_shared::revision::Revision;
 use kubebrain_shared::unserved;
 use tonic::{Request, Status};
@@ -34,7 +35,7 @@ pub(super) async fn member_remove(
     request: Request<wire::MemberRemoveRequest>,
 ) -> Result<tonic::Response<wire::MemberRemoveResponse>, Status> {
     inner.is_member(request.into_inner().id)?;
-    Err(unserved::refusal("/etcdserverpb.Cluster/MemberRemove"))
+    Err(unserved::refusal(method::MEMBER_REMOVE))
 }
 
 pub(super) async fn member_update(
@@ -42,7 +43,7 @@ pub(super) async fn member_update(
     request: Request<wire::MemberUpdateRequest>,
 ) -> Result<tonic::Response<wire::MemberUpdateResponse>, Status> {
     inner.is_member(request.into_inner().id)?;
-    Err(unserved::refusal("/etcdserverpb.Cluster/MemberUpdate"))
+    Err(unserved::refusal(method::MEMBER_UPDATE))
 }
 
 pub(super) async fn member_promote(

@@ -14,6 +14,7 @@ use kubebrain_net::intake::intake;
 use kubebrain_net::metrics::Inbound;
 use kubebrain_net::probe;
 use kubebrain_net::reflection::{CLIENT_SERVICES, Reflection};
+use kubebrain_shared::method;
 use kubebrain_shared::stop::Stop;
 use kubebrain_shared::unserved;
 use tonic::Status;
@@ -94,50 +95,51 @@ impl Endpoint {
                 codec::server(RawCodec::default(), &limits).unary(call, request).await
             }};
         }
+        let peers = inner.audience == Audience::Peers;
         match path.as_str() {
-            "/etcdserverpb.KV/Range" => raw!(kv::range),
-            "/etcdserverpb.KV/Put" => raw!(kv::put),
-            "/etcdserverpb.KV/DeleteRange" => raw!(kv::delete_range),
-            "/etcdserverpb.KV/Txn" => raw!(kv::txn),
-            "/etcdserverpb.KV/Compact" => raw!(kv::compact),
-            "/etcdserverpb.KV/RangeStream" => {
+            method::RANGE => raw!(kv::range),
+            method::PUT => raw!(kv::put),
+            method::DELETE_RANGE => raw!(kv::delete_range),
+            method::TXN => raw!(kv::txn),
+            method::COMPACT => raw!(kv::compact),
+            method::RANGE_STREAM => {
                 let own = inner.clone();
                 let call = service_fn(move |request| kv::range_stream(own.clone(), request));
                 let (request, _taken) = intake(request, inner.store.requests());
                 codec::server(RawCodec::default(), &limits).server_streaming(call, request).await
             }
-            "/etcdserverpb.Watch/Watch" => {
+            method::WATCH => {
                 let call = service_fn(move |request| watch::watch(inner.clone(), request));
                 let request = request.map(Eager::new);
                 codec::server(RawCodec::default(), &limits).streaming(call, request).await
             }
-            "/etcdserverpb.Lease/LeaseGrant" => unary!(lease::grant),
-            "/etcdserverpb.Lease/LeaseRevoke" => unary!(lease::revoke),
-            "/etcdserverpb.Lease/LeaseTimeToLive" => unary!(lease::time_to_live),
-            "/etcdserverpb.Lease/LeaseLeases" => unary!(lease::leases),
-            "/etcdserverpb.Lease/LeaseKeepAlive" => {
+            method::LEASE_GRANT => unary!(lease::grant),
+            method::LEASE_REVOKE => unary!(lease::revoke),
+            method::LEASE_TIME_TO_LIVE => unary!(lease::time_to_live),
+            method::LEASE_LEASES => unary!(lease::leases),
+            method::LEASE_KEEP_ALIVE => {
                 let call = service_fn(move |request| lease::keep_alive(inner.clone(), request));
                 let request = request.map(Eager::new);
                 codec::server(TypedCodec::default(), &limits).streaming(call, request).await
             }
-            "/etcdserverpb.Cluster/MemberList" => unary!(cluster::member_list),
-            "/etcdserverpb.Cluster/MemberRemove" => unary!(cluster::member_remove),
-            "/etcdserverpb.Cluster/MemberUpdate" => unary!(cluster::member_update),
-            "/etcdserverpb.Cluster/MemberPromote" => unary!(cluster::member_promote),
-            "/etcdserverpb.Auth/AuthStatus" => unary!(auth::status),
-            "/etcdserverpb.Auth/Authenticate" => unary!(auth::authenticate),
-            "/etcdserverpb.Maintenance/Status" => unary!(maintenance::status),
-            "/etcdserverpb.Maintenance/Alarm" => unary!(maintenance::alarm),
-            "/etcdserverpb.Maintenance/Defragment" => unary!(maintenance::defragment),
-            "/etcdserverpb.Maintenance/MoveLeader" => unary!(maintenance::move_leader),
-            "/etcdserverpb.Maintenance/Hash" => unary!(snapshot::hash),
-            "/etcdserverpb.Maintenance/HashKV" => unary!(snapshot::hash_kv),
-            "/etcdserverpb.Maintenance/Snapshot" => {
+            method::MEMBER_LIST => unary!(cluster::member_list),
+            method::MEMBER_REMOVE => unary!(cluster::member_remove),
+            method::MEMBER_UPDATE => unary!(cluster::member_update),
+            method::MEMBER_PROMOTE => unary!(cluster::member_promote),
+            method::AUTH_STATUS => unary!(auth::status),
+            method::AUTHENTICATE => unary!(auth::authenticate),
+            method::STATUS => unary!(maintenance::status),
+            method::ALARM => unary!(maintenance::alarm),
+            method::DEFRAGMENT => unary!(maintenance::defragment),
+            method::MOVE_LEADER => unary!(maintenance::move_leader),
+            method::HASH => unary!(snapshot::hash),
+            method::HASH_KV => unary!(snapshot::hash_kv),
+            method::SNAPSHOT => {
                 let call = service_fn(move |request| snapshot::snapshot(inner.clone(), request));
                 codec::server(TypedCodec::default(), &limits).server_streaming(call, request).await
             }
-            "/grpc.health.v1.Health/Check" => unary!(health::check),
-            "/grpc.health.v1.Health/Watch" => {
+            method::HEALTH_CHECK => unary!(health::check),
+            method::HEALTH_WATCH => {
                 let call = service_fn(move |request| health::watch(inner.clone(), request));
                 codec::server(TypedCodec::default(), &limits).server_streaming(call, request).await
             }
@@ -145,28 +147,23 @@ impl Endpoint {
                 Some(reflection) => reflection.answer(request).await,
                 None => unserved::refusal(path).into_http(),
             },
-            path if inner.audience == Audience::Peers && path.starts_with("/kubebrain.peer.v1.Peer/") => {
-                match &path["/kubebrain.peer.v1.Peer/".len()..] {
-                    "Advance" => unary!(peer::advance),
-                    "ShareLease" => unary!(peer::share_lease),
-                    "AdoptLease" => unary!(peer::adopt_lease),
-                    "RenewLease" => unary!(peer::renew_lease),
-                    "LeaseHolders" => unary!(peer::lease_holders),
-                    "Content" => unary!(snapshot::content),
-                    "Follow" => {
-                        let call = service_fn(move |request| follow::follow(inner.clone(), request));
-                        codec::server(TypedCodec::default(), &limits).server_streaming(call, request).await
-                    }
-                    "Ask" => {
-                        let call = service_fn(move |request| questions::answer(inner.clone(), request));
-                        codec::server(TypedCodec::default(), &limits).streaming(call, request).await
-                    }
-                    "Export" => {
-                        let call = service_fn(move |request| snapshot::export(inner.clone(), request));
-                        codec::server(TypedCodec::default(), &limits).server_streaming(call, request).await
-                    }
-                    _ => unserved::refusal(path).into_http(),
-                }
+            method::ADVANCE if peers => unary!(peer::advance),
+            method::SHARE_LEASE if peers => unary!(peer::share_lease),
+            method::ADOPT_LEASE if peers => unary!(peer::adopt_lease),
+            method::RENEW_LEASE if peers => unary!(peer::renew_lease),
+            method::LEASE_HOLDERS if peers => unary!(peer::lease_holders),
+            method::CONTENT if peers => unary!(snapshot::content),
+            method::FOLLOW if peers => {
+                let call = service_fn(move |request| follow::follow(inner.clone(), request));
+                codec::server(TypedCodec::default(), &limits).server_streaming(call, request).await
+            }
+            method::ASK if peers => {
+                let call = service_fn(move |request| questions::answer(inner.clone(), request));
+                codec::server(TypedCodec::default(), &limits).streaming(call, request).await
+            }
+            method::EXPORT if peers => {
+                let call = service_fn(move |request| snapshot::export(inner.clone(), request));
+                codec::server(TypedCodec::default(), &limits).server_streaming(call, request).await
             }
             path => unserved::refusal(path).into_http(),
         }

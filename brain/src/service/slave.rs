@@ -21,6 +21,7 @@ use kubebrain_net::relay::Relay;
 use kubebrain_proto::etcdserverpb::{AlarmType, RangeRequest};
 use kubebrain_shared::fault::Fault;
 use kubebrain_shared::metadata;
+use kubebrain_shared::method::{self, Answers};
 use kubebrain_shared::revision::Revision;
 use kubebrain_shared::wire::Message;
 use prost::Message as _;
@@ -69,30 +70,6 @@ struct Inner {
     master: watch::Receiver<Option<Master>>,
 }
 
-/// Whose a call is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Whose {
-    /// Any brain's that follows.
-    Follower,
-    /// This process's own, whatever it knows.
-    Own,
-    /// The master's.
-    Master,
-}
-
-impl Whose {
-    fn of(path: &str) -> Self {
-        match path {
-            "/etcdserverpb.KV/Range" | "/etcdserverpb.KV/RangeStream" | "/etcdserverpb.Watch/Watch" => {
-                Self::Follower
-            }
-            "/etcdserverpb.Maintenance/Status" | "/etcdserverpb.Maintenance/Defragment" => Self::Own,
-            path if path.starts_with("/grpc.") => Self::Own, // health and reflection
-            _ => Self::Master,
-        }
-    }
-}
-
 impl SlaveService {
     /// Over `store`, which `following` tells about; `endpoint` serves it to this audience.
     pub fn new(
@@ -111,10 +88,10 @@ impl Inner {
         if !probe::is_grpc(request.headers()) {
             return probe::page(&Probed(self), ETCD_VERSION, request.method(), request.uri()).await;
         }
-        let whose = Whose::of(request.uri().path());
+        let whose = method::answers(request.uri().path());
         let level = self.following.borrow().level;
         let here = matches!(&*self.master.borrow(), Some(Master::Here));
-        if here || whose == Whose::Own || (whose == Whose::Follower && level) {
+        if here || whose == Answers::Itself || (whose == Answers::Follower && level) {
             let Ok(response) = self.endpoint.clone().call(request).await;
             return response;
         }
@@ -132,7 +109,7 @@ impl Inner {
     }
 
     /// Sends a client's request to the master, as soon as there is one that takes it.
-    async fn pass_on(&self, request: Request<Inbound>, whose: Whose) -> Result<Response<Body>, Status> {
+    async fn pass_on(&self, request: Request<Inbound>, whose: Answers) -> Result<Response<Body>, Status> {
         let until = Instant::now() + ANSWER_WITHIN;
         let (mut head, body) = request.into_parts();
         metadata::strip(&mut head.headers);
@@ -144,14 +121,14 @@ impl Inner {
                 Asked::Again(whole.into_body().collect().await?.to_bytes())
             }
         };
-        let old_will_do = whose == Whose::Follower && asked.is_serializable();
+        let old_will_do = whose == Answers::Follower && asked.is_serializable();
         let (mut master, mut following) = (self.master.clone(), self.following.clone());
         loop {
             let now = master.borrow_and_update().clone();
             let state = following.borrow_and_update().clone();
             let local = match whose {
-                Whose::Follower => state.level || (state.loaded && old_will_do),
-                Whose::Own | Whose::Master => false,
+                Answers::Follower => state.level || (state.loaded && old_will_do),
+                Answers::Itself | Answers::Master => false,
             };
             if local || matches!(now, Some(Master::Here)) {
                 let body = asked.take().ok_or(Fault::LeaderChanged)?;
@@ -180,7 +157,7 @@ impl Inner {
 
 /// True of calls whose clients may send more than one message.
 fn streams(path: &str) -> bool {
-    matches!(path, "/etcdserverpb.Watch/Watch" | "/etcdserverpb.Lease/LeaseKeepAlive")
+    matches!(path, method::WATCH | method::LEASE_KEEP_ALIVE)
 }
 
 /// What a client asks.

@@ -11,6 +11,7 @@ use futures_util::{Stream, stream};
 use http::{Request, Response};
 use kubebrain_proto::admin;
 use kubebrain_proto::peer::{StandingRequest, StandingResponse, standing_response};
+use kubebrain_shared::method;
 use kubebrain_shared::stop::Stop;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
@@ -25,8 +26,6 @@ use crate::request::Limits;
 use crate::state::upstream::Following;
 use crate::store::Store;
 
-const STANDING: &str = "/kubebrain.peer.v1.Peer/Standing";
-const GROUPS: &str = "/kubebrain.admin.v1.Admin/Groups";
 /// Proxies take a brain that says nothing for a few times as long for dead.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
@@ -191,8 +190,8 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let own = match self.audience {
-            Audience::Clients => GROUPS,
-            Audience::Peers => STANDING,
+            Audience::Clients => method::GROUPS,
+            Audience::Peers => method::STANDING,
         };
         if request.uri().path() == own {
             let (announcer, audience) = (self.announcer.clone(), self.audience);
