@@ -9,9 +9,9 @@ use bytes::{Buf as _, Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use http_body::Frame;
 use http_body_util::BodyExt as _;
+use kubebrain_net::relay::Relay;
 use kubebrain_shared::fault::Fault;
 use kubebrain_shared::metadata;
-use kubebrain_net::relay::Relay;
 use kubebrain_shared::revision::Revision;
 use tokio::time::Instant;
 use tonic::Status;
@@ -20,6 +20,7 @@ use tonic::body::Body;
 use crate::core::Core;
 use crate::group::{Errand, Group, Miss, Place, Tour, Turn};
 use crate::grpc::{self, Framed};
+use crate::metrics::Outcome;
 
 /// What is asked.
 #[derive(Debug)]
@@ -71,7 +72,7 @@ impl Core {
     pub(crate) async fn send(&self, group: &Group, ask: &Ask<'_>) -> Result<Answer, Failure> {
         let began = Instant::now();
         let outcome = self.send_around(group, ask, began).await;
-        group.metrics.sent(began, &outcome);
+        group.metrics.sent(began.elapsed(), counted(&outcome));
         outcome
     }
 
@@ -178,6 +179,17 @@ impl Core {
             Ask { path, headers: &HeaderMap::new(), message: Framed::of(message), part: None, floor: true };
         let answer = self.send(group, &ask).await.map_err(|_| Fault::Timeout)?;
         answer.decode(self.config.merged_bytes_max).await
+    }
+}
+
+/// As what an outcome is counted.
+fn counted(outcome: &Result<Answer, Failure>) -> Outcome {
+    match outcome {
+        Ok(answer) if answer.error.is_none() => Outcome::Answered,
+        Ok(_) => Outcome::Failed,
+        Err(Failure::NotSent) => Outcome::NotSent,
+        Err(Failure::NotOwner) => Outcome::NotOwner,
+        Err(Failure::Unknown) => Outcome::Unknown,
     }
 }
 

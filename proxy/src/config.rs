@@ -8,7 +8,6 @@ use kubebrain_net::dial::DialConfig;
 use kubebrain_net::held::Held;
 use kubebrain_net::probe::ETCD_VERSION;
 
-use crate::group::SILENCE;
 use crate::metrics::Metrics;
 
 /// What gRPC may add to a request of `request_bytes_max`, as in etcd.
@@ -16,6 +15,10 @@ pub(crate) const GRPC_OVERHEAD_BYTES: usize = 512 * 1024;
 
 /// HTTP/2's largest window: streams that nobody reads must not use up what all of them share.
 const WINDOW_BYTES_MAX: u32 = (1 << 31) - 1;
+
+/// A brain of which nothing is heard for so long is suspect: two heartbeats and some time for a slow machine. Lower leaves
+/// a hung brain sooner, and a busy one for nothing.
+pub(crate) const SILENCE: Duration = Duration::from_millis(2500);
 
 /// More than a heartbeat ever needs.
 const STANDING_WINDOW_BYTES: u32 = 64 * 1024;

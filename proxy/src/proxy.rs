@@ -5,8 +5,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use futures_util::future::join_all;
-use kubebrain_shared::compaction::Policy;
 use kubebrain_net::dial::Connector;
+use kubebrain_shared::compaction::Policy;
 use kubebrain_shared::group::GroupName;
 use kubebrain_shared::placement::Placement;
 use kubebrain_shared::revision::Revision;
@@ -39,7 +39,8 @@ impl Proxy {
         let news = Arc::default();
         let table = Table::new(placement, connectors, None, &config, &news);
         let core = Arc::new(Core::new(config, table, news));
-        core.config.metrics.look_at(&core);
+        let shown = Arc::downgrade(&core);
+        core.config.metrics.show(move || shown.upgrade().map(|core| core.figures()));
         Self { core }
     }
 

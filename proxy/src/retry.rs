@@ -9,7 +9,7 @@ use prometheus::IntCounter;
 use tokio::time::Instant;
 use tonic::Status;
 
-use crate::group::news::News;
+use crate::topology::News;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const PAUSE_MAX: Duration = Duration::from_millis(500);

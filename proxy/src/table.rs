@@ -10,7 +10,7 @@ use kubebrain_shared::placement::Placement;
 use crate::classify::Span;
 use crate::config::Config;
 use crate::group::Group;
-use crate::group::news::News;
+use crate::topology::News;
 
 /// Where every key goes, at one moment.
 #[derive(Debug)]

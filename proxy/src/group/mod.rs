@@ -17,7 +17,6 @@ mod diary;
 mod errand;
 mod load;
 mod monitor;
-pub(crate) mod news;
 mod node;
 mod roster;
 mod standing;
@@ -38,8 +37,6 @@ use tokio::time::Instant;
 
 pub(crate) use errand::Errand;
 use monitor::Monitor;
-pub(crate) use monitor::SILENCE;
-use news::News;
 use node::Node;
 use roster::Roster;
 pub(crate) use roster::Tour;
@@ -51,18 +48,18 @@ pub use view::{GroupView, NodeView};
 
 use crate::config::Config;
 use crate::floor::Floor;
-use crate::metrics::Upstream;
+use crate::metrics::{GroupCounters, ReadAt};
+use crate::topology::News;
 
 /// A group: its nodes, and the highest revision that it is known to have committed.
 pub(crate) struct Group {
-    name: GroupName,
     roster: Arc<Roster>,
     known: Floor,
     /// What its monitors need; none for a brain of this process, which is its group's only one.
     heard_by: Vec<(usize, Channel)>,
     /// End with the group.
     monitors: OnceLock<JoinSet<()>>,
-    pub(crate) metrics: Upstream,
+    pub(crate) metrics: GroupCounters,
 }
 
 impl Group {
@@ -81,18 +78,17 @@ impl Group {
             .collect();
         let nodes = connectors.into_iter().enumerate();
         let nodes = nodes.map(|(index, connector)| Node::new(&name, index, connector, config)).collect();
-        let roster = Roster::new(name.clone(), nodes, Arc::clone(news));
+        let roster = Roster::new(name, nodes, Arc::clone(news));
         if alone && heard_by.is_empty() {
             roster.trust();
         }
-        let metrics = config.metrics.upstream(&name);
+        let metrics = config.metrics.of_group(roster.group());
         Self {
             roster: Arc::new(roster),
             known: Floor::default(),
             heard_by,
             monitors: OnceLock::new(),
             metrics,
-            name,
         }
     }
 
@@ -104,7 +100,7 @@ impl Group {
                 let monitor = Monitor {
                     roster: Arc::clone(&self.roster),
                     index: *index,
-                    group: self.name.clone(),
+                    group: self.name().clone(),
                     channel: channel.clone(),
                     dial: config.dial.clone(),
                     foreign: None,
@@ -113,6 +109,11 @@ impl Group {
             }
             tasks
         });
+    }
+
+    /// What is known of it now, for operators.
+    pub(crate) fn view(&self, is_home: bool) -> GroupView {
+        GroupView::of(&self.roster, self.known(), is_home)
     }
 
     /// How each node's connections stand: for requests, and for watch streams.
@@ -131,7 +132,7 @@ impl Group {
     }
 
     /// Returns when one of its nodes has said what it is, or is of a version that does not; at the latest when it is known
-    /// of all of them that they do not, which takes no longer than [`SILENCE`]. Cancel safe.
+    /// of all of them that they do not, which takes no longer than [`SILENCE`](crate::config::SILENCE). Cancel safe.
     pub(crate) async fn heard(&self) {
         let nodes = self.heard_by.iter().filter_map(|(index, _)| self.roster.nodes().get(*index));
         let mut told: FuturesUnordered<_> = nodes
@@ -147,7 +148,7 @@ impl Group {
     }
 
     pub(crate) fn name(&self) -> &GroupName {
-        &self.name
+        self.roster.group()
     }
 
     /// A revision that this group's committed revision has reached. It never falls, also not over a change of master.
@@ -169,7 +170,13 @@ impl Group {
         let seen = self.roster.news.count();
         let node = self.roster.pick(errand, tour, now)?;
         if errand == Errand::Read {
-            self.metrics.read_at(node.place());
+            self.metrics.read_at(match node.place() {
+                Place::Reader => ReadAt::Slave,
+                Place::Master => ReadAt::Master,
+                Place::Untold | Place::Idle | Place::Broken | Place::Silent | Place::Foreign => {
+                    ReadAt::Unknown
+                }
+            });
         }
         Some(Turn::new(&self.roster, node, errand, seen, now))
     }
@@ -189,7 +196,7 @@ impl Group {
 impl fmt::Debug for Group {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Group")
-            .field("name", &self.name)
+            .field("name", self.name())
             .field("nodes", &self.roster.nodes().len())
             .finish_non_exhaustive()
     }

@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
 use arc_swap::ArcSwapOption;
 use http::{Request, Response};
-use kubebrain_proto::peer::StandingResponse;
 use kubebrain_net::dial::{Channel, Connector, DialError, State};
 use kubebrain_net::direct::Direct;
+use kubebrain_proto::peer::StandingResponse;
 use kubebrain_shared::group::GroupName;
 use prometheus::IntCounter;
 use tokio::sync::watch;

@@ -22,9 +22,9 @@ use tokio::time::Instant;
 
 use super::diary::Diary;
 use super::errand::Errand;
-use super::news::News;
 use super::node::Node;
 use super::standing::{Health, Known, Place, Said, places};
+use crate::topology::News;
 
 pub(crate) struct Roster {
     nodes: Box<[Node]>,
@@ -120,6 +120,10 @@ impl Roster {
             news,
             group,
         }
+    }
+
+    pub(crate) fn group(&self) -> &GroupName {
+        &self.group
     }
 
     pub(crate) fn nodes(&self) -> &[Node] {

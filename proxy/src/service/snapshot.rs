@@ -25,7 +25,8 @@ use tonic::body::Body;
 
 use super::Call;
 use crate::call::{self, Ask};
-use crate::core::{Core, Fenced};
+use crate::core::Core;
+use crate::fence::Advanced;
 use crate::group::Group;
 use crate::grpc::{self, Framed};
 
@@ -60,7 +61,7 @@ impl Core {
         let mut groups: Vec<Arc<Group>> = table.groups().map(Arc::clone).collect();
         groups.sort_by(|one, next| one.name().cmp(next.name()));
         let fences = groups.iter().map(|group| self.advance_fully(group, Revision::ZERO));
-        let fences: Vec<Fenced> = try_join_all(fences).await?;
+        let fences: Vec<Advanced> = try_join_all(fences).await?;
         let newest = fences.iter().map(|fenced| fenced.revision).max().unwrap_or_default();
         let compacted = fences.iter().map(|fenced| fenced.compacted).max().unwrap_or(-1);
         let named = if named == 0 { newest.to_wire() } else { named };

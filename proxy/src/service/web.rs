@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use futures_util::future::join_all;
 use http::{Method, Response, Uri};
+use kubebrain_net::probe::{self, Subject};
 use kubebrain_proto::etcdserverpb::AlarmType;
 use kubebrain_shared::group::GroupName;
-use kubebrain_net::probe::{self, Subject};
 use kubebrain_shared::revision::Revision;
 use tonic::Status;
 use tonic::body::Body;

@@ -13,9 +13,9 @@ use std::sync::Arc;
 
 use kubebrain_net::dial::Connector;
 use kubebrain_net::direct::Direct;
+use kubebrain_net::serve::{MemoryConnector, ServeConfig, memory, serve_memory};
 use kubebrain_shared::group::GroupName;
 use kubebrain_shared::placement::Placement;
-use kubebrain_net::serve::{MemoryConnector, ServeConfig, memory, serve_memory};
 use kubebrain_shared::stop::Stopper;
 
 pub(crate) use brain::{Brain, Planned};

@@ -19,9 +19,9 @@ use tonic::body::Body;
 
 use super::requests::Requests;
 use crate::core::Core;
-use crate::group::news::Rest;
 use crate::group::{Group, Miss, Seat, Tour};
 use crate::grpc;
+use crate::topology::Rest;
 
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);

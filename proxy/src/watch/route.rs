@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use kubebrain_net::metrics::One;
 use kubebrain_proto::etcdserverpb::{WatchCreateRequest, WatchResponse};
 use kubebrain_shared::group::GroupName;
-use kubebrain_net::metrics::One;
 use kubebrain_shared::revision::Revision;
 
 use super::answer::{self, Answer, NO_WATCHER};

@@ -11,11 +11,11 @@ use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
 use http_body::{Body as _, Frame};
+use kubebrain_net::metrics::One;
 use kubebrain_proto::etcdserverpb::watch_request::RequestUnion;
 use kubebrain_proto::etcdserverpb::{WatchCreateRequest, WatchRequest, WatchResponse};
 use kubebrain_shared::fault::Fault;
 use kubebrain_shared::group::GroupName;
-use kubebrain_net::metrics::One;
 use kubebrain_shared::revision::Revision;
 use kubebrain_shared::stop::Stop;
 use tokio::sync::watch;

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use kubebrain_proto::etcdserverpb::WatchCreateRequest;
 use kubebrain_net::metrics::One;
+use kubebrain_proto::etcdserverpb::WatchCreateRequest;
 use kubebrain_shared::revision::Revision;
 use tokio::time::{Sleep, sleep, timeout};
 use tonic::Status;
@@ -20,7 +20,7 @@ use super::link::{Event, Link};
 use crate::config::Seam;
 use crate::core::Core;
 use crate::group::Group;
-use crate::group::news::Rest;
+use crate::topology::Rest;
 
 /// How soon a question for progress is asked again, of a brain that does not answer or a slave that has not come so far;
 /// doubled up to a second.

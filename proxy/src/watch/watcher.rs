@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use kubebrain_net::metrics::One;
 use kubebrain_proto::etcdserverpb::WatchCreateRequest;
 use kubebrain_shared::group::GroupName;
-use kubebrain_net::metrics::One;
 use kubebrain_shared::revision::Revision;
 
 use super::merge::Merge;

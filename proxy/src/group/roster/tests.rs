@@ -1,8 +1,8 @@
 use std::time::Duration;
 
-use kubebrain_proto::peer::standing_response::Role;
 use kubebrain_net::dial::Connector;
 use kubebrain_net::serve::memory;
+use kubebrain_proto::peer::standing_response::Role;
 
 use super::*;
 use crate::config::Config;
