@@ -55,6 +55,19 @@ pub(crate) enum Shape {
     Txn,
 }
 
+impl Shape {
+    /// Of `/service/method`; none where it names no keys.
+    pub(crate) fn of(path: &str) -> Option<Self> {
+        match path {
+            "/etcdserverpb.KV/Range" | "/etcdserverpb.KV/RangeStream" => Some(Self::Range),
+            "/etcdserverpb.KV/Put" => Some(Self::Put),
+            "/etcdserverpb.KV/DeleteRange" => Some(Self::DeleteRange),
+            "/etcdserverpb.KV/Txn" => Some(Self::Txn),
+            _ => None,
+        }
+    }
+}
+
 /// Reads what `message` touches.
 ///
 /// # Errors

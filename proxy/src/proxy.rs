@@ -19,7 +19,7 @@ use crate::group::{Group, GroupView};
 use crate::service::compact::Together;
 use crate::table::Table;
 
-pub use crate::service::Service;
+pub use crate::stack::{Answering, Service};
 
 /// How many refreshes pass between two looks at who the home group is.
 const IDENTITY_EVERY: u32 = 10;
@@ -64,7 +64,7 @@ impl Proxy {
 
     /// The service for `shared::serve`.
     pub fn service(&self) -> Service {
-        Service::new(Arc::clone(&self.core))
+        Service::new(&self.core)
     }
 
     /// True once every group was fenced, until the stop.

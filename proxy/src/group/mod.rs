@@ -151,6 +151,11 @@ impl Group {
         self.roster.group()
     }
 
+    /// True if the two are the same group, perhaps by other connections.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.name() == other.name()
+    }
+
     /// A revision that this group's committed revision has reached. It never falls, also not over a change of master.
     pub(crate) fn known(&self) -> Revision {
         self.known.get()

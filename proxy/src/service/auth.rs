@@ -4,7 +4,7 @@ use http::Response;
 use kubebrain_proto::etcdserverpb::AuthStatusResponse;
 use tonic::body::Body;
 
-use super::Call;
+use super::call::Call;
 use crate::grpc;
 
 /// Of a fresh etcd.

@@ -16,8 +16,8 @@ use crate::grpc::{self, Framed};
 
 /// Check, and Watch, which says it again whenever it changes. There is one service, the one with the empty name, as in
 /// etcd.
-pub(super) async fn answer(core: &Core, path: &str, body: Body) -> Result<Response<Body>, Status> {
-    let request: HealthCheckRequest = grpc::decode(grpc::one_message(body, 64 * 1024).await?.message())?;
+pub(crate) async fn answer(core: &Core, path: &str, body: Body) -> Result<Response<Body>, Status> {
+    let request: HealthCheckRequest = grpc::decode(grpc::OneMessage::new(body, 64 * 1024).await?.message())?;
     let known = request.service.is_empty();
     match path {
         "/grpc.health.v1.Health/Check" if !known => Err(Status::not_found("unknown service")),

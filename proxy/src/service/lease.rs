@@ -21,7 +21,7 @@ use kubebrain_shared::stop::Stop;
 use tonic::Status;
 use tonic::body::Body;
 
-use super::Call;
+use super::call::Call;
 use crate::core::Core;
 use crate::group::Group;
 use crate::grpc::{self, Framed};
@@ -119,7 +119,7 @@ struct KeepAlive {
 }
 
 /// Begins the stream.
-pub(super) fn keep_alive(core: Arc<Core>, input: Body) -> Result<Response<Body>, Status> {
+pub(crate) fn keep_alive(core: Arc<Core>, input: Body) -> Result<Response<Body>, Status> {
     let stop = core.stop_handle().ok_or(Fault::Stopped)?;
     let state = KeepAlive { core, stop, input, buffer: BytesMut::new() };
     let frames = stream::unfold(Some(state), |state| async {

@@ -15,7 +15,7 @@ use kubebrain_shared::metadata;
 use tonic::Status;
 use tonic::body::Body;
 
-use super::Call;
+use super::call::Call;
 use crate::call::{Ask, Failure};
 use crate::core::Core;
 use crate::group::Group;
@@ -39,7 +39,7 @@ impl Call<'_> {
         let mut status: StatusResponse = answer.decode(1024 * 1024).await?;
         let mut stores = HashSet::from([store]);
         let table = self.core.table();
-        let others: Vec<_> = table.groups().filter(|group| !super::same(group, table.home())).collect();
+        let others: Vec<_> = table.groups().filter(|group| !group.is_same(table.home())).collect();
         for (group, other) in others.iter().zip(join_all(others.iter().map(|g| self.core.status_of(g))).await)
         {
             let Some((other, store)) = other else {

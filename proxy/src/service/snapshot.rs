@@ -23,7 +23,7 @@ use tokio::sync::mpsc;
 use tonic::Status;
 use tonic::body::Body;
 
-use super::Call;
+use super::call::Call;
 use crate::call::{self, Ask};
 use crate::core::Core;
 use crate::fence::Advanced;

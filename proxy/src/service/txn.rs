@@ -10,28 +10,23 @@ use kubebrain_shared::revision::Revision;
 use tonic::Status;
 use tonic::body::Body;
 
-use super::Call;
-use super::kv::only_owner;
-use crate::classify::{Footprint, Shape, footprint};
+use super::call::Call;
+use super::target::only_owner;
 use crate::config::Seam;
 use crate::group::Group;
 
 impl Call<'_> {
     pub(crate) async fn txn(&self) -> Result<Response<Body>, Status> {
-        let found = footprint(Shape::Txn, &self.message.message())?;
-        self.core.look_for(found.revision).await?;
-        self.write("/etcdserverpb.KV/Txn", &found).await
+        self.core.look_for(self.footprint.revision).await?;
+        self.write("/etcdserverpb.KV/Txn").await
     }
 
     /// Sends a write to its one group. A lease that the group does not know is brought there from home, once.
     ///
     /// # Errors
     /// `InvalidArgument` for keys of two groups; `Unavailable` where the outcome is not known.
-    pub(crate) async fn write(
-        &self,
-        path: &'static str,
-        found: &Footprint,
-    ) -> Result<Response<Body>, Status> {
+    pub(crate) async fn write(&self, path: &'static str) -> Result<Response<Body>, Status> {
+        let found = &self.footprint;
         let send = || self.forward_with_group(path, false, |_, table| only_owner(table, &found.spans));
         let (mut answer, group) = send().await?;
         let lease_unknown = answer.error.as_ref().and_then(Fault::of) == Some(Fault::LeaseNotFound);
@@ -51,7 +46,7 @@ impl Call<'_> {
     async fn bring_leases(&self, group: &Group, leases: &[i64]) -> Result<bool, Status> {
         let core = self.core;
         let table = core.table();
-        if super::same(table.home(), group) {
+        if table.home().is_same(group) {
             return Ok(false);
         }
         for &id in leases {
@@ -87,7 +82,7 @@ impl Call<'_> {
     async fn sync(&self, answered: &Group, revision: Revision) -> Result<(), Status> {
         let table = self.core.table();
         let others: Vec<Arc<Group>> =
-            table.groups().filter(|group| !super::same(group, answered)).map(Arc::clone).collect();
+            table.groups().filter(|group| !group.is_same(answered)).map(Arc::clone).collect();
         try_join_all(others.iter().map(|group| self.core.advance(group, revision))).await?;
         Ok(())
     }

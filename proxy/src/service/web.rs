@@ -15,7 +15,7 @@ use crate::config::Server;
 use crate::core::Core;
 use crate::group::Group;
 
-pub(super) async fn answer(core: &Arc<Core>, method: &Method, uri: &Uri) -> Response<Body> {
+pub(crate) async fn answer(core: &Arc<Core>, method: &Method, uri: &Uri) -> Response<Body> {
     probe::page(&Probed(core.clone()), &core.config.etcd_version, method, uri).await
 }
 
