@@ -11,19 +11,19 @@ use kubebrain_shared::stop::{Stop, Stopper};
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
 
-use crate::config::{Config, Seam};
+use crate::config::Config;
 use crate::floor::Floor;
 use crate::identity::Identity;
 use crate::retry::Retry;
 use crate::table::Table;
-use crate::topology::News;
+use crate::topology::TopologyChanges;
 
 /// The state of a proxy.
 pub(crate) struct Core {
     pub(crate) config: Config,
     pub(crate) floor: Floor,
     pub(crate) in_flight: Arc<Semaphore>,
-    /// Large requests.
+    /// What large requests may take in memory.
     pub(crate) requests: Arc<Budget>,
     pub(crate) reflection: Option<Reflection>,
     table: ArcSwap<Table>,
@@ -31,12 +31,12 @@ pub(crate) struct Core {
     /// The placement's version; changes after the table did.
     version: watch::Sender<u64>,
     ready: watch::Sender<bool>,
-    news: Arc<News>,
+    changes: Arc<TopologyChanges>,
     stopper: Mutex<Option<Stopper>>,
 }
 
 impl Core {
-    pub(crate) fn new(config: Config, table: Table, news: Arc<News>) -> Self {
+    pub(crate) fn new(config: Config, table: Table, changes: Arc<TopologyChanges>) -> Self {
         let version = watch::Sender::new(table.version());
         Self {
             in_flight: Arc::new(Semaphore::new(config.in_flight_max)),
@@ -48,7 +48,7 @@ impl Core {
             identity: ArcSwap::default(),
             version,
             ready: watch::Sender::new(false),
-            news,
+            changes,
             stopper: Mutex::new(Some(Stopper::default())),
         }
     }
@@ -62,20 +62,20 @@ impl Core {
         let version = table.version();
         self.table.store(Arc::new(table));
         self.version.send_replace(version);
-        self.news.tell();
+        self.changes.announce();
     }
 
-    /// Of who serves what, in all groups, and of tables.
-    pub(crate) fn news(&self) -> &Arc<News> {
-        &self.news
+    /// The changes in who serves what, in all groups, and in tables.
+    pub(crate) fn changes(&self) -> &Arc<TopologyChanges> {
+        &self.changes
     }
 
-    /// For what is tried again for as long as a request may take.
+    /// A retry of what is tried again for as long as a request may take.
     pub(crate) fn retry(&self) -> Retry {
-        Retry::new(self.config.retry_for, &self.news)
+        Retry::new(self.config.retry_for, &self.changes)
     }
 
-    /// Hears of every new table.
+    /// Receives the version of every new table.
     pub(crate) fn tables(&self) -> watch::Receiver<u64> {
         self.version.subscribe()
     }
@@ -125,6 +125,6 @@ impl Core {
 
     /// What forwarded requests carry.
     pub(crate) fn floor_to_send(&self) -> Revision {
-        if self.config.planted(Seam::IgnoreFloor) { Revision::ZERO } else { self.floor.get() }
+        if self.config.planted(|seams| seams.ignore_floor) { Revision::ZERO } else { self.floor.get() }
     }
 }

@@ -22,6 +22,7 @@ pub mod config;
 pub mod metrics;
 pub mod proxy;
 
+mod seams;
 mod floor;
 mod identity;
 mod grpc;
@@ -31,6 +32,7 @@ mod classify;
 mod group;
 mod table;
 mod core;
+mod answer;
 mod call;
 mod fence;
 mod figures;

@@ -36,9 +36,9 @@ impl Proxy {
         placement: Arc<Placement>,
         connectors: HashMap<GroupName, Vec<Connector>>,
     ) -> Self {
-        let news = Arc::default();
-        let table = Table::new(placement, connectors, None, &config, &news);
-        let core = Arc::new(Core::new(config, table, news));
+        let changes = Arc::default();
+        let table = Table::new(placement, connectors, None, &config, &changes);
+        let core = Arc::new(Core::new(config, table, changes));
         let shown = Arc::downgrade(&core);
         core.config.metrics.show(move || shown.upgrade().map(|core| core.figures()));
         Self { core }
@@ -93,8 +93,8 @@ impl Proxy {
         placement: Arc<Placement>,
         connectors: HashMap<GroupName, Vec<Connector>>,
     ) {
-        let (config, news) = (&self.core.config, self.core.news());
-        let table = Table::new(placement, connectors, Some(&self.core.table()), config, news);
+        let (config, changes) = (&self.core.config, self.core.changes());
+        let table = Table::new(placement, connectors, Some(&self.core.table()), config, changes);
         table.listen(config);
         tracing::info!(version = format!("{:x}", table.version()), "the placement was replaced");
         self.core.replace_table(table);

@@ -19,7 +19,6 @@ use tonic::body::Body;
 use super::Setback;
 use super::merge::{Order, Part, Row, merge, put_rows};
 use crate::call::Ask;
-use crate::config::Seam;
 use crate::core::Core;
 use crate::group::Group;
 use crate::grpc::{self, Framed};
@@ -48,7 +47,7 @@ impl Core {
         let revision = self.floor.get();
         let at_now = request.revision <= 0;
         let message = message.with_fields(|fields| {
-            if at_now && !self.config.planted(Seam::ReadPartsAtNow) {
+            if at_now && !self.config.planted(|seams| seams.read_parts_at_now) {
                 wire::put_varint_field(fields, 4, revision.get());
             }
             if request.keys_only && request.sort_target() == SortTarget::Value {

@@ -20,7 +20,7 @@ use tonic::body::Body;
 use super::Setback;
 use super::merge::{Part, Row, put_rows, slice, unreadable};
 use super::range::put_end;
-use crate::call::Messages;
+use crate::answer::Messages;
 use crate::core::Core;
 use crate::group::Group;
 use crate::grpc::{self, Framed};

@@ -1,10 +1,10 @@
 //! [`Group`]: one brain group as this proxy reaches it.
 //!
 //! ```text
-//! request ── errand ──┐
-//! tour (been where) ──┼→ roster ──→ turn or seat at a node ──→ load, breaker
-//!                     │    ↑
-//! monitor of each node ────┘ role, reads, epoch; suspect
+//! request ── routing policy ──┐
+//! nodes tried already ────────┼→ roster ──→ attempt or stream slot at a node ──→ load, breaker
+//!                             │    ↑
+//! monitor of each node ────────────┘ role, reads, epoch; suspect
 //! ```
 //!
 //! Invariants:
@@ -12,15 +12,18 @@
 //! * Who is master is believed by the highest epoch. A wrong belief costs a refusal and nothing else: brains decide.
 //! * No pick waits for a lock or allocates.
 
+mod attempt;
 mod breaker;
-mod diary;
-mod errand;
 mod load;
+mod miss;
 mod monitor;
 mod node;
+mod policy;
 mod roster;
 mod standing;
-mod turn;
+mod stream_slot;
+mod transitions;
+mod tried;
 mod view;
 
 use std::fmt;
@@ -35,21 +38,24 @@ use kubebrain_shared::stop::again;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-pub(crate) use errand::Errand;
+pub(crate) use attempt::Attempt;
+use attempt::Beginning;
+pub(crate) use miss::Miss;
 use monitor::Monitor;
 use node::Node;
+pub(crate) use policy::RoutingPolicy;
 use roster::Roster;
-pub(crate) use roster::Tour;
 use standing::Health;
 pub(crate) use standing::Place;
 pub use standing::Role;
-pub(crate) use turn::{Miss, Seat, Turn};
+pub(crate) use stream_slot::StreamSlot;
+pub(crate) use tried::Tried;
 pub use view::{GroupView, NodeView};
 
 use crate::config::Config;
 use crate::floor::Floor;
 use crate::metrics::{GroupCounters, ReadAt};
-use crate::topology::News;
+use crate::topology::TopologyChanges;
 
 /// A group: its nodes, and the highest revision that it is known to have committed.
 pub(crate) struct Group {
@@ -67,7 +73,7 @@ impl Group {
         name: GroupName,
         connectors: Vec<Connector>,
         config: &Config,
-        news: &Arc<News>,
+        changes: &Arc<TopologyChanges>,
     ) -> Self {
         let alone = connectors.len() == 1;
         let is_here =
@@ -78,7 +84,7 @@ impl Group {
             .collect();
         let nodes = connectors.into_iter().enumerate();
         let nodes = nodes.map(|(index, connector)| Node::new(&name, index, connector, config)).collect();
-        let roster = Roster::new(name, nodes, Arc::clone(news));
+        let roster = Roster::new(name, nodes, Arc::clone(changes));
         if alone && heard_by.is_empty() {
             roster.trust();
         }
@@ -166,15 +172,20 @@ impl Group {
         self.known.raise(revision);
     }
 
-    pub(crate) fn news(&self) -> &Arc<News> {
-        &self.roster.news
+    pub(crate) fn changes(&self) -> &Arc<TopologyChanges> {
+        &self.roster.changes
     }
 
     /// The next node for a request. `None` where nobody else is worth a try now, and where the placement names no node.
-    pub(crate) fn turn(&self, errand: Errand, tour: &mut Tour, now: Instant) -> Option<Turn<'_>> {
-        let seen = self.roster.news.count();
-        let node = self.roster.pick(errand, tour, now)?;
-        if errand == Errand::Read {
+    pub(crate) fn attempt(
+        &self,
+        policy: RoutingPolicy,
+        tried: &mut Tried,
+        now: Instant,
+    ) -> Option<Attempt<'_>> {
+        let seen = self.roster.changes.count();
+        let node = self.roster.pick(policy, tried, now)?;
+        if policy == RoutingPolicy::Read {
             self.metrics.read_at(match node.place() {
                 Place::Reader => ReadAt::Slave,
                 Place::Master => ReadAt::Master,
@@ -183,18 +194,19 @@ impl Group {
                 }
             });
         }
-        Some(Turn::new(&self.roster, node, errand, seen, now))
+        let roster = &*self.roster;
+        Some(Attempt::new(Beginning { roster, node, policy, seen, began: now }))
     }
 
-    /// The next node for a watch stream. `None` as of [`Group::turn`].
-    pub(crate) fn seat(&self, tour: &mut Tour) -> Option<Seat> {
-        let node = self.roster.pick(Errand::Watch, tour, Instant::now())?;
-        Some(Seat::new(&self.roster, node))
+    /// The next node for a watch stream. `None` as of [`Group::attempt`].
+    pub(crate) fn stream_slot(&self, tried: &mut Tried) -> Option<StreamSlot> {
+        let node = self.roster.pick(RoutingPolicy::Watch, tried, Instant::now())?;
+        Some(StreamSlot::new(&self.roster, node))
     }
 
-    /// True if a watch stream on its tour would find a node that is well.
-    pub(crate) fn has_seat(&self, tour: &Tour) -> bool {
-        !self.roster.is_single() && self.roster.has_place_for_watch(tour, Instant::now())
+    /// True if a watch stream would find a node that is well besides those that it has tried.
+    pub(crate) fn has_stream_slot(&self, tried: &Tried) -> bool {
+        !self.roster.is_single() && self.roster.has_place_for_watch(tried, Instant::now())
     }
 }
 

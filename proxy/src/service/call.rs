@@ -7,7 +7,8 @@ use kubebrain_shared::fault::Fault;
 use tonic::Status;
 use tonic::body::Body;
 
-use crate::call::{Answer, Ask, Failure};
+use crate::answer::Answer;
+use crate::call::{Ask, Failure};
 use crate::classify::Footprint;
 use crate::core::Core;
 use crate::group::Group;
@@ -75,7 +76,7 @@ impl Call<'_> {
 
     pub(crate) fn retry(&self) -> Retry {
         let config = &self.core.config;
-        Retry::of_request(config.retry_for, &self.headers, self.core.news())
+        Retry::of_request(config.retry_for, &self.headers, self.core.changes())
             .counted(&config.metrics.all.retries)
     }
 }

@@ -151,7 +151,7 @@ impl Core {
     }
 }
 
-impl crate::call::Answer {
+impl crate::answer::Answer {
     fn store(&self) -> Option<u64> {
         metadata::store(self.headers())
     }

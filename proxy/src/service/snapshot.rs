@@ -24,7 +24,8 @@ use tonic::Status;
 use tonic::body::Body;
 
 use super::call::Call;
-use crate::call::{self, Ask};
+use crate::answer;
+use crate::call::Ask;
 use crate::core::Core;
 use crate::fence::Advanced;
 use crate::group::Group;
@@ -51,7 +52,7 @@ struct Moment {
 struct Section {
     group: Arc<Group>,
     begin: ExportBegin,
-    messages: call::Messages,
+    messages: answer::Messages,
 }
 
 impl Core {
@@ -232,7 +233,7 @@ async fn relay(
 }
 
 /// A stream that ends without a part was cut off.
-async fn next_part(messages: &mut call::Messages) -> Result<Part, Status> {
+async fn next_part(messages: &mut answer::Messages) -> Result<Part, Status> {
     let message = messages.next().await?.ok_or(Fault::Timeout)?;
     let message: ExportResponse = prost::Message::decode(message)
         .map_err(|error| Status::internal(format!("a brain's answer cannot be read: {error}")))?;

@@ -12,7 +12,6 @@ use tonic::body::Body;
 
 use super::call::Call;
 use super::target::only_owner;
-use crate::config::Seam;
 use crate::group::Group;
 
 impl Call<'_> {
@@ -35,7 +34,7 @@ impl Call<'_> {
         }
         if found.touches_compact_key()
             && let Some(revision) = answer.revision
-            && !self.core.config.planted(Seam::SkipSyncPoint)
+            && !self.core.config.planted(|seams| seams.skip_sync_point)
         {
             self.sync(&group, revision).await?;
         }

@@ -29,7 +29,7 @@ use super::brain::Brain;
 use super::service::BrainService;
 use super::{Client, name, placement, serve};
 use crate::config::Config;
-use crate::group::Errand;
+use crate::group::RoutingPolicy;
 use crate::grpc::{self, Framed};
 use crate::proxy::Proxy;
 
@@ -199,7 +199,7 @@ impl TestNode {
             };
         }
         let standing = self.standing.borrow().clone();
-        let serves = standing.reads && Errand::of(&path).is_harmless() && !how.is_old;
+        let serves = standing.reads && RoutingPolicy::of(&path).is_harmless() && !how.is_old;
         if standing.role() != Role::Master && !serves {
             return metadata::not_master(&standing.master_peer_urls).into_http();
         }

@@ -10,7 +10,7 @@ use crate::identity::Identity;
 /// The id of answers that concern all watchers of a stream, or none.
 pub(super) const NO_WATCHER: i64 = -1;
 
-/// What an upstream said.
+/// What a group stream said.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Answer {
     pub(super) id: i64,

@@ -1,4 +1,4 @@
-//! [`Requests`]: what is still to be sent on one upstream, as the body of its request.
+//! [`Requests`]: what is still to be sent on one group stream, as the body of its request.
 //!
 //! Bounded by what there is: a create for each watcher, a cancel for each that was sent, one progress request.
 

@@ -1,6 +1,6 @@
 //! [`WatchStream`]: a client's watch stream, as the body of its answer.
 //!
-//! Each poll takes at most one request of the client and one signal of the upstreams, in turns, and gives at most a few
+//! Each poll takes at most one request of the client and one signal of the group streams, in turns, and gives at most a few
 //! responses; the next poll gives those first. So a client that does not read is not read from either, and a client
 //! that floods does not starve its own watchers.
 
@@ -23,10 +23,9 @@ use tonic::Status;
 use tonic::body::Body;
 
 use super::answer::NO_WATCHER;
+use super::group_stream::GroupStream;
 use super::progress::Manual;
-use super::upstream::Upstream;
 use super::watcher::{Watcher, check};
-use crate::config::Seam;
 use crate::core::Core;
 use crate::grpc::{self, Framed};
 
@@ -40,8 +39,8 @@ pub(super) struct WatchStream {
     buffer: BytesMut,
     pub(super) watchers: BTreeMap<i64, Watcher>,
     /// Of watchers that one group serves: by group.
-    pub(super) shared: BTreeMap<GroupName, Upstream>,
-    /// Which watcher a part of a shared upstream belongs to.
+    pub(super) shared: BTreeMap<GroupName, GroupStream>,
+    /// Which watcher a part of a shared group stream belongs to.
     pub(super) clients: HashMap<i64, i64>,
     pub(super) manual: Option<Manual>,
     pub(super) turn: usize,
@@ -190,7 +189,7 @@ impl WatchStream {
 
     fn ask_progress(&mut self) {
         let floor = self.core.floor.get();
-        if self.core.config.planted(Seam::ProgressEarly) {
+        if self.core.config.planted(|seams| seams.progress_early) {
             return self.say(floor, WatchResponse { watch_id: NO_WATCHER, ..<_>::default() });
         }
         match &mut self.manual {
@@ -245,7 +244,7 @@ impl http_body::Body for WatchStream {
                 this.reroute();
             }
             moved |= this.poll_input(cx);
-            moved |= this.poll_upstreams(cx);
+            moved |= this.poll_group_streams(cx);
             moved |= this.manual.as_mut().is_some_and(|manual| manual.poll_hold(cx));
             if !moved {
                 return Poll::Pending;

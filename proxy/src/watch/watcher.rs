@@ -1,4 +1,4 @@
-//! [`Watcher`]: one watcher of a client, and by which upstreams it is served.
+//! [`Watcher`]: one watcher of a client, and by which group streams it is served.
 
 use std::sync::Arc;
 
@@ -8,8 +8,8 @@ use kubebrain_proto::etcdserverpb::WatchCreateRequest;
 use kubebrain_shared::group::GroupName;
 use kubebrain_shared::revision::Revision;
 
+use super::group_stream::GroupStream;
 use super::merge::Merge;
-use super::upstream::Upstream;
 use crate::classify::Span;
 
 /// As the client made it.
@@ -26,9 +26,9 @@ pub(super) struct Watcher {
 
 /// Who serves it.
 pub(super) enum Route {
-    /// One group, on the upstream that all such watchers of the stream share.
+    /// One group, on the group stream that all such watchers of the stream share.
     Direct { group: GroupName, part: i64 },
-    /// Several groups, each on an upstream of its own.
+    /// Several groups, each on a group stream of its own.
     Merged(Box<Merged>),
 }
 
@@ -40,12 +40,12 @@ pub(super) struct Merged {
 }
 
 pub(super) struct MergedLane {
-    pub(super) upstream: Upstream,
+    pub(super) stream: GroupStream,
     /// Its group has sent periodic progress since the last thing that the client was sent.
     pub(super) notified: bool,
 }
 
-/// The only part of a merged watcher's upstream.
+/// The only part of a merged watcher's group stream.
 pub(super) const ONLY_PART: i64 = 1;
 
 impl Watcher {
@@ -55,10 +55,10 @@ impl Watcher {
 }
 
 impl Merged {
-    /// Takes what a lane's upstream has closed, and makes those that hold back the rest hurry.
+    /// Takes what a lane's group stream has closed, and makes those that hold back the rest hurry.
     pub(super) fn settle(&mut self) {
         for (index, lane) in self.lanes.iter().enumerate() {
-            if let Some(closed) = lane.upstream.closed(ONLY_PART) {
+            if let Some(closed) = lane.stream.closed(ONLY_PART) {
                 self.merge.close(index, closed);
             }
         }
@@ -68,7 +68,7 @@ impl Merged {
         if let Some(waiting) = self.merge.waiting() {
             for index in self.merge.behind(waiting) {
                 if let Some(lane) = self.lanes.get_mut(index) {
-                    lane.upstream.ask(waiting);
+                    lane.stream.ask(waiting);
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! [`Upstream`]: one watch stream to one group, and the parts of watchers that it serves.
+//! [`GroupStream`]: one watch stream to one group, and the parts of watchers that it serves.
 //!
 //! A loss is not seen outside: each part is created again at its own closed + 1. Before a part is created its group is
 //! raised to what the client has seen, so that nothing can appear there below the part's start any more.
@@ -17,7 +17,6 @@ use tonic::Status;
 
 use super::answer::{Answer, Kind, NO_WATCHER};
 use super::link::{Event, Link};
-use crate::config::Seam;
 use crate::core::Core;
 use crate::group::Group;
 use crate::topology::Rest;
@@ -30,7 +29,7 @@ const ADVANCE_PAUSE: Duration = Duration::from_millis(100);
 
 type Advancing = Pin<Box<dyn Future<Output = Result<(), Status>> + Send>>;
 
-pub(super) struct Upstream {
+pub(super) struct GroupStream {
     core: Arc<Core>,
     group: Arc<Group>,
     /// Of the placement by which this group is asked for its part only.
@@ -61,7 +60,7 @@ struct Asking {
     delay: Duration,
 }
 
-/// What the owner of an upstream must act on.
+/// What the owner of a group stream has to act on.
 #[derive(Debug)]
 pub(super) enum Signal {
     Events {
@@ -86,7 +85,7 @@ pub(super) enum Signal {
     },
 }
 
-impl Upstream {
+impl GroupStream {
     pub(super) fn new(core: Arc<Core>, group: Arc<Group>, version: Option<u64>) -> Self {
         let counted = One::of(&core.config.metrics.all.upstream_watches);
         Self {
@@ -108,7 +107,7 @@ impl Upstream {
         &self.group
     }
 
-    /// Adds a part that wants everything above `closed`. Its id is never used again on this upstream.
+    /// Adds a part that wants everything above `closed`. Its id is never used again on this group stream.
     pub(super) fn add(&mut self, id: i64, create: Arc<WatchCreateRequest>, closed: Revision) {
         let part = Part { create, closed, acknowledged: false, covered: false, resumed: false };
         self.parts.insert(id, part);
@@ -241,7 +240,7 @@ impl Upstream {
             self.advancing = None;
             if let Err(status) = advanced {
                 tracing::debug!(group = %self.group.name(), %status, "could not be advanced");
-                self.pause = Some(self.group.news().rest(ADVANCE_PAUSE));
+                self.pause = Some(self.group.changes().rest(ADVANCE_PAUSE));
             }
         }
     }
@@ -254,7 +253,7 @@ impl Upstream {
                 if part.closed <= floor && part.closed > self.group.known() {
                     return;
                 }
-                let repeat = part.resumed && self.core.config.planted(Seam::ResumeAtClosed);
+                let repeat = part.resumed && self.core.config.planted(|seams| seams.resume_at_closed);
                 let start = if repeat { part.closed } else { part.closed.next() };
                 requests.create(WatchCreateRequest {
                     start_revision: start.to_wire(),

@@ -1,8 +1,8 @@
-//! [`Errand`]: which of a group's nodes may answer a request. The one place that says so.
+//! [`RoutingPolicy`]: which of a group's nodes may answer a request. The one place that says so.
 
 /// What a request is, as far as the choice of a node goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Errand {
+pub(crate) enum RoutingPolicy {
     /// A Range or RangeStream, linearizable or not, at now or at a revision, of a whole range or of a group's part. Any
     /// node that reads may answer: it fences itself, and the floor comes with the request. Without side effects: where
     /// one node does not answer another is asked.
@@ -14,7 +14,7 @@ pub(crate) enum Errand {
     Master,
 }
 
-impl Errand {
+impl RoutingPolicy {
     /// By `/service/method`.
     pub(crate) fn of(path: &str) -> Self {
         match path {
@@ -37,16 +37,16 @@ mod tests {
     #[test]
     fn only_ranges_and_watches_leave_the_master() {
         for (path, expected) in [
-            ("/etcdserverpb.KV/Range", Errand::Read),
-            ("/etcdserverpb.KV/RangeStream", Errand::Read),
-            ("/etcdserverpb.Watch/Watch", Errand::Watch),
-            ("/etcdserverpb.KV/Txn", Errand::Master),
-            ("/etcdserverpb.KV/Compact", Errand::Master),
-            ("/etcdserverpb.Lease/LeaseTimeToLive", Errand::Master),
-            ("/kubebrain.peer.v1.Peer/Advance", Errand::Master),
-            ("/etcdserverpb.KV/RangeOfNextYear", Errand::Master),
+            ("/etcdserverpb.KV/Range", RoutingPolicy::Read),
+            ("/etcdserverpb.KV/RangeStream", RoutingPolicy::Read),
+            ("/etcdserverpb.Watch/Watch", RoutingPolicy::Watch),
+            ("/etcdserverpb.KV/Txn", RoutingPolicy::Master),
+            ("/etcdserverpb.KV/Compact", RoutingPolicy::Master),
+            ("/etcdserverpb.Lease/LeaseTimeToLive", RoutingPolicy::Master),
+            ("/kubebrain.peer.v1.Peer/Advance", RoutingPolicy::Master),
+            ("/etcdserverpb.KV/RangeOfNextYear", RoutingPolicy::Master),
         ] {
-            assert_eq!(Errand::of(path), expected, "{path}");
+            assert_eq!(RoutingPolicy::of(path), expected, "{path}");
         }
     }
 }
