@@ -28,7 +28,7 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    /// Of a response, once its first frame is there.
+    /// Waits for the first frame of a response.
     ///
     /// # Errors
     /// [`Miss::Unknown`] where it is no answer of gRPC.

@@ -165,7 +165,7 @@ impl Core {
     }
 }
 
-/// As what an outcome is counted.
+/// What an outcome counts as.
 fn counted(outcome: &Result<Answer, Failure>) -> Outcome {
     match outcome {
         Ok(answer) if answer.error.is_none() => Outcome::Answered,

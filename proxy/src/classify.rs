@@ -56,7 +56,7 @@ pub(crate) enum Shape {
 }
 
 impl Shape {
-    /// Of `/service/method`; none where it names no keys.
+    /// The shape of requests to `/service/method`; none where they name no keys.
     pub(crate) fn of(path: &str) -> Option<Self> {
         match path {
             "/etcdserverpb.KV/Range" | "/etcdserverpb.KV/RangeStream" => Some(Self::Range),

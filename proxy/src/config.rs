@@ -30,7 +30,7 @@ const STANDING_WINDOW_BYTES: u32 = 64 * 1024;
 /// Where the groups of a proxy are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Server {
-    /// In brains.
+    /// In brains, which it asks.
     Proxy,
     /// In its own process.
     Standalone,

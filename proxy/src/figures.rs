@@ -5,7 +5,7 @@ use crate::group::{Group, NodeView};
 use crate::metrics::{Figures, GroupFigures, NodeFigures};
 
 impl Core {
-    /// As of now.
+    /// What a page shows now.
     pub(crate) fn figures(&self) -> Figures {
         Figures {
             ready: *self.ready().borrow(),

@@ -61,7 +61,7 @@ pub(crate) struct OneMessage<B> {
 }
 
 impl<B> OneMessage<B> {
-    /// Of a body; the message may have `bytes_max` bytes.
+    /// Reads from `body`; the message may have `bytes_max` bytes.
     pub(crate) fn new(body: B, bytes_max: usize) -> Self {
         Self { body, buffer: BytesMut::new(), bytes_max }
     }
@@ -116,7 +116,7 @@ fn frame_bytes(buffer: &[u8], bytes_max: usize) -> Result<Option<usize>, Status>
 /// The next whole message of a stream of frames.
 ///
 /// # Errors
-/// As gRPC's own libraries put it.
+/// What cannot be split, in the words of gRPC's own libraries.
 pub(crate) fn split(buffer: &mut BytesMut, bytes_max: usize) -> Result<Option<Bytes>, Status> {
     wire::Message::split_within(buffer, bytes_max).map_err(refuse_frame)
 }

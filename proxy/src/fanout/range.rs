@@ -16,8 +16,8 @@ use kubebrain_shared::wire;
 use tonic::Status;
 use tonic::body::Body;
 
-use super::Setback;
 use super::merge::{Order, Part, Row, merge, put_rows};
+use super::{Setback, Split};
 use crate::call::Ask;
 use crate::core::Core;
 use crate::group::Group;
@@ -29,7 +29,7 @@ pub(crate) struct Plan {
     pub(crate) request: RangeRequest,
     /// What each group is sent.
     message: Framed,
-    /// Of the header: what the client may count on from now.
+    /// The header's revision: what the client may count on from now.
     pub(crate) revision: Revision,
     /// The client did not name a revision.
     at_now: bool,
@@ -61,13 +61,8 @@ impl Core {
     ///
     /// # Errors
     /// [`Setback::Again`] where nothing was learned; otherwise what the client is told.
-    pub(crate) async fn merged_range(
-        &self,
-        headers: &HeaderMap,
-        message: &Framed,
-        groups: &[Arc<Group>],
-        version: u64,
-    ) -> Result<Response<Body>, Setback> {
+    pub(crate) async fn merged_range(&self, split: &Split<'_>) -> Result<Response<Body>, Setback> {
+        let Split { headers, message, groups, version } = *split;
         let plan = self.plan(message, groups).await?;
         let ask = plan.ask("/etcdserverpb.KV/Range", headers, version);
         let bytes_max = self.config.merged_bytes_max;
@@ -93,7 +88,7 @@ fn too_large(bytes_max: usize) -> Status {
 }
 
 impl Plan {
-    /// Of every part.
+    /// What each group is asked for.
     pub(crate) fn ask<'a>(&self, path: &'static str, headers: &'a HeaderMap, version: u64) -> Ask<'a> {
         Ask { path, headers, message: self.message.clone(), part: Some(version), floor: true }
     }

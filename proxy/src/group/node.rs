@@ -27,9 +27,9 @@ pub(crate) struct Node {
     bulk: Way,
     watch: Channel,
     place: AtomicU8,
-    /// For requests in flight, which hear of a change.
+    /// How it is; requests in flight hear of a change.
     pub(crate) health: watch::Sender<Health>,
-    /// The last that it has said of itself.
+    /// What it has said of itself last.
     pub(crate) standing: ArcSwapOption<StandingResponse>,
     pub(crate) load: Load,
     pub(crate) breaker: Breaker,

@@ -15,7 +15,7 @@ pub(crate) enum RoutingPolicy {
 }
 
 impl RoutingPolicy {
-    /// By `/service/method`.
+    /// The policy of a path, which is `/service/method`.
     pub(crate) fn of(path: &str) -> Self {
         match path {
             "/etcdserverpb.KV/Range" | "/etcdserverpb.KV/RangeStream" => Self::Read,

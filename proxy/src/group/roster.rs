@@ -30,7 +30,7 @@ use crate::topology::TopologyChanges;
 pub(crate) struct Roster {
     nodes: Box<[Node]>,
     ledger: Mutex<Ledger>,
-    /// Of those that nothing is known of: named by one that is not master, or else the first that answers.
+    /// The first to be tried of those that nothing is known of: named by one that is not master, or else the first that answers.
     current: AtomicUsize,
     chance: Chance,
     pub(crate) changes: Arc<TopologyChanges>,
@@ -48,7 +48,7 @@ struct Ledger {
 #[derive(Debug)]
 pub(crate) enum Report {
     Standing(Box<StandingResponse>),
-    /// As that, of a brain of another group.
+    /// What a brain of another group says that it is.
     Foreign(Box<StandingResponse>),
     /// There is no such stream there.
     Unserved,
@@ -184,7 +184,7 @@ impl Roster {
         let _raced = self.current.compare_exchange(at, to, Ordering::Relaxed, Ordering::Relaxed);
     }
 
-    /// Who is at one of these URLs, with commas between.
+    /// The node at one of these URLs, which have commas between them.
     pub(crate) fn find(&self, urls: &str) -> Option<usize> {
         self.nodes.iter().position(|node| node.is_at(urls.split(',')))
     }

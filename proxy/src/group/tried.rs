@@ -6,7 +6,7 @@ pub(crate) struct Tried {
     /// One bit for each node.
     pub(super) nodes: u64,
     pub(super) last: Option<usize>,
-    /// Who was named by one that is not master.
+    /// The node that was named as master by one that is not.
     pub(crate) named: Option<usize>,
 }
 

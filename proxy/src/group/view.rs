@@ -24,7 +24,7 @@ pub struct GroupView {
     pub epoch: u64,
     /// A revision that it is known to have committed.
     pub revision: Revision,
-    /// In the order of the placement.
+    /// Its brains, in the order of the placement.
     pub nodes: Vec<NodeView>,
 }
 

@@ -7,7 +7,7 @@ use tonic::body::Body;
 use super::call::Call;
 use crate::grpc;
 
-/// Of a fresh etcd.
+/// The revision of roles and users that a fresh etcd has.
 const AUTH_REVISION: u64 = 1;
 
 impl Call<'_> {

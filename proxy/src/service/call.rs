@@ -19,7 +19,7 @@ use crate::table::Table;
 /// One unary request.
 pub(crate) struct Call<'a> {
     pub(crate) core: &'a Core,
-    /// The client's, as far as a brain may see them.
+    /// The client's headers, as far as brains may see them.
     pub(crate) headers: HeaderMap,
     pub(crate) message: Framed,
     /// What it touches; nothing where it names no keys.

@@ -1,13 +1,17 @@
 //! Range, RangeStream, Put and DeleteRange: one group's as they came, several groups' by fan-out.
 
+use std::sync::Arc;
+
 use http::Response;
 use tonic::Status;
 use tonic::body::Body;
 
 use super::call::Call;
 use super::target::Target;
-use crate::fanout::Setback;
 use crate::fanout::delete::Deleted;
+use crate::fanout::{Setback, Split};
+use crate::group::Group;
+use crate::table::Table;
 
 impl Call<'_> {
     pub(crate) async fn range(&self) -> Result<Response<Body>, Status> {
@@ -30,11 +34,12 @@ impl Call<'_> {
                     Ok(answer) => Ok(answer.relay()),
                     Err(failure) => Err(Setback::of_read(failure)),
                 },
-                Target::Many(groups) if streams => {
-                    self.core.merged_stream(&self.headers, &self.message, &groups, table.version()).await
-                }
                 Target::Many(groups) => {
-                    self.core.merged_range(&self.headers, &self.message, &groups, table.version()).await
+                    let split = self.split(&groups, &table);
+                    match streams {
+                        true => self.core.merged_stream(&split).await,
+                        false => self.core.merged_range(&split).await,
+                    }
                 }
             };
             match merged {
@@ -60,14 +65,8 @@ impl Call<'_> {
                 }
                 target => {
                     let groups = target.groups();
-                    let merged = self.core.merged_delete(
-                        &self.headers,
-                        &self.message,
-                        &groups,
-                        table.version(),
-                        &mut deleted,
-                    );
-                    match merged.await {
+                    let split = self.split(&groups, &table);
+                    match self.core.merged_delete(&split, &mut deleted).await {
                         Err(Setback::Again) => {}
                         Err(Setback::Refused(status)) => return Err(status),
                         Ok(answer) => return Ok(answer),
@@ -76,5 +75,10 @@ impl Call<'_> {
             }
             retry.pause().await?;
         }
+    }
+
+    /// This request over several groups of a table.
+    fn split<'a>(&'a self, groups: &'a [Arc<Group>], table: &Table) -> Split<'a> {
+        Split { headers: &self.headers, message: &self.message, groups, version: table.version() }
     }
 }

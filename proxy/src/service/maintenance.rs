@@ -69,7 +69,7 @@ impl Call<'_> {
         Ok(grpc::answer(&status))
     }
 
-    /// Of all groups together: what stands in one stands here, and what is raised or ended is so in all of them.
+    /// Alarms of all groups together: what stands in one stands here, and what is raised or ended is so in all of them.
     ///
     /// # Errors
     /// If one group did not answer; the others may have done it.
@@ -83,7 +83,7 @@ impl Call<'_> {
         Ok(grpc::answer(&AlarmResponse { header, alarms }))
     }
 
-    /// Of all groups at once: those of one store have it done together.
+    /// Defragments all groups at once: those of one store have it done together.
     ///
     /// # Errors
     /// If one group's was not.

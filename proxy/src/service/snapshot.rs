@@ -40,7 +40,7 @@ const ATTEMPTS: usize = 5;
 
 /// Where all groups are read.
 struct Moment {
-    /// In order of names.
+    /// The groups, in the order of their names.
     groups: Vec<Arc<Group>>,
     /// The placement's version.
     version: u64,
@@ -128,7 +128,7 @@ impl Core {
 }
 
 impl Call<'_> {
-    /// Of the rows of all groups, at one revision.
+    /// The hash of the rows of all groups, at one revision.
     pub(crate) async fn hash_kv(&self) -> Result<Response<Body>, Status> {
         let request: HashKvRequest = grpc::decode(self.message.message())?;
         for _ in 0..ATTEMPTS {
@@ -150,7 +150,7 @@ impl Call<'_> {
         Err(Fault::Timeout.into())
     }
 
-    /// Of everything that each group holds now: rows and leases.
+    /// The hash of everything that each group holds now: rows and leases.
     pub(crate) async fn hash(&self) -> Result<Response<Body>, Status> {
         let table = self.core.table();
         let path = "/etcdserverpb.Maintenance/Hash";

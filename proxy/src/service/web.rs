@@ -66,14 +66,14 @@ impl Subject for Probed {
         )))
     }
 
-    /// Of all groups that answer soon.
+    /// The alarms of all groups that answer soon.
     async fn alarms(&self) -> Vec<AlarmType> {
         let table = self.0.table();
         let answers = join_all(table.groups().map(|group| self.0.alarms_of(group))).await;
         answers.into_iter().flatten().collect()
     }
 
-    /// In one process they answer and end together.
+    /// None where they are in this process: there they answer and end together.
     fn groups(&self) -> Vec<GroupName> {
         if self.0.config.server == Server::Standalone {
             return Vec::new();

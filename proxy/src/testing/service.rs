@@ -116,6 +116,7 @@ fn decode<M: prost::Message + Default>(message: &Framed) -> Result<M, Status> {
     grpc::decode(message.message())
 }
 
+/// Longer than functions are elsewhere: one arm for each method, and nothing but arms.
 async fn unary(
     brain: &Arc<Brain>,
     path: &str,

@@ -15,7 +15,7 @@ pub(super) const NO_WATCHER: i64 = -1;
 pub(super) struct Answer {
     pub(super) id: i64,
     pub(super) kind: Kind,
-    /// Of its header; zero where it has none.
+    /// The revision of its header; zero where it has none.
     pub(super) revision: Revision,
     /// The message as it came.
     pub(super) message: Bytes,

@@ -17,6 +17,7 @@ use tonic::Status;
 
 use super::answer::{Answer, Kind, NO_WATCHER};
 use super::link::{Event, Link};
+use super::part::PartId;
 use crate::core::Core;
 use crate::group::Group;
 use crate::topology::Rest;
@@ -29,21 +30,23 @@ const ADVANCE_PAUSE: Duration = Duration::from_millis(100);
 
 type Advancing = Pin<Box<dyn Future<Output = Result<(), Status>> + Send>>;
 
+/// See the module.
 pub(super) struct GroupStream {
     core: Arc<Core>,
     group: Arc<Group>,
-    /// Of the placement by which this group is asked for its part only.
+    /// The version of the placement by which this group is asked for its part only.
     version: Option<u64>,
     link: Link,
-    parts: BTreeMap<i64, Part>,
-    unsent: VecDeque<i64>,
-    unanswered: VecDeque<i64>,
+    parts: BTreeMap<PartId, Part>,
+    unsent: VecDeque<PartId>,
+    unanswered: VecDeque<PartId>,
     advancing: Option<Advancing>,
     pause: Option<Rest>,
     asking: Option<Asking>,
     _counted: One,
 }
 
+/// What one watcher wants of the group.
 struct Part {
     create: Arc<WatchCreateRequest>,
     closed: Revision,
@@ -64,23 +67,23 @@ struct Asking {
 #[derive(Debug)]
 pub(super) enum Signal {
     Events {
-        part: i64,
+        part: PartId,
         answer: Answer,
         last: Revision,
     },
     /// The group's own, for one part; and what that has closed, which may be more where a slave speaks.
     Progress {
-        part: i64,
+        part: PartId,
         revision: Revision,
     },
     /// Some closed revisions have risen.
     Closed,
     Compacted {
-        part: i64,
+        part: PartId,
         at: Revision,
     },
     Cancelled {
-        part: i64,
+        part: PartId,
         reason: String,
     },
 }
@@ -108,13 +111,13 @@ impl GroupStream {
     }
 
     /// Adds a part that wants everything above `closed`. Its id is never used again on this group stream.
-    pub(super) fn add(&mut self, id: i64, create: Arc<WatchCreateRequest>, closed: Revision) {
+    pub(super) fn add(&mut self, id: PartId, create: Arc<WatchCreateRequest>, closed: Revision) {
         let part = Part { create, closed, acknowledged: false, covered: false, resumed: false };
         self.parts.insert(id, part);
         self.unsent.push_back(id);
     }
 
-    pub(super) fn remove(&mut self, id: i64) {
+    pub(super) fn remove(&mut self, id: PartId) {
         self.parts.remove(&id);
         let was_sent = !self.unsent.contains(&id);
         self.unsent.retain(|unsent| *unsent != id);
@@ -129,7 +132,7 @@ impl GroupStream {
     }
 
     /// What a part has closed, in-band.
-    pub(super) fn closed(&self, id: i64) -> Option<Revision> {
+    pub(super) fn closed(&self, id: PartId) -> Option<Revision> {
         self.parts.get(&id).map(|part| part.closed)
     }
 
@@ -258,7 +261,7 @@ impl GroupStream {
                 requests.create(WatchCreateRequest {
                     start_revision: start.to_wire(),
                     progress_notify: true,
-                    watch_id: id,
+                    watch_id: id.to_wire(),
                     fragment: false,
                     ..WatchCreateRequest::clone(&part.create)
                 });
@@ -296,10 +299,10 @@ impl GroupStream {
         self.core.floor.raise(answer.revision);
         self.group.reached(answer.revision);
         self.link.works();
-        let id = answer.id;
-        if id == NO_WATCHER {
+        if answer.id == NO_WATCHER {
             return self.take_for_all(answer);
         }
+        let id = PartId::from_wire(answer.id);
         let part = self.parts.get_mut(&id);
         match (answer.kind.clone(), part) {
             (Kind::Created, part) => {
@@ -347,7 +350,7 @@ impl GroupStream {
         }
     }
 
-    fn cancelled(&mut self, id: i64, reason: String) -> Option<Signal> {
+    fn cancelled(&mut self, id: PartId, reason: String) -> Option<Signal> {
         if !self.parts.contains_key(&id) {
             return None;
         }
@@ -360,7 +363,7 @@ impl GroupStream {
         Some(Signal::Cancelled { part: id, reason })
     }
 
-    fn forget(&mut self, id: i64) {
+    fn forget(&mut self, id: PartId) {
         self.parts.remove(&id);
         self.unanswered.retain(|unanswered| *unanswered != id);
     }

@@ -59,7 +59,7 @@ struct Stream {
 /// Why there is none.
 struct Lost {
     status: Status,
-    /// Who would take it.
+    /// The node that would take it, where one has named it.
     named: Option<usize>,
 }
 

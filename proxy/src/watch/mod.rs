@@ -22,6 +22,7 @@
 mod answer;
 mod link;
 mod merge;
+mod part;
 mod progress;
 mod requests;
 mod route;

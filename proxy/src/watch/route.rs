@@ -11,6 +11,7 @@ use kubebrain_shared::revision::Revision;
 use super::answer::{self, Answer, NO_WATCHER};
 use super::group_stream::{GroupStream, Signal};
 use super::merge::Merge;
+use super::part::PartId;
 use super::progress::{Manual, Verdict, WatcherProgress, judge};
 use super::stream::WatchStream;
 use super::watcher::{Merged, MergedLane, ONLY_PART, Route, Watcher};
@@ -28,7 +29,7 @@ impl WatchStream {
         named: Revision,
         delivered: Revision,
     ) {
-        let route = Route::Direct { group: self.core.table().home().name().clone(), part: 0 };
+        let route = Route::Direct { group: self.core.table().home().name().clone(), part: PartId::default() };
         let counted = One::of(&self.core.config.metrics.all.watchers);
         // Who begins now knows from the answer to its create how far that is.
         let told = if named == Revision::ZERO { delivered } else { Revision::ZERO };
@@ -189,7 +190,7 @@ impl WatchStream {
         }
     }
 
-    fn pass_on(&mut self, part: i64, answer: &Answer, last: Revision) {
+    fn pass_on(&mut self, part: PartId, answer: &Answer, last: Revision) {
         let Some(id) = self.clients.get(&part).copied() else { return };
         let Some(watcher) = self.watchers.get_mut(&id) else { return };
         watcher.told = watcher.told.max(last);

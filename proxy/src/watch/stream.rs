@@ -24,6 +24,7 @@ use tonic::body::Body;
 
 use super::answer::NO_WATCHER;
 use super::group_stream::GroupStream;
+use super::part::PartId;
 use super::progress::Manual;
 use super::watcher::{Watcher, check};
 use crate::core::Core;
@@ -38,14 +39,14 @@ pub(super) struct WatchStream {
     input: Option<Body>,
     buffer: BytesMut,
     pub(super) watchers: BTreeMap<i64, Watcher>,
-    /// Of watchers that one group serves: by group.
+    /// The streams that serve watchers of one group each, by group.
     pub(super) shared: BTreeMap<GroupName, GroupStream>,
     /// Which watcher a part of a shared group stream belongs to.
-    pub(super) clients: HashMap<i64, i64>,
+    pub(super) clients: HashMap<PartId, i64>,
     pub(super) manual: Option<Manual>,
     pub(super) turn: usize,
     next_id: i64,
-    next_part: i64,
+    last_part: PartId,
     out: VecDeque<Bytes>,
     end: Option<Result<(), Status>>,
     ended: bool,
@@ -68,7 +69,7 @@ impl WatchStream {
             manual: None,
             turn: 0,
             next_id: 0,
-            next_part: 0,
+            last_part: PartId::default(),
             out: VecDeque::new(),
             end: None,
             ended: false,
@@ -76,9 +77,9 @@ impl WatchStream {
         }
     }
 
-    pub(super) fn next_part(&mut self) -> i64 {
-        self.next_part += 1;
-        self.next_part
+    pub(super) fn next_part(&mut self) -> PartId {
+        self.last_part = self.last_part.next();
+        self.last_part
     }
 
     pub(super) fn push(&mut self, frame: Bytes) {

@@ -10,9 +10,10 @@ use kubebrain_shared::revision::Revision;
 
 use super::group_stream::GroupStream;
 use super::merge::Merge;
+use super::part::PartId;
 use crate::classify::Span;
 
-/// As the client made it.
+/// A watcher as its client has made it, and how far it is.
 pub(super) struct Watcher {
     /// With etcd's conventions applied: an empty key is `"\0"`.
     pub(super) create: Arc<WatchCreateRequest>,
@@ -24,10 +25,10 @@ pub(super) struct Watcher {
     pub(super) _counted: One,
 }
 
-/// Who serves it.
+/// By which streams to groups a watcher is served.
 pub(super) enum Route {
     /// One group, on the group stream that all such watchers of the stream share.
-    Direct { group: GroupName, part: i64 },
+    Direct { group: GroupName, part: PartId },
     /// Several groups, each on a group stream of its own.
     Merged(Box<Merged>),
 }
@@ -46,7 +47,7 @@ pub(super) struct MergedLane {
 }
 
 /// The only part of a merged watcher's group stream.
-pub(super) const ONLY_PART: i64 = 1;
+pub(super) const ONLY_PART: PartId = PartId::from_wire(1);
 
 impl Watcher {
     pub(super) fn span(&self) -> Span {
