@@ -9,9 +9,6 @@ use kubebrain_net::held::Held;
 use kubebrain_net::probe::ETCD_VERSION;
 
 use crate::metrics::Metrics;
-#[cfg(not(any(test, feature = "seams")))]
-use crate::seams::Seams;
-#[cfg(any(test, feature = "seams"))]
 pub use crate::seams::Seams;
 
 /// What gRPC may add to a request of `request_bytes_max`, as in etcd.
@@ -152,7 +149,7 @@ impl Config {
         #[cfg(any(test, feature = "seams"))]
         return chosen(&self.seams);
         #[cfg(not(any(test, feature = "seams")))]
-        chosen(&Seams::NONE)
+        chosen(&Seams::default())
     }
 
     /// Connections to brains for requests.

@@ -16,16 +16,3 @@ pub struct Seams {
     /// Each group's part of a range is read at its own "now".
     pub read_parts_at_now: bool,
 }
-
-impl Seams {
-    /// No fault, which is what a product build has.
-    #[cfg(not(any(test, feature = "seams")))]
-    pub(crate) const NONE: Self = Self {
-        ignore_floor: false,
-        progress_early: false,
-        merge_without_watermark: false,
-        resume_at_closed: false,
-        skip_sync_point: false,
-        read_parts_at_now: false,
-    };
-}
