@@ -5,6 +5,7 @@
 //! decoder. Fields that are not looked at are not judged either: that is the brain's.
 
 use bytes::Bytes;
+use kubebrain_shared::method;
 use kubebrain_shared::range::KeyRange;
 use kubebrain_shared::wire::{Field, Fields, Malformed, Value};
 use tonic::Status;
@@ -53,6 +54,19 @@ pub(crate) enum Shape {
     Put,
     DeleteRange,
     Txn,
+}
+
+impl Shape {
+    /// The shape of requests to `/service/method`; none where they name no keys.
+    pub(crate) fn of(path: &str) -> Option<Self> {
+        match path {
+            method::RANGE | method::RANGE_STREAM => Some(Self::Range),
+            method::PUT => Some(Self::Put),
+            method::DELETE_RANGE => Some(Self::DeleteRange),
+            method::TXN => Some(Self::Txn),
+            _ => None,
+        }
+    }
 }
 
 /// Reads what `message` touches.

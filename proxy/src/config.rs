@@ -8,8 +8,8 @@ use kubebrain_net::dial::DialConfig;
 use kubebrain_net::held::Held;
 use kubebrain_net::probe::ETCD_VERSION;
 
-use crate::group::SILENCE;
 use crate::metrics::Metrics;
+pub use crate::seams::Seams;
 
 /// What gRPC may add to a request of `request_bytes_max`, as in etcd.
 pub(crate) const GRPC_OVERHEAD_BYTES: usize = 512 * 1024;
@@ -17,13 +17,17 @@ pub(crate) const GRPC_OVERHEAD_BYTES: usize = 512 * 1024;
 /// HTTP/2's largest window: streams that nobody reads must not use up what all of them share.
 const WINDOW_BYTES_MAX: u32 = (1 << 31) - 1;
 
+/// A brain of which nothing is heard for so long is suspect: two heartbeats and some time for a slow machine. Lower leaves
+/// a hung brain sooner, and a busy one for nothing.
+pub(crate) const SILENCE: Duration = Duration::from_millis(2500);
+
 /// More than a heartbeat ever needs.
 const STANDING_WINDOW_BYTES: u32 = 64 * 1024;
 
 /// Where the groups of a proxy are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Server {
-    /// In brains.
+    /// In brains, which it asks.
     Proxy,
     /// In its own process.
     Standalone,
@@ -111,35 +115,6 @@ pub struct Config {
     pub seams: Seams,
 }
 
-/// Planted faults: each breaks one promise, so that a model test can show that it would notice.
-#[cfg(any(test, feature = "seams"))]
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Seams {
-    /// Forwarded requests carry floor 0.
-    pub ignore_floor: bool,
-    /// A manual progress request is answered with the floor at once.
-    pub progress_early: bool,
-    /// A watcher over several groups sends events as they arrive.
-    pub merge_without_watermark: bool,
-    /// A lost upstream watch is resumed at the closed revision instead of the next one.
-    pub resume_at_closed: bool,
-    /// The compaction transaction is answered before the other groups are advanced.
-    pub skip_sync_point: bool,
-    /// Each group's part of a range is read at its own "now".
-    pub read_parts_at_now: bool,
-}
-
-/// Which planted fault; see [`Config::planted`].
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Seam {
-    IgnoreFloor,
-    ProgressEarly,
-    MergeWithoutWatermark,
-    ResumeAtClosed,
-    SkipSyncPoint,
-    ReadPartsAtNow,
-}
-
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -169,25 +144,12 @@ impl Default for Config {
 }
 
 impl Config {
-    /// True if this fault is planted; constant `false` in a product build.
-    pub(crate) fn planted(&self, seam: Seam) -> bool {
+    /// True if the fault that `chosen` names is planted; constant `false` in a product build.
+    pub(crate) fn planted(&self, chosen: impl FnOnce(&Seams) -> bool) -> bool {
         #[cfg(any(test, feature = "seams"))]
-        {
-            let seams = self.seams;
-            match seam {
-                Seam::IgnoreFloor => seams.ignore_floor,
-                Seam::ProgressEarly => seams.progress_early,
-                Seam::MergeWithoutWatermark => seams.merge_without_watermark,
-                Seam::ResumeAtClosed => seams.resume_at_closed,
-                Seam::SkipSyncPoint => seams.skip_sync_point,
-                Seam::ReadPartsAtNow => seams.read_parts_at_now,
-            }
-        }
+        return chosen(&self.seams);
         #[cfg(not(any(test, feature = "seams")))]
-        {
-            let _never = seam;
-            false
-        }
+        chosen(&Seams::default())
     }
 
     /// Connections to brains for requests.

@@ -3,45 +3,27 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use futures_util::future::try_join_all;
-use http::HeaderMap;
-use kubebrain_proto::etcdserverpb::{StatusRequest, StatusResponse};
-use kubebrain_proto::peer::{AdvanceRequest, AdvanceResponse};
 use kubebrain_net::budget::Budget;
-use kubebrain_shared::fault::Fault;
 use kubebrain_net::intake;
 use kubebrain_net::reflection::{CLIENT_SERVICES, Reflection};
 use kubebrain_shared::revision::Revision;
 use kubebrain_shared::stop::{Stop, Stopper};
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
-use tonic::Status;
 
-use crate::call::Ask;
-use crate::config::{Config, Seam};
+use crate::config::Config;
 use crate::floor::Floor;
-use crate::group::Group;
-use crate::group::news::News;
-use crate::grpc::Framed;
 use crate::identity::Identity;
 use crate::retry::Retry;
 use crate::table::Table;
-
-/// What a group says to a fence.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Fenced {
-    /// At least what was asked for, and every write acknowledged before.
-    pub(crate) revision: Revision,
-    /// Below it nothing can be read; -1 where nothing was compacted.
-    pub(crate) compacted: i64,
-}
+use crate::topology::TopologyChanges;
 
 /// The state of a proxy.
 pub(crate) struct Core {
     pub(crate) config: Config,
     pub(crate) floor: Floor,
     pub(crate) in_flight: Arc<Semaphore>,
-    /// Large requests.
+    /// What large requests may take in memory.
     pub(crate) requests: Arc<Budget>,
     pub(crate) reflection: Option<Reflection>,
     table: ArcSwap<Table>,
@@ -49,12 +31,12 @@ pub(crate) struct Core {
     /// The placement's version; changes after the table did.
     version: watch::Sender<u64>,
     ready: watch::Sender<bool>,
-    news: Arc<News>,
+    changes: Arc<TopologyChanges>,
     stopper: Mutex<Option<Stopper>>,
 }
 
 impl Core {
-    pub(crate) fn new(config: Config, table: Table, news: Arc<News>) -> Self {
+    pub(crate) fn new(config: Config, table: Table, changes: Arc<TopologyChanges>) -> Self {
         let version = watch::Sender::new(table.version());
         Self {
             in_flight: Arc::new(Semaphore::new(config.in_flight_max)),
@@ -66,7 +48,7 @@ impl Core {
             identity: ArcSwap::default(),
             version,
             ready: watch::Sender::new(false),
-            news,
+            changes,
             stopper: Mutex::new(Some(Stopper::default())),
         }
     }
@@ -80,26 +62,31 @@ impl Core {
         let version = table.version();
         self.table.store(Arc::new(table));
         self.version.send_replace(version);
-        self.news.tell();
+        self.changes.announce();
     }
 
-    /// Of who serves what, in all groups, and of tables.
-    pub(crate) fn news(&self) -> &Arc<News> {
-        &self.news
+    /// The changes in who serves what, in all groups, and in tables.
+    pub(crate) fn changes(&self) -> &Arc<TopologyChanges> {
+        &self.changes
     }
 
-    /// For what is tried again for as long as a request may take.
+    /// A retry of what is tried again for as long as a request may take.
     pub(crate) fn retry(&self) -> Retry {
-        Retry::new(self.config.retry_for, &self.news)
+        Retry::new(self.config.retry_for, &self.changes)
     }
 
-    /// Hears of every new table.
+    /// Receives the version of every new table.
     pub(crate) fn tables(&self) -> watch::Receiver<u64> {
         self.version.subscribe()
     }
 
     pub(crate) fn identity(&self) -> Identity {
         **self.identity.load()
+    }
+
+    /// What the home group has said of itself.
+    pub(crate) fn set_identity(&self, identity: Identity) {
+        self.identity.store(Arc::new(identity));
     }
 
     pub(crate) fn ready(&self) -> &watch::Sender<bool> {
@@ -138,101 +125,6 @@ impl Core {
 
     /// What forwarded requests carry.
     pub(crate) fn floor_to_send(&self) -> Revision {
-        if self.config.planted(Seam::IgnoreFloor) { Revision::ZERO } else { self.floor.get() }
-    }
-
-    /// One fence of one group: raises it to `floor`, and this proxy's floor to what it has. Asked after the caller's
-    /// request arrived and joined by nobody, so it contains every write acknowledged before.
-    ///
-    /// # Errors
-    /// As the group gives it, or `Unavailable`.
-    pub(crate) async fn advance_once(&self, group: &Group, floor: Revision) -> Result<Fenced, Status> {
-        let request = AdvanceRequest { floor: floor.to_wire() };
-        let message = Framed::of(&request);
-        let path = "/kubebrain.peer.v1.Peer/Advance";
-        let ask = Ask { path, headers: &HeaderMap::new(), message, part: None, floor: false };
-        let answer = self.send(group, &ask).await.map_err(|_| Fault::Timeout)?;
-        let answer: AdvanceResponse = answer.decode(1024).await?;
-        let revision = Revision::checked_from(answer.revision)
-            .ok_or_else(|| Status::internal("a brain's revision is out of bounds"))?;
-        group.reached(revision);
-        self.floor.raise(revision);
-        Ok(Fenced { revision, compacted: answer.compacted })
-    }
-
-    /// As [`Core::advance_once`], tried again for as long as a request may take: advancing twice does no harm.
-    ///
-    /// # Errors
-    /// `Unavailable` "request timed out".
-    pub(crate) async fn advance(&self, group: &Group, floor: Revision) -> Result<Revision, Status> {
-        Ok(self.advance_fully(group, floor).await?.revision)
-    }
-
-    /// As [`Core::advance`], with all that the group says.
-    ///
-    /// # Errors
-    /// As there.
-    pub(crate) async fn advance_fully(&self, group: &Group, floor: Revision) -> Result<Fenced, Status> {
-        self.repeat(group, |_| true, || self.advance_once(group, floor)).await
-    }
-
-    /// Asks again, for as long as a request may take, while what comes back `passes`. For what does no harm twice.
-    ///
-    /// # Errors
-    /// What does not pass; `Unavailable` "request timed out".
-    pub(crate) async fn repeat<T, F: Future<Output = Result<T, Status>>>(
-        &self,
-        group: &Group,
-        passes: impl Fn(&Status) -> bool,
-        ask: impl Fn() -> F,
-    ) -> Result<T, Status> {
-        let mut retry = self.retry().counted(&self.config.metrics.all.retries);
-        loop {
-            match tokio::time::timeout_at(retry.until(), ask()).await {
-                Ok(Err(status)) if passes(&status) => {
-                    tracing::debug!(group = %group.name(), %status, "asked in vain");
-                }
-                Ok(answer) => return answer,
-                Err(_late) => return Err(Fault::Timeout.into()),
-            }
-            retry.pause().await?;
-        }
-    }
-
-    /// Fences these groups at once, in their order.
-    ///
-    /// # Errors
-    /// `Unavailable` if one of them does not answer.
-    pub(crate) async fn fence(
-        &self,
-        groups: impl IntoIterator<Item = &Arc<Group>>,
-    ) -> Result<Vec<Revision>, Status> {
-        try_join_all(groups.into_iter().map(|group| self.advance(group, Revision::ZERO))).await
-    }
-
-    /// A revision that a client names above the floor may have been shown by another proxy: only the groups know.
-    /// What is named never becomes a floor.
-    ///
-    /// # Errors
-    /// As [`Core::fence`].
-    pub(crate) async fn look_for(&self, named: i64) -> Result<(), Status> {
-        if named > self.floor.get().to_wire() {
-            self.fence(self.table().groups()).await?;
-        }
-        Ok(())
-    }
-
-    /// Learns who the home group says it is.
-    ///
-    /// # Errors
-    /// The home group's.
-    pub(crate) async fn learn_identity(&self) -> Result<(), Status> {
-        let table = self.table();
-        let answer: StatusResponse =
-            self.ask(table.home(), "/etcdserverpb.Maintenance/Status", &StatusRequest {}).await?;
-        if let Some(header) = &answer.header {
-            self.identity.store(Arc::new(Identity::of(header)));
-        }
-        Ok(())
+        if self.config.planted(|seams| seams.ignore_floor) { Revision::ZERO } else { self.floor.get() }
     }
 }

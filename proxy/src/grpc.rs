@@ -3,15 +3,17 @@
 //! Invariant: an answer that is made here ends in trailers; one that is passed on does so by [`kubebrain_net::relay`].
 
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Response, header};
 use http_body::Frame;
-use http_body_util::BodyExt as _;
 use kubebrain_shared::wire::{self, FRAME_PREFIX_BYTES, FrameError};
 use tonic::Status;
 use tonic::body::Body;
+
+/// How a request ended: an answer, which may be an error of a group's, or a refusal of our own.
+pub(crate) type Answered = Result<Response<Body>, Status>;
 
 pub(crate) const CONTENT_TYPE: HeaderValue = HeaderValue::from_static("application/grpc");
 
@@ -52,26 +54,47 @@ impl Framed {
 ///
 /// # Errors
 /// What a client is told: too large, compressed, or none.
-pub(crate) async fn one_message(body: Body, bytes_max: usize) -> Result<Framed, Status> {
-    let mut body = body;
-    let mut buffer = BytesMut::new();
-    loop {
-        if let Some(bytes) = frame_bytes(&buffer, bytes_max)?.filter(|bytes| *bytes <= buffer.len()) {
-            return Ok(Framed(buffer.split_to(bytes).freeze()));
-        }
-        match body.frame().await {
-            Some(Ok(frame)) => {
-                if let Ok(data) = frame.into_data() {
-                    // the common case: the whole request in its first frame, not copied
-                    if buffer.is_empty() {
-                        buffer = BytesMut::from(data);
-                    } else {
-                        buffer.extend_from_slice(&data);
+pub(crate) struct OneMessage<B> {
+    body: B,
+    buffer: BytesMut,
+    bytes_max: usize,
+}
+
+impl<B> OneMessage<B> {
+    /// Reads from `body`; the message may have `bytes_max` bytes.
+    pub(crate) fn new(body: B, bytes_max: usize) -> Self {
+        Self { body, buffer: BytesMut::new(), bytes_max }
+    }
+}
+
+impl<B> Future for OneMessage<B>
+where
+    B: http_body::Body<Data = Bytes, Error = Status> + Unpin,
+{
+    type Output = Result<Framed, Status>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Self { body, buffer, bytes_max } = &mut *self;
+        loop {
+            if let Some(bytes) = frame_bytes(buffer, *bytes_max)?.filter(|bytes| *bytes <= buffer.len()) {
+                return Poll::Ready(Ok(Framed(buffer.split_to(bytes).freeze())));
+            }
+            match ready!(Pin::new(&mut *body).poll_frame(cx)) {
+                Some(Ok(frame)) => {
+                    if let Ok(data) = frame.into_data() {
+                        // the common case: the whole request in its first frame, not copied
+                        if buffer.is_empty() {
+                            *buffer = BytesMut::from(data);
+                        } else {
+                            buffer.extend_from_slice(&data);
+                        }
                     }
                 }
+                Some(Err(status)) => return Poll::Ready(Err(status)),
+                None => {
+                    return Poll::Ready(Err(Status::invalid_argument("the request has no message")));
+                }
             }
-            Some(Err(status)) => return Err(status),
-            None => return Err(Status::invalid_argument("the request has no message")),
         }
     }
 }
@@ -93,7 +116,7 @@ fn frame_bytes(buffer: &[u8], bytes_max: usize) -> Result<Option<usize>, Status>
 /// The next whole message of a stream of frames.
 ///
 /// # Errors
-/// As gRPC's own libraries put it.
+/// What cannot be split, in the words of gRPC's own libraries.
 pub(crate) fn split(buffer: &mut BytesMut, bytes_max: usize) -> Result<Option<Bytes>, Status> {
     wire::Message::split_within(buffer, bytes_max).map_err(refuse_frame)
 }
@@ -178,7 +201,7 @@ mod tests {
         let frames: Vec<Result<Frame<Bytes>, Status>> =
             chunks.iter().map(|chunk| Ok(Frame::data(Bytes::from_static(chunk)))).collect();
         let body = http_body_util::StreamBody::new(futures_util::stream::iter(frames));
-        one_message(Body::new(body), bytes_max).await.map(|framed| framed.message())
+        OneMessage::new(Body::new(body), bytes_max).await.map(|framed| framed.message())
     }
 
     #[tokio::test]

@@ -4,9 +4,9 @@
 //! byte. Only where several groups answer together, or an id must be rewritten, is anything built here.
 //!
 //! ```text
-//! serve → service (by path) ─┬─ classify → table → call → group → brain
-//!                            ├─ fanout: one range or delete over several groups
-//!                            └─ watch: one client stream over many groups' streams
+//! serve → stack (layer by layer) → service (by path) ─┬─ table → call → group → brain
+//!              │                                      └─ fanout: one range or delete over several groups
+//!              └─ watch: one client stream over many groups' streams
 //! ```
 //!
 //! Invariants:
@@ -22,18 +22,24 @@ pub mod config;
 pub mod metrics;
 pub mod proxy;
 
+mod seams;
 mod floor;
 mod identity;
 mod grpc;
+mod topology;
 mod retry;
 mod classify;
 mod group;
 mod table;
 mod core;
+mod answer;
 mod call;
+mod fence;
+mod figures;
 mod fanout;
 mod watch;
 mod service;
+mod stack;
 
 #[cfg(test)]
 mod testing;
@@ -44,4 +50,4 @@ mod tests;
 pub use classify::agreement::check as check_shallow_reading;
 pub use config::{Config, Inside, Server};
 pub use group::{GroupView, NodeView, Role};
-pub use proxy::{Proxy, Service};
+pub use proxy::{Answering, Proxy, Service};

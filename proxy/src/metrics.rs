@@ -1,25 +1,28 @@
 //! [`Metrics`]: what a proxy counts. Groups are the only open set of labels: those that a placement has named.
 
+mod gauges;
+
 use std::fmt;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
+use std::time::Duration;
 
-use kubebrain_net::dial::State;
-use kubebrain_shared::group::GroupName;
 use kubebrain_net::metrics::{self as shared, disk_buckets};
+use kubebrain_shared::group::GroupName;
 use parking_lot::Mutex;
-use prometheus::{GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
-use tokio::time::Instant;
+use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge};
 
-use crate::call::{Answer, Failure};
-use crate::core::Core;
-use crate::group::{GroupView, Place, Role};
+use gauges::Gauges;
+pub(crate) use gauges::{Figures, GroupFigures, NodeFigures};
 
-/// Of one proxy. Clones count together.
+/// Gives what a page shows, as of now; nothing once the proxy is gone.
+type Source = Arc<dyn Fn() -> Option<Figures> + Send + Sync>;
+
+/// What one proxy counts. Clones count together.
 #[derive(Clone)]
 pub struct Metrics {
     pub(crate) all: Arc<Counted>,
-    /// Whom a page looks at.
-    core: Arc<Mutex<Weak<Core>>>,
+    /// Asked whenever a page is made.
+    source: Arc<Mutex<Option<Source>>>,
 }
 
 pub(crate) struct Counted {
@@ -35,16 +38,37 @@ pub(crate) struct Counted {
     breaker_opens: IntCounterVec,
 }
 
-/// Requests to one group.
-pub(crate) struct Upstream {
+/// The counters of requests to one group.
+pub(crate) struct GroupCounters {
     reads: [IntCounter; READ_AT.len()],
     outcomes: [IntCounter; OUTCOMES.len()],
     seconds: Histogram,
 }
 
-/// As what a node is asked for a read.
+/// What a node is known to be when it is asked for a read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum ReadAt {
+    Slave,
+    Master,
+    Unknown,
+}
+
+/// The labels of [`ReadAt`], in its order.
 const READ_AT: [&str; 3] = ["slave", "master", "unknown"];
 
+/// What came of a request to a group.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Outcome {
+    /// An answer.
+    Answered,
+    /// An error that the group gave.
+    Failed,
+    NotSent,
+    NotOwner,
+    Unknown,
+}
+
+/// The labels of [`Outcome`], in its order.
 const OUTCOMES: [&str; 5] = ["answered", "failed", "not_sent", "not_owner", "unknown"];
 
 impl Metrics {
@@ -89,199 +113,47 @@ impl Metrics {
                 &["group", "node"],
             ),
         };
-        let core = Arc::<Mutex<Weak<Core>>>::default();
-        let (gauges, looked) = (Gauges::new(metrics), core.clone());
+        let source = Arc::<Mutex<Option<Source>>>::default();
+        let (gauges, asked) = (Gauges::new(metrics), Arc::clone(&source));
         metrics.refresh(move || {
-            let core = looked.lock().upgrade();
-            core.into_iter().for_each(|core| gauges.look(&core));
+            let source = asked.lock().clone();
+            let figures = source.and_then(|source| source());
+            figures.into_iter().for_each(|figures| gauges.set(&figures));
         });
-        Self { all: Arc::new(counted), core }
+        Self { all: Arc::new(counted), source }
     }
 
-    /// Whom a page looks at from now on.
-    pub(crate) fn look_at(&self, core: &Arc<Core>) {
-        *self.core.lock() = Arc::downgrade(core);
+    /// Whom a page asks from now on for what it shows.
+    pub(crate) fn show(&self, figures: impl Fn() -> Option<Figures> + Send + Sync + 'static) {
+        *self.source.lock() = Some(Arc::new(figures));
     }
 
     /// For a group that a placement names.
-    pub(crate) fn upstream(&self, group: &GroupName) -> Upstream {
+    pub(crate) fn of_group(&self, group: &GroupName) -> GroupCounters {
         let name = group.as_str();
-        Upstream {
+        GroupCounters {
             reads: READ_AT.map(|role| self.all.reads.with_label_values(&[name, role])),
             outcomes: OUTCOMES.map(|outcome| self.all.upstream.with_label_values(&[name, outcome])),
             seconds: self.all.upstream_seconds.with_label_values(&[name]),
         }
     }
-}
 
-impl Metrics {
-    /// For one of its nodes.
+    /// For one of a group's nodes.
     pub(crate) fn breaker_opens(&self, group: &GroupName, node: &str) -> IntCounter {
         self.all.breaker_opens.with_label_values(&[group.as_str(), node])
     }
 }
 
-impl Upstream {
-    /// A range goes to a node.
-    pub(crate) fn read_at(&self, place: Place) {
-        let [slave, master, unknown] = &self.reads;
-        match place {
-            Place::Reader => slave.inc(),
-            Place::Master => master.inc(),
-            Place::Untold | Place::Idle | Place::Broken | Place::Silent | Place::Foreign => unknown.inc(),
-        }
+impl GroupCounters {
+    /// A range goes to a node that is known to be this.
+    pub(crate) fn read_at(&self, node: ReadAt) {
+        self.reads[node as usize].inc();
     }
 
-    /// What came of a request that was sent at `began`.
-    pub(crate) fn sent(&self, began: Instant, outcome: &Result<Answer, Failure>) {
-        let place = match outcome {
-            Ok(answer) if answer.error.is_none() => 0,
-            Ok(_) => 1,
-            Err(Failure::NotSent) => 2,
-            Err(Failure::NotOwner) => 3,
-            Err(Failure::Unknown) => 4,
-        };
-        self.outcomes[place].inc();
-        self.seconds.observe(began.elapsed().as_secs_f64());
-    }
-}
-
-/// What is read when a page is made.
-struct Gauges {
-    ready: IntGauge,
-    floor: IntGauge,
-    in_flight: IntGauge,
-    known: IntGaugeVec,
-    connections: IntGaugeVec,
-    nodes: NodeGauges,
-}
-
-/// Of each brain of each group.
-struct NodeGauges {
-    role: IntGaugeVec,
-    reads: IntGaugeVec,
-    suspect: IntGaugeVec,
-    in_flight: IntGaugeVec,
-    streams: IntGaugeVec,
-    latency: GaugeVec,
-}
-
-impl Gauges {
-    fn new(metrics: &shared::Metrics) -> Self {
-        Self {
-            ready: metrics.gauge("kubebrain_proxy_ready", "1 once every group was reached, until the stop."),
-            floor: metrics.gauge("kubebrain_proxy_floor_revision", "The highest revision that was shown."),
-            in_flight: metrics.gauge(
-                "kubebrain_proxy_requests_in_flight",
-                "Requests at work; a stream is until it begins.",
-            ),
-            known: metrics.gauges(
-                "kubebrain_proxy_group_revision",
-                "The revision that a group is known to have committed.",
-                &["group"],
-            ),
-            connections: metrics.gauges(
-                "kubebrain_proxy_connections",
-                "Connections to brains: not needed yet (idle), dialing, open, or resting after a failed dial.",
-                &["group", "lane", "state"],
-            ),
-            nodes: NodeGauges::new(metrics),
-        }
-    }
-
-    fn look(&self, core: &Core) {
-        let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
-        self.ready.set((*core.ready().borrow()).into());
-        self.floor.set(core.floor.get().to_wire());
-        self.in_flight.set(number(core.config.in_flight_max - core.in_flight.available_permits()));
-        self.known.reset();
-        self.connections.reset();
-        self.nodes.reset();
-        for group in core.table().groups() {
-            let name = group.name().as_str();
-            self.known.with_label_values(&[name]).set(group.known().to_wire());
-            for lane in ["bulk", "watch"] {
-                for state in [State::Idle, State::Dialing, State::Open, State::Resting] {
-                    self.connections.with_label_values(&[name, lane, label(state)]).set(0);
-                }
-            }
-            for (bulk, watch) in group.connections() {
-                self.connections.with_label_values(&[name, "bulk", label(bulk)]).inc();
-                self.connections.with_label_values(&[name, "watch", label(watch)]).inc();
-            }
-            self.nodes.look(&group.view(false));
-        }
-    }
-}
-
-impl NodeGauges {
-    fn new(metrics: &shared::Metrics) -> Self {
-        let labels = ["group", "node"];
-        Self {
-            role: metrics.gauges(
-                "kubebrain_proxy_node_role",
-                "1 for what a brain is taken for: master, slave, or unknown where it does not say or is not heard.",
-                &["group", "node", "role"],
-            ),
-            reads: metrics.gauges(
-                "kubebrain_proxy_node_reads",
-                "1 where a brain is known to serve reads and watches.",
-                &labels,
-            ),
-            suspect: metrics.gauges(
-                "kubebrain_proxy_node_suspect",
-                "1 where nothing is heard of a brain: others are asked.",
-                &labels,
-            ),
-            in_flight: metrics.gauges(
-                "kubebrain_proxy_node_requests_in_flight",
-                "Requests at a brain that wait for an answer to begin.",
-                &labels,
-            ),
-            streams: metrics.gauges(
-                "kubebrain_proxy_node_watch_streams",
-                "Watch streams at a brain.",
-                &labels,
-            ),
-            latency: metrics.real_gauges(
-                "kubebrain_proxy_node_latency_seconds",
-                "Until a brain's answers to reads begin, decayed mean; by it reads are spread.",
-                &labels,
-            ),
-        }
-    }
-
-    fn reset(&self) {
-        for gauges in [&self.role, &self.reads, &self.suspect, &self.in_flight, &self.streams] {
-            gauges.reset();
-        }
-        self.latency.reset();
-    }
-
-    fn look(&self, group: &GroupView) {
-        for node in &group.nodes {
-            let labels = [group.name.as_str(), &node.address];
-            let set = |gauges: &IntGaugeVec, value: i64| gauges.with_label_values(&labels).set(value);
-            for role in [Role::Master, Role::Slave, Role::Unknown] {
-                let labels = [labels[0], labels[1], role.as_str()];
-                self.role.with_label_values(&labels).set((node.role == role).into());
-            }
-            set(&self.reads, node.reads.into());
-            set(&self.suspect, node.suspect.into());
-            set(&self.in_flight, node.in_flight.into());
-            set(&self.streams, i64::try_from(node.watch_streams).unwrap_or(i64::MAX));
-            let latency = node.latency.unwrap_or_default().as_secs_f64();
-            self.latency.with_label_values(&labels).set(latency);
-        }
-    }
-}
-
-const fn label(state: State) -> &'static str {
-    match state {
-        State::Idle => "idle",
-        State::Dialing => "dialing",
-        State::Open => "open",
-        State::Resting => "resting",
+    /// What came of a request, and how long after it was sent.
+    pub(crate) fn sent(&self, took: Duration, outcome: Outcome) {
+        self.outcomes[outcome as usize].inc();
+        self.seconds.observe(took.as_secs_f64());
     }
 }
 
@@ -298,8 +170,8 @@ impl fmt::Debug for Metrics {
     }
 }
 
-impl fmt::Debug for Upstream {
+impl fmt::Debug for GroupCounters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Upstream")
+        f.write_str("GroupCounters")
     }
 }

@@ -5,8 +5,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use futures_util::future::join_all;
-use kubebrain_shared::compaction::Policy;
 use kubebrain_net::dial::Connector;
+use kubebrain_shared::compaction::Policy;
 use kubebrain_shared::group::GroupName;
 use kubebrain_shared::placement::Placement;
 use kubebrain_shared::revision::Revision;
@@ -19,7 +19,7 @@ use crate::group::{Group, GroupView};
 use crate::service::compact::Together;
 use crate::table::Table;
 
-pub use crate::service::Service;
+pub use crate::stack::{Answering, Service};
 
 /// How many refreshes pass between two looks at who the home group is.
 const IDENTITY_EVERY: u32 = 10;
@@ -36,10 +36,11 @@ impl Proxy {
         placement: Arc<Placement>,
         connectors: HashMap<GroupName, Vec<Connector>>,
     ) -> Self {
-        let news = Arc::default();
-        let table = Table::new(placement, connectors, None, &config, &news);
-        let core = Arc::new(Core::new(config, table, news));
-        core.config.metrics.look_at(&core);
+        let changes = Arc::default();
+        let table = Table::new(placement, connectors, None, &config, &changes);
+        let core = Arc::new(Core::new(config, table, changes));
+        let shown = Arc::downgrade(&core);
+        core.config.metrics.show(move || shown.upgrade().map(|core| core.figures()));
         Self { core }
     }
 
@@ -63,7 +64,7 @@ impl Proxy {
 
     /// The service for `shared::serve`.
     pub fn service(&self) -> Service {
-        Service::new(Arc::clone(&self.core))
+        Service::new(&self.core)
     }
 
     /// True once every group was fenced, until the stop.
@@ -92,8 +93,8 @@ impl Proxy {
         placement: Arc<Placement>,
         connectors: HashMap<GroupName, Vec<Connector>>,
     ) {
-        let (config, news) = (&self.core.config, self.core.news());
-        let table = Table::new(placement, connectors, Some(&self.core.table()), config, news);
+        let (config, changes) = (&self.core.config, self.core.changes());
+        let table = Table::new(placement, connectors, Some(&self.core.table()), config, changes);
         table.listen(config);
         tracing::info!(version = format!("{:x}", table.version()), "the placement was replaced");
         self.core.replace_table(table);

@@ -9,29 +9,29 @@ use prometheus::IntCounter;
 use tokio::time::Instant;
 use tonic::Status;
 
-use crate::group::news::News;
+use crate::topology::TopologyChanges;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const PAUSE_MAX: Duration = Duration::from_millis(500);
 /// What is left for the last try, so that the client hears how it ended.
 const LAST_TRY: Duration = Duration::from_millis(20);
 
-/// Growing pauses up to a bound, which is the smaller of our own and the client's. News of who serves what end a pause:
-/// those that came since the last try began, so that none falls between the two.
+/// Growing pauses up to a bound, which is the smaller of our own and the client's. A change in who serves what ends a pause,
+/// also one that came since the last try began, so that none falls between the two.
 #[derive(Debug)]
 pub(crate) struct Retry {
     until: Instant,
     pause: Duration,
-    news: Arc<News>,
+    changes: Arc<TopologyChanges>,
     /// How many there were when the try began.
     seen: u64,
     counter: Option<IntCounter>,
 }
 
 impl Retry {
-    pub(crate) fn new(time: Duration, news: &Arc<News>) -> Self {
-        let (news, seen) = (Arc::clone(news), news.count());
-        Self { until: Instant::now() + time, pause: FIRST_PAUSE, news, seen, counter: None }
+    pub(crate) fn new(time: Duration, changes: &Arc<TopologyChanges>) -> Self {
+        let (changes, seen) = (Arc::clone(changes), changes.count());
+        Self { until: Instant::now() + time, pause: FIRST_PAUSE, changes, seen, counter: None }
     }
 
     /// Each further try is counted.
@@ -41,8 +41,8 @@ impl Retry {
     }
 
     /// Bounded by the client's `grpc-timeout` too.
-    pub(crate) fn of_request(time: Duration, headers: &HeaderMap, news: &Arc<News>) -> Self {
-        Self::new(timeout(headers).map_or(time, |asked| asked.min(time)), news)
+    pub(crate) fn of_request(time: Duration, headers: &HeaderMap, changes: &Arc<TopologyChanges>) -> Self {
+        Self::new(timeout(headers).map_or(time, |asked| asked.min(time)), changes)
     }
 
     /// Waits before the next try.
@@ -52,9 +52,9 @@ impl Retry {
     pub(crate) async fn pause(&mut self) -> Result<(), Status> {
         let left = self.until.saturating_duration_since(Instant::now());
         let left = left.checked_sub(LAST_TRY).filter(|left| !left.is_zero()).ok_or(Fault::Timeout)?;
-        let heard = self.news.pause(self.seen, self.pause.min(left)).await;
+        let heard = self.changes.pause(self.seen, self.pause.min(left)).await;
         self.pause = if heard { FIRST_PAUSE } else { (self.pause * 2).min(PAUSE_MAX) };
-        self.seen = self.news.count();
+        self.seen = self.changes.count();
         self.counter.iter().for_each(IntCounter::inc);
         Ok(())
     }
@@ -118,14 +118,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn news_end_a_pause_and_make_the_next_one_short() {
-        let news = Arc::<News>::default();
-        let mut retry = Retry::new(Duration::from_secs(5), &news);
+    async fn changes_end_a_pause_and_make_the_next_one_short() {
+        let changes = Arc::<TopologyChanges>::default();
+        let mut retry = Retry::new(Duration::from_secs(5), &changes);
         for _ in 0..6 {
             retry.pause().await.expect("time is left");
         }
         let began = Instant::now();
-        news.tell(); // while the try was under way
+        changes.announce(); // while the try was under way
         retry.pause().await.expect("time is left");
         assert!(began.elapsed() < Duration::from_millis(5), "{:?}", began.elapsed());
         retry.pause().await.expect("time is left");

@@ -10,7 +10,7 @@ use kubebrain_shared::placement::Placement;
 use crate::classify::Span;
 use crate::config::Config;
 use crate::group::Group;
-use crate::group::news::News;
+use crate::topology::TopologyChanges;
 
 /// Where every key goes, at one moment.
 #[derive(Debug)]
@@ -27,15 +27,15 @@ impl Table {
         mut connectors: HashMap<GroupName, Vec<Connector>>,
         before: Option<&Self>,
         config: &Config,
-        news: &Arc<News>,
+        changes: &Arc<TopologyChanges>,
     ) -> Self {
         let mut group =
             |name: &GroupName| match (connectors.remove(name), before.and_then(|b| b.groups.get(name))) {
-                (Some(connectors), _) => Arc::new(Group::new(name.clone(), connectors, config, news)),
+                (Some(connectors), _) => Arc::new(Group::new(name.clone(), connectors, config, changes)),
                 (None, Some(group)) => Arc::clone(group),
                 (None, None) => {
                     tracing::error!(group = %name, "the placement names a group without a brain");
-                    Arc::new(Group::new(name.clone(), Vec::new(), config, news))
+                    Arc::new(Group::new(name.clone(), Vec::new(), config, changes))
                 }
             };
         let mut groups: HashMap<_, _> =

@@ -1,24 +1,23 @@
 //! A DeleteRange over several groups: each deletes its part at its own revision. It is not one atomic step.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use bytes::BytesMut;
 use futures_util::future::join_all;
-use http::{HeaderMap, Response};
+use http::Response;
 use kubebrain_proto::etcdserverpb::ResponseHeader;
 use kubebrain_shared::fault::Fault;
 use kubebrain_shared::group::GroupName;
+use kubebrain_shared::method;
 use kubebrain_shared::revision::Revision;
 use kubebrain_shared::wire::{self, Fields, Value};
 use tonic::Status;
 use tonic::body::Body;
 
-use super::Setback;
 use super::merge::{Order, Row, merge, put_rows, row, slice, unreadable};
+use super::{Setback, Split};
 use crate::call::{Ask, Failure};
 use crate::core::Core;
-use crate::group::Group;
 use crate::grpc::{self, Framed};
 
 /// What the groups that are done have deleted; a group is asked until it answered once.
@@ -35,13 +34,11 @@ impl Core {
     /// [`Setback::Again`] if some surely did nothing; `Unavailable` where one may have.
     pub(crate) async fn merged_delete(
         &self,
-        headers: &HeaderMap,
-        message: &Framed,
-        groups: &[Arc<Group>],
-        version: u64,
+        split: &Split<'_>,
         deleted: &mut Deleted,
     ) -> Result<Response<Body>, Setback> {
-        let path = "/etcdserverpb.KV/DeleteRange";
+        let Split { headers, message, groups, version } = *split;
+        let path = method::DELETE_RANGE;
         let ask = Ask { path, headers, message: message.clone(), part: Some(version), floor: true };
         let open = groups.iter().filter(|group| !deleted.done.contains_key(group.name()));
         let ask = &ask;

@@ -30,7 +30,7 @@ pub(crate) struct Part {
 /// How rows of several groups are ordered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Order {
-    /// By key, as they lie.
+    /// By key, in which order each group gives them.
     Key,
     /// By something else or backwards: rows are decoded to be compared.
     By { target: SortTarget, descending: bool },

@@ -5,17 +5,33 @@ pub(crate) mod merge;
 pub(crate) mod range;
 pub(crate) mod range_stream;
 
+use std::sync::Arc;
+
+use http::HeaderMap;
 use kubebrain_shared::fault::Fault;
 use tonic::Status;
 
 use crate::call::Failure;
+use crate::group::Group;
+use crate::grpc::Framed;
+
+/// A request that several groups answer together.
+pub(crate) struct Split<'a> {
+    /// The client's headers, as far as brains may see them.
+    pub(crate) headers: &'a HeaderMap,
+    /// The message as it came.
+    pub(crate) message: &'a Framed,
+    pub(crate) groups: &'a [Arc<Group>],
+    /// The version of the placement that names them.
+    pub(crate) version: u64,
+}
 
 /// Why a request over several groups has no answer yet.
 #[derive(Debug)]
 pub(crate) enum Setback {
     /// Surely nothing was applied, or nothing ever is: do the whole again by the newest table.
     Again,
-    /// For the client.
+    /// What the client is told.
     Refused(Status),
 }
 
@@ -32,7 +48,7 @@ impl From<Fault> for Setback {
 }
 
 impl Setback {
-    /// Of a part that only reads: every failure may be tried again.
+    /// What a failure is for a part that only reads: it may always be tried again.
     pub(crate) fn of_read(_: Failure) -> Self {
         Self::Again
     }

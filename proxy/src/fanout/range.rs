@@ -11,15 +11,15 @@ use http::{HeaderMap, Response};
 use kubebrain_proto::etcdserverpb::RangeRequest;
 use kubebrain_proto::etcdserverpb::range_request::SortTarget;
 use kubebrain_shared::fault::Fault;
+use kubebrain_shared::method;
 use kubebrain_shared::revision::Revision;
 use kubebrain_shared::wire;
 use tonic::Status;
 use tonic::body::Body;
 
-use super::Setback;
 use super::merge::{Order, Part, Row, merge, put_rows};
+use super::{Setback, Split};
 use crate::call::Ask;
-use crate::config::Seam;
 use crate::core::Core;
 use crate::group::Group;
 use crate::grpc::{self, Framed};
@@ -30,7 +30,7 @@ pub(crate) struct Plan {
     pub(crate) request: RangeRequest,
     /// What each group is sent.
     message: Framed,
-    /// Of the header: what the client may count on from now.
+    /// The header's revision: what the client may count on from now.
     pub(crate) revision: Revision,
     /// The client did not name a revision.
     at_now: bool,
@@ -48,7 +48,7 @@ impl Core {
         let revision = self.floor.get();
         let at_now = request.revision <= 0;
         let message = message.with_fields(|fields| {
-            if at_now && !self.config.planted(Seam::ReadPartsAtNow) {
+            if at_now && !self.config.planted(|seams| seams.read_parts_at_now) {
                 wire::put_varint_field(fields, 4, revision.get());
             }
             if request.keys_only && request.sort_target() == SortTarget::Value {
@@ -62,15 +62,10 @@ impl Core {
     ///
     /// # Errors
     /// [`Setback::Again`] where nothing was learned; otherwise what the client is told.
-    pub(crate) async fn merged_range(
-        &self,
-        headers: &HeaderMap,
-        message: &Framed,
-        groups: &[Arc<Group>],
-        version: u64,
-    ) -> Result<Response<Body>, Setback> {
+    pub(crate) async fn merged_range(&self, split: &Split<'_>) -> Result<Response<Body>, Setback> {
+        let Split { headers, message, groups, version } = *split;
         let plan = self.plan(message, groups).await?;
-        let ask = plan.ask("/etcdserverpb.KV/Range", headers, version);
+        let ask = plan.ask(method::RANGE, headers, version);
         let bytes_max = self.config.merged_bytes_max;
         let parts = try_join_all(groups.iter().map(|group| async {
             let answer = self.send(group, &ask).await.map_err(Setback::of_read)?;
@@ -94,7 +89,7 @@ fn too_large(bytes_max: usize) -> Status {
 }
 
 impl Plan {
-    /// Of every part.
+    /// What each group is asked for.
     pub(crate) fn ask<'a>(&self, path: &'static str, headers: &'a HeaderMap, version: u64) -> Ask<'a> {
         Ask { path, headers, message: self.message.clone(), part: Some(version), floor: true }
     }

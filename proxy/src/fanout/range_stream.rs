@@ -4,25 +4,24 @@
 //! only; every chunk before it has rows, and the last one has too unless there are none at all.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::future::try_join_all;
 use futures_util::stream;
-use http::{HeaderMap, Response};
+use http::Response;
 use http_body::Frame;
 use http_body_util::StreamBody;
+use kubebrain_shared::method;
 use kubebrain_shared::revision::Revision;
 use kubebrain_shared::wire::{self, Fields, Value};
 use tonic::Status;
 use tonic::body::Body;
 
-use super::Setback;
 use super::merge::{Part, Row, put_rows, slice, unreadable};
 use super::range::put_end;
-use crate::call::Messages;
+use super::{Setback, Split};
+use crate::answer::Messages;
 use crate::core::Core;
-use crate::group::Group;
 use crate::grpc::{self, Framed};
 use crate::identity::Identity;
 
@@ -34,15 +33,10 @@ impl Core {
     ///
     /// # Errors
     /// [`Setback::Again`] where nothing was learned; otherwise what the client is told.
-    pub(crate) async fn merged_stream(
-        &self,
-        headers: &HeaderMap,
-        message: &Framed,
-        groups: &[Arc<Group>],
-        version: u64,
-    ) -> Result<Response<Body>, Setback> {
+    pub(crate) async fn merged_stream(&self, split: &Split<'_>) -> Result<Response<Body>, Setback> {
+        let Split { headers, message, groups, version } = *split;
         let plan = self.plan(message, groups).await?;
-        let ask = plan.ask("/etcdserverpb.KV/RangeStream", headers, version);
+        let ask = plan.ask(method::RANGE_STREAM, headers, version);
         let bytes_max = self.config.merged_bytes_max;
         let sources = try_join_all(groups.iter().map(|group| async {
             let answer = self.send(group, &ask).await.map_err(Setback::of_read)?;

@@ -5,16 +5,16 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// So many failures in a row open it.
+/// A breaker opens after so many failures in a row.
 const FAILURES: u32 = 3;
 /// The first rest; doubled with each try that follows it.
 const REST_MIN: Duration = Duration::from_millis(100);
 const REST_MAX: Duration = Duration::from_secs(5);
 
-/// Of one node; only what another node can do as well looks at it.
+/// The breaker of one node; only what another node can do as well looks at it.
 #[derive(Debug)]
 pub(crate) struct Breaker {
-    /// In a row; counted up to the opening.
+    /// Failures in a row, counted up to the opening.
     failures: AtomicU32,
     /// Tries since the opening.
     tries: AtomicU32,

@@ -1,10 +1,10 @@
 //! [`Group`]: one brain group as this proxy reaches it.
 //!
 //! ```text
-//! request ── errand ──┐
-//! tour (been where) ──┼→ roster ──→ turn or seat at a node ──→ load, breaker
-//!                     │    ↑
-//! monitor of each node ────┘ role, reads, epoch; suspect
+//! request ── routing policy ──┐
+//! nodes tried already ────────┼→ roster ──→ attempt or stream slot at a node ──→ load, breaker
+//!                             │    ↑
+//! monitor of each node ────────────┘ role, reads, epoch; suspect
 //! ```
 //!
 //! Invariants:
@@ -12,16 +12,18 @@
 //! * Who is master is believed by the highest epoch. A wrong belief costs a refusal and nothing else: brains decide.
 //! * No pick waits for a lock or allocates.
 
+mod attempt;
 mod breaker;
-mod diary;
-mod errand;
 mod load;
+mod miss;
 mod monitor;
-pub(crate) mod news;
 mod node;
+mod policy;
 mod roster;
 mod standing;
-mod turn;
+mod stream_slot;
+mod transitions;
+mod tried;
 mod view;
 
 use std::fmt;
@@ -36,33 +38,34 @@ use kubebrain_shared::stop::again;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-pub(crate) use errand::Errand;
+pub(crate) use attempt::Attempt;
+use attempt::Beginning;
+pub(crate) use miss::Miss;
 use monitor::Monitor;
-pub(crate) use monitor::SILENCE;
-use news::News;
 use node::Node;
+pub(crate) use policy::RoutingPolicy;
 use roster::Roster;
-pub(crate) use roster::Tour;
 use standing::Health;
 pub(crate) use standing::Place;
 pub use standing::Role;
-pub(crate) use turn::{Miss, Seat, Turn};
+pub(crate) use stream_slot::StreamSlot;
+pub(crate) use tried::Tried;
 pub use view::{GroupView, NodeView};
 
 use crate::config::Config;
 use crate::floor::Floor;
-use crate::metrics::Upstream;
+use crate::metrics::{GroupCounters, ReadAt};
+use crate::topology::TopologyChanges;
 
 /// A group: its nodes, and the highest revision that it is known to have committed.
 pub(crate) struct Group {
-    name: GroupName,
     roster: Arc<Roster>,
     known: Floor,
     /// What its monitors need; none for a brain of this process, which is its group's only one.
     heard_by: Vec<(usize, Channel)>,
     /// End with the group.
     monitors: OnceLock<JoinSet<()>>,
-    pub(crate) metrics: Upstream,
+    pub(crate) metrics: GroupCounters,
 }
 
 impl Group {
@@ -70,7 +73,7 @@ impl Group {
         name: GroupName,
         connectors: Vec<Connector>,
         config: &Config,
-        news: &Arc<News>,
+        changes: &Arc<TopologyChanges>,
     ) -> Self {
         let alone = connectors.len() == 1;
         let is_here =
@@ -81,18 +84,17 @@ impl Group {
             .collect();
         let nodes = connectors.into_iter().enumerate();
         let nodes = nodes.map(|(index, connector)| Node::new(&name, index, connector, config)).collect();
-        let roster = Roster::new(name.clone(), nodes, Arc::clone(news));
+        let roster = Roster::new(name, nodes, Arc::clone(changes));
         if alone && heard_by.is_empty() {
             roster.trust();
         }
-        let metrics = config.metrics.upstream(&name);
+        let metrics = config.metrics.of_group(roster.group());
         Self {
             roster: Arc::new(roster),
             known: Floor::default(),
             heard_by,
             monitors: OnceLock::new(),
             metrics,
-            name,
         }
     }
 
@@ -104,7 +106,7 @@ impl Group {
                 let monitor = Monitor {
                     roster: Arc::clone(&self.roster),
                     index: *index,
-                    group: self.name.clone(),
+                    group: self.name().clone(),
                     channel: channel.clone(),
                     dial: config.dial.clone(),
                     foreign: None,
@@ -113,6 +115,11 @@ impl Group {
             }
             tasks
         });
+    }
+
+    /// What is known of it now, for operators.
+    pub(crate) fn view(&self, is_home: bool) -> GroupView {
+        GroupView::of(&self.roster, self.known(), is_home)
     }
 
     /// How each node's connections stand: for requests, and for watch streams.
@@ -131,7 +138,7 @@ impl Group {
     }
 
     /// Returns when one of its nodes has said what it is, or is of a version that does not; at the latest when it is known
-    /// of all of them that they do not, which takes no longer than [`SILENCE`]. Cancel safe.
+    /// of all of them that they do not, which takes no longer than [`SILENCE`](crate::config::SILENCE). Cancel safe.
     pub(crate) async fn heard(&self) {
         let nodes = self.heard_by.iter().filter_map(|(index, _)| self.roster.nodes().get(*index));
         let mut told: FuturesUnordered<_> = nodes
@@ -147,7 +154,12 @@ impl Group {
     }
 
     pub(crate) fn name(&self) -> &GroupName {
-        &self.name
+        self.roster.group()
+    }
+
+    /// True if the two are the same group, perhaps by other connections.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.name() == other.name()
     }
 
     /// A revision that this group's committed revision has reached. It never falls, also not over a change of master.
@@ -160,36 +172,48 @@ impl Group {
         self.known.raise(revision);
     }
 
-    pub(crate) fn news(&self) -> &Arc<News> {
-        &self.roster.news
+    pub(crate) fn changes(&self) -> &Arc<TopologyChanges> {
+        &self.roster.changes
     }
 
     /// The next node for a request. `None` where nobody else is worth a try now, and where the placement names no node.
-    pub(crate) fn turn(&self, errand: Errand, tour: &mut Tour, now: Instant) -> Option<Turn<'_>> {
-        let seen = self.roster.news.count();
-        let node = self.roster.pick(errand, tour, now)?;
-        if errand == Errand::Read {
-            self.metrics.read_at(node.place());
+    pub(crate) fn attempt(
+        &self,
+        policy: RoutingPolicy,
+        tried: &mut Tried,
+        now: Instant,
+    ) -> Option<Attempt<'_>> {
+        let seen = self.roster.changes.count();
+        let node = self.roster.pick(policy, tried, now)?;
+        if policy == RoutingPolicy::Read {
+            self.metrics.read_at(match node.place() {
+                Place::Reader => ReadAt::Slave,
+                Place::Master => ReadAt::Master,
+                Place::Untold | Place::Idle | Place::Broken | Place::Silent | Place::Foreign => {
+                    ReadAt::Unknown
+                }
+            });
         }
-        Some(Turn::new(&self.roster, node, errand, seen, now))
+        let roster = &*self.roster;
+        Some(Attempt::new(Beginning { roster, node, policy, seen, began: now }))
     }
 
-    /// The next node for a watch stream. `None` as of [`Group::turn`].
-    pub(crate) fn seat(&self, tour: &mut Tour) -> Option<Seat> {
-        let node = self.roster.pick(Errand::Watch, tour, Instant::now())?;
-        Some(Seat::new(&self.roster, node))
+    /// The next node for a watch stream. `None` as of [`Group::attempt`].
+    pub(crate) fn stream_slot(&self, tried: &mut Tried) -> Option<StreamSlot> {
+        let node = self.roster.pick(RoutingPolicy::Watch, tried, Instant::now())?;
+        Some(StreamSlot::new(&self.roster, node))
     }
 
-    /// True if a watch stream on its tour would find a node that is well.
-    pub(crate) fn has_seat(&self, tour: &Tour) -> bool {
-        !self.roster.is_single() && self.roster.has_place_for_watch(tour, Instant::now())
+    /// True if a watch stream would find a node that is well besides those that it has tried.
+    pub(crate) fn has_stream_slot(&self, tried: &Tried) -> bool {
+        !self.roster.is_single() && self.roster.has_place_for_watch(tried, Instant::now())
     }
 }
 
 impl fmt::Debug for Group {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Group")
-            .field("name", &self.name)
+            .field("name", self.name())
             .field("nodes", &self.roster.nodes().len())
             .finish_non_exhaustive()
     }

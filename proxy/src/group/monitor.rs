@@ -10,20 +10,20 @@ use std::time::Duration;
 use bytes::BytesMut;
 use http::{HeaderValue, Method, Request, header};
 use http_body_util::BodyExt as _;
-use kubebrain_proto::peer::{StandingRequest, StandingResponse};
 use kubebrain_net::dial::{Channel, DialConfig};
+use kubebrain_proto::peer::{StandingRequest, StandingResponse};
 use kubebrain_shared::group::GroupName;
 use kubebrain_shared::metadata;
+use kubebrain_shared::method;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::body::Body;
 use tonic::{Code, Status};
 use tower::Service as _;
 
 use super::roster::{Report, Roster};
+use crate::config::SILENCE;
 use crate::grpc::{self, Framed};
 
-/// Two heartbeats and some time for a slow machine. Lower leaves a hung brain sooner, and a busy one for nothing.
-pub(crate) const SILENCE: Duration = Duration::from_millis(2500);
 /// A brain that does not know the stream is asked again: it may have been replaced by a newer version.
 const UNSERVED_PAUSE: Duration = Duration::from_secs(5);
 /// A stream that lived for so long is opened again without a pause.
@@ -160,7 +160,7 @@ fn request() -> Request<Body> {
     let frame = http_body_util::Full::new(Framed::of(&StandingRequest {}).frame());
     let mut request = Request::new(Body::new(frame));
     *request.method_mut() = Method::POST;
-    *request.uri_mut() = http::Uri::from_static("/kubebrain.peer.v1.Peer/Standing");
+    *request.uri_mut() = http::Uri::from_static(method::STANDING);
     request.headers_mut().insert(header::CONTENT_TYPE, grpc::CONTENT_TYPE);
     request.headers_mut().insert(header::TE, HeaderValue::from_static("trailers"));
     request

@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
 use arc_swap::ArcSwapOption;
 use http::{Request, Response};
-use kubebrain_proto::peer::StandingResponse;
 use kubebrain_net::dial::{Channel, Connector, DialError, State};
 use kubebrain_net::direct::Direct;
+use kubebrain_proto::peer::StandingResponse;
 use kubebrain_shared::group::GroupName;
 use prometheus::IntCounter;
 use tokio::sync::watch;
@@ -27,9 +27,9 @@ pub(crate) struct Node {
     bulk: Way,
     watch: Channel,
     place: AtomicU8,
-    /// For requests in flight, which hear of a change.
+    /// How it is; requests in flight hear of a change.
     pub(crate) health: watch::Sender<Health>,
-    /// The last that it has said of itself.
+    /// What it has said of itself last.
     pub(crate) standing: ArcSwapOption<StandingResponse>,
     pub(crate) load: Load,
     pub(crate) breaker: Breaker,

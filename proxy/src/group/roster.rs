@@ -20,19 +20,20 @@ use kubebrain_shared::group::GroupName;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::diary::Diary;
-use super::errand::Errand;
-use super::news::News;
 use super::node::Node;
+use super::policy::RoutingPolicy;
 use super::standing::{Health, Known, Place, Said, places};
+use super::transitions::Transitions;
+use super::tried::Tried;
+use crate::topology::TopologyChanges;
 
 pub(crate) struct Roster {
     nodes: Box<[Node]>,
     ledger: Mutex<Ledger>,
-    /// Of those that nothing is known of: named by one that is not master, or else the first that answers.
+    /// The first to be tried of those that nothing is known of: named by one that is not master, or else the first that answers.
     current: AtomicUsize,
     chance: Chance,
-    pub(crate) news: Arc<News>,
+    pub(crate) changes: Arc<TopologyChanges>,
     group: GroupName,
 }
 
@@ -40,55 +41,19 @@ struct Ledger {
     /// The highest epoch that was heard of. It does not fall as long as one of the nodes is heard.
     epoch: u64,
     known: Vec<Known>,
-    diary: Diary,
+    transitions: Transitions,
 }
 
 /// What a monitor has to say of its node.
 #[derive(Debug)]
 pub(crate) enum Report {
     Standing(Box<StandingResponse>),
-    /// As that, of a brain of another group.
+    /// What a brain of another group says that it is.
     Foreign(Box<StandingResponse>),
     /// There is no such stream there.
     Unserved,
     Broken,
     Silent,
-}
-
-/// Where a request has been, so that it is not sent there twice. The sixty-fourth and all above count as one.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Tour {
-    tried: u64,
-    last: Option<usize>,
-    /// Who was named by one that is not master.
-    pub(crate) named: Option<usize>,
-}
-
-impl Tour {
-    pub(crate) fn add(&mut self, index: usize) {
-        self.tried |= bit(index);
-        self.last = Some(index);
-    }
-
-    /// Only the last of its stations.
-    pub(crate) fn of_last(&self) -> Self {
-        let mut tour = Self::default();
-        self.last.into_iter().for_each(|last| tour.add(last));
-        tour
-    }
-
-    pub(crate) fn has(&self, index: usize) -> bool {
-        self.tried & bit(index) != 0
-    }
-
-    /// True if it has been somewhere.
-    pub(crate) const fn has_begun(&self) -> bool {
-        self.tried != 0
-    }
-}
-
-const fn bit(index: usize) -> u64 {
-    if index < 63 { 1 << index } else { 1 << 63 }
 }
 
 /// By how much one of two must be the cheaper: what is nearly equal is spread by chance, or the least difference would
@@ -110,16 +75,20 @@ impl Chance {
 }
 
 impl Roster {
-    pub(crate) fn new(group: GroupName, nodes: Vec<Node>, news: Arc<News>) -> Self {
+    pub(crate) fn new(group: GroupName, nodes: Vec<Node>, changes: Arc<TopologyChanges>) -> Self {
         let known = vec![Known::default(); nodes.len()];
         Self {
             nodes: nodes.into(),
-            ledger: Mutex::new(Ledger { epoch: 0, known, diary: Diary::default() }),
+            ledger: Mutex::new(Ledger { epoch: 0, known, transitions: Transitions::default() }),
             current: AtomicUsize::new(0),
             chance: Chance::default(),
-            news,
+            changes,
             group,
         }
+    }
+
+    pub(crate) fn group(&self) -> &GroupName {
+        &self.group
     }
 
     pub(crate) fn nodes(&self) -> &[Node] {
@@ -146,7 +115,7 @@ impl Roster {
     /// Takes what a monitor has to say, and tells whoever waits if that changes where requests go.
     pub(crate) fn hear(&self, index: usize, report: Report) {
         let mut ledger = self.ledger.lock();
-        let Ledger { epoch, known, diary } = &mut *ledger;
+        let Ledger { epoch, known, transitions } = &mut *ledger;
         let (Some(node), Some(entry)) = (self.nodes.get(index), known.get_mut(index)) else { return };
         let standing = match report {
             Report::Standing(standing) => {
@@ -191,12 +160,12 @@ impl Roster {
             self.hint(&standing);
         }
         node.health.send_if_modified(|before| std::mem::replace(before, health) != health);
-        let entries = diary.note(*epoch, &places);
+        let entries = transitions.note(*epoch, &places);
         drop(ledger);
         entries.iter().for_each(|entry| entry.log(&self.group, &self.nodes));
         if changed {
             tracing::debug!(group = %self.group, ?places, "who does what in a group has changed");
-            self.news.tell();
+            self.changes.announce();
         }
     }
 
@@ -215,43 +184,43 @@ impl Roster {
         let _raced = self.current.compare_exchange(at, to, Ordering::Relaxed, Ordering::Relaxed);
     }
 
-    /// Who is at one of these URLs, with commas between.
+    /// The node at one of these URLs, which have commas between them.
     pub(crate) fn find(&self, urls: &str) -> Option<usize> {
         self.nodes.iter().position(|node| node.is_at(urls.split(',')))
     }
 
-    /// The node for an errand that has been where its tour says, and adds it there. `None` where nobody else is worth a
+    /// The node for a request that was sent to the tried ones already, and adds it to them. `None` where nobody else is worth a
     /// try now.
-    pub(crate) fn pick(&self, errand: Errand, tour: &mut Tour, now: Instant) -> Option<&Node> {
-        let picked = match errand {
-            _ if self.is_single() => self.first(tour, |place| place != Place::Foreign),
-            Errand::Read => self.lightest(tour, now).or_else(|| self.named(tour)),
-            Errand::Watch => self.emptiest(tour, now).or_else(|| self.named(tour)),
-            Errand::Master => self.named(tour),
+    pub(crate) fn pick(&self, policy: RoutingPolicy, tried: &mut Tried, now: Instant) -> Option<&Node> {
+        let picked = match policy {
+            _ if self.is_single() => self.first(tried, |place| place != Place::Foreign),
+            RoutingPolicy::Read => self.lightest(tried, now).or_else(|| self.named(tried)),
+            RoutingPolicy::Watch => self.emptiest(tried, now).or_else(|| self.named(tried)),
+            RoutingPolicy::Master => self.named(tried),
         };
         let picked = picked
-            .or_else(|| self.first(tour, |place| place == Place::Master))
-            .or_else(|| self.first(tour, |place| place == Place::Untold))
-            .or_else(|| self.suspect(errand, tour))?;
-        tour.add(picked.index);
+            .or_else(|| self.first(tried, |place| place == Place::Master))
+            .or_else(|| self.first(tried, |place| place == Place::Untold))
+            .or_else(|| self.suspect(policy, tried))?;
+        tried.add(picked.index);
         Some(picked)
     }
 
-    /// True if a watch stream on its tour would find one that is well.
-    pub(crate) fn has_place_for_watch(&self, tour: &Tour, now: Instant) -> bool {
-        let named = self.named(tour).is_some();
+    /// True if a watch stream would find one that is well besides those that it has tried.
+    pub(crate) fn has_place_for_watch(&self, tried: &Tried, now: Instant) -> bool {
+        let named = self.named(tried).is_some();
         named
             || self
                 .nodes
                 .iter()
-                .any(|node| !tour.has(node.index) && node.place().serves() && node.breaker.allows(now))
+                .any(|node| !tried.has(node.index) && node.place().serves() && node.breaker.allows(now))
     }
 
     /// Two by chance, of those the one that would be sooner done.
-    fn lightest(&self, tour: &Tour, now: Instant) -> Option<&Node> {
-        let mut tour = *tour;
+    fn lightest(&self, tried: &Tried, now: Instant) -> Option<&Node> {
+        let mut tried = *tried;
         loop {
-            let readers = || self.readers(tour, now);
+            let readers = || self.readers(tried, now);
             let count = readers().count() as u64;
             let (first, second) = match count {
                 0 => return None,
@@ -269,60 +238,60 @@ impl Roster {
             if node.breaker.admit(now) {
                 return Some(node);
             }
-            tour.add(node.index);
+            tried.add(node.index);
         }
     }
 
     /// The one with fewest watch streams, by chance among equals.
-    fn emptiest(&self, tour: &Tour, now: Instant) -> Option<&Node> {
-        let mut tour = *tour;
+    fn emptiest(&self, tried: &Tried, now: Instant) -> Option<&Node> {
+        let mut tried = *tried;
         loop {
             let first = self.chance.next() as usize % self.nodes.len().max(1);
             let key =
                 |node: &Node| (node.streams.load(Ordering::Relaxed), (node.index + first) % self.nodes.len());
-            let node = self.readers(tour, now).min_by_key(|node| key(node))?;
+            let node = self.readers(tried, now).min_by_key(|node| key(node))?;
             if node.breaker.admit(now) {
                 return Some(node);
             }
-            tour.add(node.index);
+            tried.add(node.index);
         }
     }
 
-    fn readers(&self, tour: Tour, now: Instant) -> impl Iterator<Item = &Node> {
+    fn readers(&self, tried: Tried, now: Instant) -> impl Iterator<Item = &Node> {
         self.nodes.iter().filter(move |node| {
-            node.place() == Place::Reader && !tour.has(node.index) && node.breaker.allows(now)
+            node.place() == Place::Reader && !tried.has(node.index) && node.breaker.allows(now)
         })
     }
 
-    fn named(&self, tour: &Tour) -> Option<&Node> {
-        let named = self.nodes.get(tour.named?)?;
-        (!tour.has(named.index) && !named.place().is_suspect()).then_some(named)
+    fn named(&self, tried: &Tried) -> Option<&Node> {
+        let named = self.nodes.get(tried.named?)?;
+        (!tried.has(named.index) && !named.place().is_suspect()).then_some(named)
     }
 
     /// Round from the current one.
-    fn first(&self, tour: &Tour, fits: impl Fn(Place) -> bool) -> Option<&Node> {
+    fn first(&self, tried: &Tried, fits: impl Fn(Place) -> bool) -> Option<&Node> {
         let current = self.current.load(Ordering::Relaxed);
         let (before, after) = self.nodes.split_at(current.min(self.nodes.len()));
-        after.iter().chain(before).find(|node| !tour.has(node.index) && fits(node.place()))
+        after.iter().chain(before).find(|node| !tried.has(node.index) && fits(node.place()))
     }
 
     /// One of which nothing good is heard, if that goes for all. No write goes to one that is silent: nobody would know
     /// what came of it.
-    fn suspect(&self, errand: Errand, tour: &Tour) -> Option<&Node> {
+    fn suspect(&self, policy: RoutingPolicy, tried: &Tried) -> Option<&Node> {
         if !self.nodes.iter().all(|node| node.place().is_suspect()) {
             return None;
         }
-        let broken = self.first(tour, |place| place == Place::Broken);
-        broken.or_else(|| self.first(tour, |place| place != Place::Foreign && errand.is_harmless()))
+        let broken = self.first(tried, |place| place == Place::Broken);
+        broken.or_else(|| self.first(tried, |place| place != Place::Foreign && policy.is_harmless()))
     }
 
     /// True if a watch stream should leave: its node is suspect or serves no watches, and another one does.
     pub(crate) fn should_leave(&self, index: usize) -> bool {
         let stays = |place: Place| place.serves() || place == Place::Untold;
-        let mut tour = Tour::default();
-        tour.add(index);
+        let mut tried = Tried::default();
+        tried.add(index);
         self.nodes.get(index).is_some_and(|node| !stays(node.place()))
-            && self.has_place_for_watch(&tour, Instant::now())
+            && self.has_place_for_watch(&tried, Instant::now())
     }
 }
 

@@ -9,8 +9,8 @@ use kubebrain_shared::group::GroupName;
 use kubebrain_shared::revision::Revision;
 use tokio::time::Instant;
 
-use super::Group;
 use super::node::Node;
+use super::roster::Roster;
 use super::standing::{Place, Role, Said};
 
 /// One group.
@@ -24,7 +24,7 @@ pub struct GroupView {
     pub epoch: u64,
     /// A revision that it is known to have committed.
     pub revision: Revision,
-    /// In the order of the placement.
+    /// Its brains, in the order of the placement.
     pub nodes: Vec<NodeView>,
 }
 
@@ -55,16 +55,15 @@ pub struct NodeView {
     pub watch_streams: usize,
 }
 
-impl Group {
-    /// As of now.
-    pub(crate) fn view(&self, is_home: bool) -> GroupView {
-        let epoch = self.roster.epoch();
-        GroupView {
-            name: self.name().clone(),
+impl GroupView {
+    /// As of now, of a group that is known to have committed `revision`.
+    pub(super) fn of(roster: &Roster, revision: Revision, is_home: bool) -> Self {
+        Self {
+            name: roster.group().clone(),
             is_home,
-            epoch,
-            revision: self.known(),
-            nodes: self.roster.nodes().iter().map(view).collect(),
+            epoch: roster.epoch(),
+            revision,
+            nodes: roster.nodes().iter().map(view).collect(),
         }
     }
 }

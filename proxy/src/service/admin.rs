@@ -6,6 +6,7 @@ use futures_util::future::{join, join_all};
 use http::Response;
 use kubebrain_proto::admin;
 use kubebrain_proto::peer::{StandingResponse, standing_response};
+use kubebrain_shared::method;
 use kubebrain_shared::revision::Revision;
 use tokio::time::timeout;
 use tonic::body::Body;
@@ -18,7 +19,7 @@ use crate::grpc;
 /// A group of this process that does not answer by then is shown as one that does not.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-pub(crate) const GROUPS: &str = "/kubebrain.admin.v1.Admin/Groups";
+pub(crate) const GROUPS: &str = method::GROUPS;
 
 /// Every group of the table, also where nothing is served yet.
 pub(crate) async fn groups(core: &Core) -> Response<Body> {

@@ -4,10 +4,10 @@ use http::Response;
 use kubebrain_proto::etcdserverpb::AuthStatusResponse;
 use tonic::body::Body;
 
-use super::Call;
+use super::call::Call;
 use crate::grpc;
 
-/// Of a fresh etcd.
+/// The revision of roles and users that a fresh etcd has.
 const AUTH_REVISION: u64 = 1;
 
 impl Call<'_> {

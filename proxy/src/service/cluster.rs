@@ -10,7 +10,7 @@ use kubebrain_shared::unserved;
 use tonic::Status;
 use tonic::body::Body;
 
-use super::Call;
+use super::call::Call;
 use crate::grpc;
 
 impl Call<'_> {

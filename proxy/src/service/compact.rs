@@ -7,18 +7,20 @@ use http::{HeaderMap, Response};
 use kubebrain_proto::etcdserverpb::{CompactionRequest, CompactionResponse};
 use kubebrain_shared::compaction::{Compactable, Policy};
 use kubebrain_shared::fault::Fault;
+use kubebrain_shared::method;
 use kubebrain_shared::revision::Revision;
 use kubebrain_shared::stop::Stop;
 use tonic::Status;
 use tonic::body::Body;
 
-use super::Call;
+use super::call::Call;
 use crate::call::Failure;
+use crate::classify::Footprint;
 use crate::core::Core;
 use crate::group::Group;
 use crate::grpc::{self, Framed};
 
-const PATH: &str = "/etcdserverpb.KV/Compact";
+const PATH: &str = method::COMPACT;
 
 impl Call<'_> {
     /// After it, reads below the revision are refused by every group.
@@ -101,7 +103,8 @@ impl Compactable for Together {
 
     async fn compact(&self, revision: i64) -> Result<(), Status> {
         let message = Framed::of(&CompactionRequest { revision, physical: false });
-        let call = Call { core: &self.core, headers: HeaderMap::new(), message };
+        let footprint = Footprint::default();
+        let call = Call { core: &self.core, headers: HeaderMap::new(), message, footprint };
         let response = call.compact().await?;
         match Status::from_header_map(response.headers()) {
             Some(status) if status.code() != tonic::Code::Ok => Err(status),

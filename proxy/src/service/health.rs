@@ -7,6 +7,7 @@ use http_body_util::StreamBody;
 use kubebrain_proto::health::health_check_response::ServingStatus;
 use kubebrain_proto::health::{HealthCheckRequest, HealthCheckResponse};
 use kubebrain_shared::fault::Fault;
+use kubebrain_shared::method;
 use kubebrain_shared::unserved;
 use tonic::Status;
 use tonic::body::Body;
@@ -16,13 +17,13 @@ use crate::grpc::{self, Framed};
 
 /// Check, and Watch, which says it again whenever it changes. There is one service, the one with the empty name, as in
 /// etcd.
-pub(super) async fn answer(core: &Core, path: &str, body: Body) -> Result<Response<Body>, Status> {
-    let request: HealthCheckRequest = grpc::decode(grpc::one_message(body, 64 * 1024).await?.message())?;
+pub(crate) async fn answer(core: &Core, path: &str, body: Body) -> Result<Response<Body>, Status> {
+    let request: HealthCheckRequest = grpc::decode(grpc::OneMessage::new(body, 64 * 1024).await?.message())?;
     let known = request.service.is_empty();
     match path {
-        "/grpc.health.v1.Health/Check" if !known => Err(Status::not_found("unknown service")),
-        "/grpc.health.v1.Health/Check" => Ok(grpc::answer(&status(*core.ready().borrow()))),
-        "/grpc.health.v1.Health/Watch" => Ok(watch(core, known)),
+        method::HEALTH_CHECK if !known => Err(Status::not_found("unknown service")),
+        method::HEALTH_CHECK => Ok(grpc::answer(&status(*core.ready().borrow()))),
+        method::HEALTH_WATCH => Ok(watch(core, known)),
         other => Err(unserved::refusal(other)),
     }
 }

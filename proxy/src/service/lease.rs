@@ -17,26 +17,26 @@ use kubebrain_proto::peer::{
 };
 use kubebrain_shared::fault::Fault;
 use kubebrain_shared::group::GroupName;
+use kubebrain_shared::method;
 use kubebrain_shared::stop::Stop;
 use tonic::Status;
 use tonic::body::Body;
 
-use super::Call;
+use super::call::Call;
 use crate::core::Core;
 use crate::group::Group;
 use crate::grpc::{self, Framed};
 
-const RENEW: &str = "/kubebrain.peer.v1.Peer/RenewLease";
-const REVOKE: &str = "/etcdserverpb.Lease/LeaseRevoke";
-const TIME_TO_LIVE: &str = "/etcdserverpb.Lease/LeaseTimeToLive";
+const RENEW: &str = method::RENEW_LEASE;
+const REVOKE: &str = method::LEASE_REVOKE;
+const TIME_TO_LIVE: &str = method::LEASE_TIME_TO_LIVE;
 
 impl Core {
     /// The groups besides home that hold a lease.
     async fn holders(&self, id: i64) -> Result<Vec<Arc<Group>>, Status> {
         let table = self.table();
         let request = LeaseHoldersRequest { id };
-        let answer: LeaseHoldersResponse =
-            self.ask(table.home(), "/kubebrain.peer.v1.Peer/LeaseHolders", &request).await?;
+        let answer: LeaseHoldersResponse = self.ask(table.home(), method::LEASE_HOLDERS, &request).await?;
         Ok(self.named(&answer.groups))
     }
 
@@ -119,7 +119,7 @@ struct KeepAlive {
 }
 
 /// Begins the stream.
-pub(super) fn keep_alive(core: Arc<Core>, input: Body) -> Result<Response<Body>, Status> {
+pub(crate) fn keep_alive(core: Arc<Core>, input: Body) -> Result<Response<Body>, Status> {
     let stop = core.stop_handle().ok_or(Fault::Stopped)?;
     let state = KeepAlive { core, stop, input, buffer: BytesMut::new() };
     let frames = stream::unfold(Some(state), |state| async {

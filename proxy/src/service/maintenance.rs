@@ -12,18 +12,19 @@ use kubebrain_proto::etcdserverpb::{
 };
 use kubebrain_shared::fault::Fault;
 use kubebrain_shared::metadata;
+use kubebrain_shared::method;
 use tonic::Status;
 use tonic::body::Body;
 
-use super::Call;
+use super::call::Call;
 use crate::call::{Ask, Failure};
 use crate::core::Core;
 use crate::group::Group;
 use crate::grpc::{self, Framed};
 
-const STATUS: &str = "/etcdserverpb.Maintenance/Status";
-const ALARM: &str = "/etcdserverpb.Maintenance/Alarm";
-const DEFRAGMENT: &str = "/etcdserverpb.Maintenance/Defragment";
+const STATUS: &str = method::STATUS;
+const ALARM: &str = method::ALARM;
+const DEFRAGMENT: &str = method::DEFRAGMENT;
 /// An apiserver that starts asks for the status: a group that does not answer is named in it and not waited for.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -39,7 +40,7 @@ impl Call<'_> {
         let mut status: StatusResponse = answer.decode(1024 * 1024).await?;
         let mut stores = HashSet::from([store]);
         let table = self.core.table();
-        let others: Vec<_> = table.groups().filter(|group| !super::same(group, table.home())).collect();
+        let others: Vec<_> = table.groups().filter(|group| !group.is_same(table.home())).collect();
         for (group, other) in others.iter().zip(join_all(others.iter().map(|g| self.core.status_of(g))).await)
         {
             let Some((other, store)) = other else {
@@ -69,7 +70,7 @@ impl Call<'_> {
         Ok(grpc::answer(&status))
     }
 
-    /// Of all groups together: what stands in one stands here, and what is raised or ended is so in all of them.
+    /// Alarms of all groups together: what stands in one stands here, and what is raised or ended is so in all of them.
     ///
     /// # Errors
     /// If one group did not answer; the others may have done it.
@@ -83,7 +84,7 @@ impl Call<'_> {
         Ok(grpc::answer(&AlarmResponse { header, alarms }))
     }
 
-    /// Of all groups at once: those of one store have it done together.
+    /// Defragments all groups at once: those of one store have it done together.
     ///
     /// # Errors
     /// If one group's was not.
@@ -151,7 +152,7 @@ impl Core {
     }
 }
 
-impl crate::call::Answer {
+impl crate::answer::Answer {
     fn store(&self) -> Option<u64> {
         metadata::store(self.headers())
     }

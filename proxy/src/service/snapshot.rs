@@ -17,15 +17,18 @@ use kubebrain_proto::etcdserverpb::{HashKvRequest, HashKvResponse, HashRequest, 
 use kubebrain_proto::peer::export_response::Part;
 use kubebrain_proto::peer::{ContentRequest, ContentResponse, ExportBegin, ExportRequest, ExportResponse};
 use kubebrain_shared::fault::Fault;
+use kubebrain_shared::method;
 use kubebrain_shared::revision::Revision;
 use kubebrain_shared::snapshot::{Content, Header, Messages};
 use tokio::sync::mpsc;
 use tonic::Status;
 use tonic::body::Body;
 
-use super::Call;
-use crate::call::{self, Ask};
-use crate::core::{Core, Fenced};
+use super::call::Call;
+use crate::answer;
+use crate::call::Ask;
+use crate::core::Core;
+use crate::fence::Advanced;
 use crate::group::Group;
 use crate::grpc::{self, Framed};
 
@@ -38,7 +41,7 @@ const ATTEMPTS: usize = 5;
 
 /// Where all groups are read.
 struct Moment {
-    /// In order of names.
+    /// The groups, in the order of their names.
     groups: Vec<Arc<Group>>,
     /// The placement's version.
     version: u64,
@@ -50,7 +53,7 @@ struct Moment {
 struct Section {
     group: Arc<Group>,
     begin: ExportBegin,
-    messages: call::Messages,
+    messages: answer::Messages,
 }
 
 impl Core {
@@ -60,7 +63,7 @@ impl Core {
         let mut groups: Vec<Arc<Group>> = table.groups().map(Arc::clone).collect();
         groups.sort_by(|one, next| one.name().cmp(next.name()));
         let fences = groups.iter().map(|group| self.advance_fully(group, Revision::ZERO));
-        let fences: Vec<Fenced> = try_join_all(fences).await?;
+        let fences: Vec<Advanced> = try_join_all(fences).await?;
         let newest = fences.iter().map(|fenced| fenced.revision).max().unwrap_or_default();
         let compacted = fences.iter().map(|fenced| fenced.compacted).max().unwrap_or(-1);
         let named = if named == 0 { newest.to_wire() } else { named };
@@ -75,7 +78,7 @@ impl Core {
     /// Each group's hash at one moment, added up; `None` where a group was compacted further.
     async fn contents(&self, moment: &Moment) -> Result<Option<Content>, Status> {
         let request = ContentRequest { revision: moment.revision.to_wire(), compacted: moment.compacted };
-        let path = "/kubebrain.peer.v1.Peer/Content";
+        let path = method::CONTENT;
         let asked = moment.groups.iter().map(|group| self.ask::<ContentResponse>(group, path, &request));
         let mut all = Content::default();
         for found in try_join_all(asked).await? {
@@ -89,7 +92,7 @@ impl Core {
 
     async fn open_section(&self, group: &Arc<Group>, moment: &Moment) -> Result<Section, Status> {
         let request = ExportRequest { revision: moment.revision.to_wire(), compacted: moment.compacted };
-        let path = "/kubebrain.peer.v1.Peer/Export";
+        let path = method::EXPORT;
         let message = Framed::of(&request);
         let ask = Ask { path, headers: &HeaderMap::new(), message, part: None, floor: true };
         let answer = self.send(group, &ask).await.map_err(|_| Fault::Timeout)?;
@@ -126,7 +129,7 @@ impl Core {
 }
 
 impl Call<'_> {
-    /// Of the rows of all groups, at one revision.
+    /// The hash of the rows of all groups, at one revision.
     pub(crate) async fn hash_kv(&self) -> Result<Response<Body>, Status> {
         let request: HashKvRequest = grpc::decode(self.message.message())?;
         for _ in 0..ATTEMPTS {
@@ -148,10 +151,10 @@ impl Call<'_> {
         Err(Fault::Timeout.into())
     }
 
-    /// Of everything that each group holds now: rows and leases.
+    /// The hash of everything that each group holds now: rows and leases.
     pub(crate) async fn hash(&self) -> Result<Response<Body>, Status> {
         let table = self.core.table();
-        let path = "/etcdserverpb.Maintenance/Hash";
+        let path = method::HASH;
         let asked = table.groups().map(|group| self.core.ask::<HashResponse>(group, path, &HashRequest {}));
         let mut all = Content::default();
         try_join_all(asked).await?.iter().for_each(|found| all.merge(found.hash));
@@ -231,7 +234,7 @@ async fn relay(
 }
 
 /// A stream that ends without a part was cut off.
-async fn next_part(messages: &mut call::Messages) -> Result<Part, Status> {
+async fn next_part(messages: &mut answer::Messages) -> Result<Part, Status> {
     let message = messages.next().await?.ok_or(Fault::Timeout)?;
     let message: ExportResponse = prost::Message::decode(message)
         .map_err(|error| Status::internal(format!("a brain's answer cannot be read: {error}")))?;

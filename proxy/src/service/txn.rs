@@ -6,32 +6,27 @@ use futures_util::future::try_join_all;
 use http::Response;
 use kubebrain_proto::peer::{AdoptLeaseRequest, AdoptLeaseResponse, ShareLeaseRequest, ShareLeaseResponse};
 use kubebrain_shared::fault::Fault;
+use kubebrain_shared::method;
 use kubebrain_shared::revision::Revision;
 use tonic::Status;
 use tonic::body::Body;
 
-use super::Call;
-use super::kv::only_owner;
-use crate::classify::{Footprint, Shape, footprint};
-use crate::config::Seam;
+use super::call::Call;
+use super::target::only_owner;
 use crate::group::Group;
 
 impl Call<'_> {
     pub(crate) async fn txn(&self) -> Result<Response<Body>, Status> {
-        let found = footprint(Shape::Txn, &self.message.message())?;
-        self.core.look_for(found.revision).await?;
-        self.write("/etcdserverpb.KV/Txn", &found).await
+        self.core.look_for(self.footprint.revision).await?;
+        self.write(method::TXN).await
     }
 
     /// Sends a write to its one group. A lease that the group does not know is brought there from home, once.
     ///
     /// # Errors
     /// `InvalidArgument` for keys of two groups; `Unavailable` where the outcome is not known.
-    pub(crate) async fn write(
-        &self,
-        path: &'static str,
-        found: &Footprint,
-    ) -> Result<Response<Body>, Status> {
+    pub(crate) async fn write(&self, path: &'static str) -> Result<Response<Body>, Status> {
+        let found = &self.footprint;
         let send = || self.forward_with_group(path, false, |_, table| only_owner(table, &found.spans));
         let (mut answer, group) = send().await?;
         let lease_unknown = answer.error.as_ref().and_then(Fault::of) == Some(Fault::LeaseNotFound);
@@ -40,7 +35,7 @@ impl Call<'_> {
         }
         if found.touches_compact_key()
             && let Some(revision) = answer.revision
-            && !self.core.config.planted(Seam::SkipSyncPoint)
+            && !self.core.config.planted(|seams| seams.skip_sync_point)
         {
             self.sync(&group, revision).await?;
         }
@@ -51,7 +46,7 @@ impl Call<'_> {
     async fn bring_leases(&self, group: &Group, leases: &[i64]) -> Result<bool, Status> {
         let core = self.core;
         let table = core.table();
-        if super::same(table.home(), group) {
+        if table.home().is_same(group) {
             return Ok(false);
         }
         for &id in leases {
@@ -59,7 +54,7 @@ impl Call<'_> {
             // does not list yet is only offered to the holder, which hangs no key on it: nobody would renew it there.
             let share = |group: String| async {
                 let share = ShareLeaseRequest { id, group };
-                let path = "/kubebrain.peer.v1.Peer/ShareLease";
+                let path = method::SHARE_LEASE;
                 let shared: Result<ShareLeaseResponse, Status> = core.ask(table.home(), path, &share).await;
                 match shared {
                     Ok(lease) => Ok(Some(lease)),
@@ -71,7 +66,7 @@ impl Call<'_> {
                 let ShareLeaseResponse { ttl, remaining_ms } = lease;
                 let adopt = AdoptLeaseRequest { id, ttl, remaining_ms, offered };
                 let adopted: Result<AdoptLeaseResponse, Status> =
-                    core.ask(group, "/kubebrain.peer.v1.Peer/AdoptLease", &adopt).await;
+                    core.ask(group, method::ADOPT_LEASE, &adopt).await;
                 adopted.map(drop).map_err(unavailable)
             };
             let Some(lease) = share(String::new()).await? else { return Ok(false) };
@@ -87,7 +82,7 @@ impl Call<'_> {
     async fn sync(&self, answered: &Group, revision: Revision) -> Result<(), Status> {
         let table = self.core.table();
         let others: Vec<Arc<Group>> =
-            table.groups().filter(|group| !super::same(group, answered)).map(Arc::clone).collect();
+            table.groups().filter(|group| !group.is_same(answered)).map(Arc::clone).collect();
         try_join_all(others.iter().map(|group| self.core.advance(group, revision))).await?;
         Ok(())
     }

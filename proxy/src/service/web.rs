@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use futures_util::future::join_all;
 use http::{Method, Response, Uri};
+use kubebrain_net::probe::{self, Subject};
 use kubebrain_proto::etcdserverpb::AlarmType;
 use kubebrain_shared::group::GroupName;
-use kubebrain_net::probe::{self, Subject};
 use kubebrain_shared::revision::Revision;
 use tonic::Status;
 use tonic::body::Body;
@@ -15,7 +15,7 @@ use crate::config::Server;
 use crate::core::Core;
 use crate::group::Group;
 
-pub(super) async fn answer(core: &Arc<Core>, method: &Method, uri: &Uri) -> Response<Body> {
+pub(crate) async fn answer(core: &Arc<Core>, method: &Method, uri: &Uri) -> Response<Body> {
     probe::page(&Probed(core.clone()), &core.config.etcd_version, method, uri).await
 }
 
@@ -66,14 +66,14 @@ impl Subject for Probed {
         )))
     }
 
-    /// Of all groups that answer soon.
+    /// The alarms of all groups that answer soon.
     async fn alarms(&self) -> Vec<AlarmType> {
         let table = self.0.table();
         let answers = join_all(table.groups().map(|group| self.0.alarms_of(group))).await;
         answers.into_iter().flatten().collect()
     }
 
-    /// In one process they answer and end together.
+    /// None where they are in this process: there they answer and end together.
     fn groups(&self) -> Vec<GroupName> {
         if self.0.config.server == Server::Standalone {
             return Vec::new();

@@ -11,19 +11,24 @@ mod watch;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use http::Request;
 use kubebrain_net::dial::Connector;
 use kubebrain_net::direct::Direct;
+use kubebrain_net::serve::{MemoryConnector, ServeConfig, memory, serve_memory};
 use kubebrain_shared::group::GroupName;
 use kubebrain_shared::placement::Placement;
-use kubebrain_net::serve::{MemoryConnector, ServeConfig, memory, serve_memory};
 use kubebrain_shared::stop::Stopper;
+use tonic::body::Body;
 
 pub(crate) use brain::{Brain, Planned};
 pub(crate) use client::{Client, WatchClient, put, range, revision_of};
 pub(crate) use node::{How, Nodes};
 
 use crate::config::Config;
+use crate::core::Core;
+use crate::grpc::{self, Framed};
 use crate::proxy::Proxy;
+use crate::table::Table;
 
 /// Groups `core` (home), `events` and `pods` behind a proxy, all in this process.
 pub(crate) struct Cluster {
@@ -49,6 +54,20 @@ kinds:
 
 pub(crate) fn placement(text: &str) -> Arc<Placement> {
     Arc::new(Placement::parse(text).expect("a legal placement"))
+}
+
+/// A core over groups that have no brain: nothing that is asked of them is answered.
+pub(crate) fn core(config: Config) -> Arc<Core> {
+    let changes = Arc::default();
+    let table = Table::new(placement(TABLE), HashMap::new(), None, &config, &changes);
+    Arc::new(Core::new(config, table, changes))
+}
+
+/// A request of one message, as clients send it.
+pub(crate) fn grpc_request(path: &str, message: &[u8]) -> Request<Body> {
+    let body = Body::new(http_body_util::Full::new(Framed::new(message).frame()));
+    let request = Request::post(path).header("content-type", grpc::CONTENT_TYPE);
+    request.body(body).expect("a request")
 }
 
 /// Serves a service to whoever connects.

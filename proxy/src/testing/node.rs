@@ -12,12 +12,12 @@ use http::{Request, Response};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::Incoming;
+use kubebrain_net::dial::Connector;
+use kubebrain_net::serve::{ServeConfig, memory, serve_memory};
 use kubebrain_proto::admin::{GroupsRequest, GroupsResponse};
 use kubebrain_proto::peer::StandingResponse;
 use kubebrain_proto::peer::standing_response::Role;
-use kubebrain_net::dial::Connector;
 use kubebrain_shared::metadata;
-use kubebrain_net::serve::{ServeConfig, memory, serve_memory};
 use kubebrain_shared::stop::Stopper;
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -29,7 +29,7 @@ use super::brain::Brain;
 use super::service::BrainService;
 use super::{Client, name, placement, serve};
 use crate::config::Config;
-use crate::group::Errand;
+use crate::group::RoutingPolicy;
 use crate::grpc::{self, Framed};
 use crate::proxy::Proxy;
 
@@ -199,7 +199,7 @@ impl TestNode {
             };
         }
         let standing = self.standing.borrow().clone();
-        let serves = standing.reads && Errand::of(&path).is_harmless() && !how.is_old;
+        let serves = standing.reads && RoutingPolicy::of(&path).is_harmless() && !how.is_old;
         if standing.role() != Role::Master && !serves {
             return metadata::not_master(&standing.master_peer_urls).into_http();
         }

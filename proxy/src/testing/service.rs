@@ -81,7 +81,7 @@ async fn answer(
         let tells_all = headers.contains_key(&metadata::PROGRESS);
         return Ok(super::watch::serve(brain, body, part, tells_all));
     }
-    let message = grpc::one_message(body, 16 << 20).await?;
+    let message = grpc::OneMessage::new(body, 16 << 20).await?;
     let planned = {
         let mut state = brain.state.lock();
         let at = state.planned.iter().position(|(planned, _)| *planned == path);
@@ -116,6 +116,7 @@ fn decode<M: prost::Message + Default>(message: &Framed) -> Result<M, Status> {
     grpc::decode(message.message())
 }
 
+/// Longer than functions are elsewhere: one arm for each method, and nothing but arms.
 async fn unary(
     brain: &Arc<Brain>,
     path: &str,

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use kubebrain_net::metrics::Metrics as Registry;
 use kubebrain_proto::etcdserverpb as pb;
 use kubebrain_proto::peer::standing_response::Role;
 use kubebrain_shared::fault::Fault;
-use kubebrain_net::metrics::Metrics as Registry;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::Status;
 

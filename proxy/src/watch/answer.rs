@@ -10,12 +10,12 @@ use crate::identity::Identity;
 /// The id of answers that concern all watchers of a stream, or none.
 pub(super) const NO_WATCHER: i64 = -1;
 
-/// What an upstream said.
+/// What a group stream said.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Answer {
     pub(super) id: i64,
     pub(super) kind: Kind,
-    /// Of its header; zero where it has none.
+    /// The revision of its header; zero where it has none.
     pub(super) revision: Revision,
     /// The message as it came.
     pub(super) message: Bytes,

@@ -1,4 +1,4 @@
-//! [`Link`]: one upstream watch stream, opened when wanted and opened again after a loss.
+//! [`Link`]: one watch stream to a group, opened when wanted and opened again after a loss.
 //!
 //! A loss is followed by another node at once, as long as there is one that is well and was not tried since the last
 //! rest; so a stream that ends with each node costs a try at each and then a rest. It also moves by itself: when its
@@ -13,15 +13,16 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue};
 use http_body::Body as _;
 use kubebrain_shared::metadata;
+use kubebrain_shared::method;
 use tokio::time::Instant;
 use tonic::Status;
 use tonic::body::Body;
 
 use super::requests::Requests;
 use crate::core::Core;
-use crate::group::news::Rest;
-use crate::group::{Group, Miss, Seat, Tour};
+use crate::group::{Group, Miss, StreamSlot, Tried};
 use crate::grpc;
+use crate::topology::Rest;
 
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
@@ -36,8 +37,8 @@ type Opening = Pin<Box<dyn Future<Output = Result<Stream, Lost>> + Send>>;
 pub(super) struct Link {
     state: State,
     backoff: Duration,
-    /// Nodes that were tried since the last rest.
-    tour: Tour,
+    /// The nodes that were tried since the last rest.
+    tried: Tried,
     opened: Instant,
 }
 
@@ -53,13 +54,13 @@ struct Stream {
     body: Body,
     /// Resolves when it should go on elsewhere.
     left: Rest,
-    _seat: Seat,
+    _slot: StreamSlot,
 }
 
 /// Why there is none.
 struct Lost {
     status: Status,
-    /// Who would take it.
+    /// The node that would take it, where one has named it.
     named: Option<usize>,
 }
 
@@ -71,7 +72,7 @@ pub(super) enum Event {
 
 impl Link {
     pub(super) fn new() -> Self {
-        Self { state: State::Idle, backoff: BACKOFF_MIN, tour: Tour::default(), opened: Instant::now() }
+        Self { state: State::Idle, backoff: BACKOFF_MIN, tried: Tried::default(), opened: Instant::now() }
     }
 
     /// Where to put requests, while there is a stream for them.
@@ -89,27 +90,27 @@ impl Link {
             let body = Body::new(requests.body());
             let mut headers = HeaderMap::with_capacity(5);
             headers.insert(metadata::PROGRESS, HeaderValue::from_static("all"));
-            let request = core.request("/etcdserverpb.Watch/Watch", &headers, part, body);
+            let request = core.request(method::WATCH, &headers, part, body);
             self.opened = Instant::now();
             // Counted from here, so that streams that are opened together are spread.
-            let seat = group.seat(&mut self.tour);
-            let opening = open(Arc::clone(core), Arc::clone(group), seat, request);
+            let slot = group.stream_slot(&mut self.tried);
+            let opening = open(Arc::clone(core), Arc::clone(group), slot, request);
             self.state = State::Opening(Box::pin(opening), requests);
         }
     }
 
     /// Gives the stream up. The next one follows at once, if there is another node for it, or else a pause that grows
-    /// until somebody answers and ends with news.
+    /// until somebody answers, and ends when something changes.
     pub(super) fn lose(&mut self, group: &Group) {
         if self.opened.elapsed() >= LIVED {
-            self.tour = self.tour.of_last();
+            self.tried = self.tried.of_last();
         }
-        if group.has_seat(&self.tour) {
+        if group.has_stream_slot(&self.tried) {
             self.state = State::Idle;
             return;
         }
-        self.tour = Tour::default();
-        self.state = State::Resting(group.news().rest(self.backoff));
+        self.tried = Tried::default();
+        self.state = State::Resting(group.changes().rest(self.backoff));
         self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
     }
 
@@ -131,7 +132,7 @@ impl Link {
                     Ok(stream) => self.opened(stream),
                     Err(lost) => {
                         tracing::debug!(status = %lost.status, "a watch stream could not be opened");
-                        self.tour.named = lost.named;
+                        self.tried.named = lost.named;
                         return Poll::Ready(Event::Lost);
                     }
                 },
@@ -177,11 +178,11 @@ impl From<Status> for Lost {
 async fn open(
     core: Arc<Core>,
     group: Arc<Group>,
-    seat: Option<Seat>,
+    slot: Option<StreamSlot>,
     request: http::Request<Body>,
 ) -> Result<Stream, Lost> {
-    let seat = seat.ok_or_else(|| Status::unavailable("nobody serves watches"))?;
-    let response = seat.open(request).await.map_err(|miss| Lost {
+    let slot = slot.ok_or_else(|| Status::unavailable("nobody serves watches"))?;
+    let response = slot.open(request).await.map_err(|miss| Lost {
         status: Status::unavailable(miss.to_string()),
         named: if let Miss::NotMaster { named } = miss { named } else { None },
     })?;
@@ -195,6 +196,6 @@ async fn open(
         None if head.status != http::StatusCode::OK => {
             Err(Status::unavailable(head.status.to_string()).into())
         }
-        None => Ok(Stream { body, left: Box::pin(seat.left()), _seat: seat }),
+        None => Ok(Stream { body, left: Box::pin(slot.left()), _slot: slot }),
     }
 }

@@ -1,18 +1,18 @@
 //! Watch: one client stream, many watchers, many groups.
 //!
 //! The stream is the body of its answer: nothing moves unless the client takes it, and there is no task and no queue
-//! behind it. What is held per stream: a few responses on their way out, one response per upstream being received, and
+//! behind it. What is held per stream: a few responses on their way out, one response of each group's that arrives, and
 //! what a watcher over several groups keeps until the slowest of them has closed it.
 //!
 //! ```text
-//! client ⇄ stream ─┬─ upstream to group A ── watchers that lie in A share it
-//!                  ├─ upstream to group B
-//!                  └─ a watcher over A and B: merge ─┬─ its own upstream to A
-//!                                                    └─ its own upstream to B
+//! client ⇄ stream ─┬─ stream to group A ── watchers that lie in A share it
+//!                  ├─ stream to group B
+//!                  └─ a watcher over A and B: merge ─┬─ its own stream to A
+//!                                                    └─ its own stream to B
 //! ```
 //!
 //! Invariants:
-//! * A part's *closed* revision is learned in-band on its own upstream only. It is resumed at closed + 1.
+//! * A part's *closed* revision is learned in-band on its own group stream only. It is resumed at closed + 1.
 //! * A merged watcher sends up to the watermark, the least closed revision of its parts; all events of one revision
 //!   go out together.
 //! * A progress revision is sent after every event at or below it, and never below what the stream has told.
@@ -22,11 +22,12 @@
 mod answer;
 mod link;
 mod merge;
+mod part;
 mod progress;
 mod requests;
 mod route;
 mod stream;
-mod upstream;
+mod group_stream;
 mod watcher;
 
 use std::sync::Arc;

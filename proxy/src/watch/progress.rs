@@ -20,9 +20,9 @@ pub(super) struct Manual {
     hold: Option<Pin<Box<Sleep>>>,
 }
 
-/// One watcher, as far as a progress answer goes.
+/// How far one watcher is, for an answer about progress.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Standing {
+pub(super) struct WatcherProgress {
     /// Where its client wants to begin; zero for now.
     pub(super) named: Revision,
     pub(super) delivered: Revision,
@@ -60,10 +60,10 @@ impl Manual {
 
 /// The least that every watcher stands at, if that is at least what was asked for and what any of them was told: an
 /// answer that is below what one watcher knows already would go back for it.
-pub(super) fn judge(target: Revision, watchers: impl IntoIterator<Item = Standing>) -> Verdict {
+pub(super) fn judge(target: Revision, watchers: impl IntoIterator<Item = WatcherProgress>) -> Verdict {
     let mut all = watchers.into_iter();
     let Some(first) = all.next() else { return Verdict::Drop };
-    let together = all.fold(first, |all, one| Standing {
+    let together = all.fold(first, |all, one| WatcherProgress {
         named: all.named.max(one.named),
         delivered: all.delivered.min(one.delivered),
         told: all.told.max(one.told),
@@ -85,8 +85,11 @@ mod tests {
     #[test]
     fn progress_is_the_least_of_all_and_never_below_what_one_was_told() {
         let r = Revision::new;
-        let watcher =
-            |named, delivered, told| Standing { named: r(named), delivered: r(delivered), told: r(told) };
+        let watcher = |named, delivered, told| WatcherProgress {
+            named: r(named),
+            delivered: r(delivered),
+            told: r(told),
+        };
         for (name, target, watchers, expected) in [
             ("no watcher", 5, vec![], Verdict::Drop),
             ("one behind", 5, vec![watcher(1, 9, 9), watcher(1, 4, 4)], Verdict::Wait(r(9))),

@@ -1,4 +1,4 @@
-//! [`Requests`]: what is still to be sent on one upstream, as the body of its request.
+//! [`Requests`]: what is still to be sent on one group stream, as the body of its request.
 //!
 //! Bounded by what there is: a create for each watcher, a cancel for each that was sent, one progress request.
 
@@ -16,6 +16,7 @@ use kubebrain_proto::etcdserverpb::{
 use parking_lot::Mutex;
 use tonic::Status;
 
+use super::part::PartId;
 use crate::grpc::Framed;
 
 /// The sending end. Its drop ends the body.
@@ -31,8 +32,8 @@ pub(super) struct RequestBody {
 
 #[derive(Debug, Default)]
 struct Queue {
-    /// With the part that it creates, if it does.
-    waiting: VecDeque<(Option<i64>, Bytes)>,
+    /// What is to be sent, each with the part that it creates, if it creates one.
+    waiting: VecDeque<(Option<PartId>, Bytes)>,
     asks_progress: bool,
     ended: bool,
     reader: Option<Waker>,
@@ -48,20 +49,21 @@ impl Requests {
     }
 
     pub(super) fn create(&self, create: WatchCreateRequest) {
-        let part = create.watch_id;
+        let part = PartId::from_wire(create.watch_id);
         self.push(Some(part), frame(RequestUnion::CreateRequest(create)));
     }
 
-    /// Of a part that was handed to [`Requests::create`] before. False for one that was not sent yet: it is just
+    /// Takes back a part that was handed to [`Requests::create`] before. False for one that was not sent yet: it is just
     /// forgotten, and nobody will answer.
-    pub(super) fn cancel(&self, part: i64) -> bool {
+    pub(super) fn cancel(&self, part: PartId) -> bool {
         let mut queue = self.shared.lock();
         let before = queue.waiting.len();
         queue.waiting.retain(|(creates, _)| *creates != Some(part));
         let was_waiting = queue.waiting.len() < before;
         drop(queue);
         if !was_waiting {
-            self.push(None, frame(RequestUnion::CancelRequest(WatchCancelRequest { watch_id: part })));
+            let cancel = WatchCancelRequest { watch_id: part.to_wire() };
+            self.push(None, frame(RequestUnion::CancelRequest(cancel)));
         }
         !was_waiting
     }
@@ -73,7 +75,7 @@ impl Requests {
         wake(queue);
     }
 
-    fn push(&self, part: Option<i64>, frame: Bytes) {
+    fn push(&self, part: Option<PartId>, frame: Bytes) {
         let mut queue = self.shared.lock();
         queue.waiting.push_back((part, frame));
         wake(queue);

@@ -1,20 +1,20 @@
-//! How a [`WatchStream`]'s watchers are served: which upstreams they have, and what comes of their signals.
+//! How a [`WatchStream`]'s watchers are served: which group streams they have, and what comes of their signals.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use kubebrain_net::metrics::One;
 use kubebrain_proto::etcdserverpb::{WatchCreateRequest, WatchResponse};
 use kubebrain_shared::group::GroupName;
-use kubebrain_net::metrics::One;
 use kubebrain_shared::revision::Revision;
 
 use super::answer::{self, Answer, NO_WATCHER};
+use super::group_stream::{GroupStream, Signal};
 use super::merge::Merge;
-use super::progress::{Manual, Standing, Verdict, judge};
+use super::part::PartId;
+use super::progress::{Manual, Verdict, WatcherProgress, judge};
 use super::stream::WatchStream;
-use super::upstream::{Signal, Upstream};
 use super::watcher::{Merged, MergedLane, ONLY_PART, Route, Watcher};
-use crate::config::Seam;
 use crate::group::Group;
 
 /// Events of one merged response, about.
@@ -29,7 +29,7 @@ impl WatchStream {
         named: Revision,
         delivered: Revision,
     ) {
-        let route = Route::Direct { group: self.core.table().home().name().clone(), part: 0 };
+        let route = Route::Direct { group: self.core.table().home().name().clone(), part: PartId::default() };
         let counted = One::of(&self.core.config.metrics.all.watchers);
         // Who begins now knows from the answer to its create how far that is.
         let told = if named == Revision::ZERO { delivered } else { Revision::ZERO };
@@ -52,19 +52,19 @@ impl WatchStream {
         let part = self.next_part();
         self.clients.insert(part, id);
         let name = group.name().clone();
-        let new = || Upstream::new(Arc::clone(&self.core), Arc::clone(group), None);
-        let upstream = self.shared.entry(name.clone()).or_insert_with(new);
-        upstream.add(part, Arc::clone(&watcher.create), delivered);
+        let new = || GroupStream::new(Arc::clone(&self.core), Arc::clone(group), None);
+        let stream = self.shared.entry(name.clone()).or_insert_with(new);
+        stream.add(part, Arc::clone(&watcher.create), delivered);
         Route::Direct { group: name, part }
     }
 
     fn merged(&self, groups: &[Arc<Group>], version: u64, watcher: &Watcher, delivered: Revision) -> Route {
         let lane = |group: &Arc<Group>| {
-            let mut upstream = Upstream::new(Arc::clone(&self.core), Arc::clone(group), Some(version));
-            upstream.add(ONLY_PART, Arc::clone(&watcher.create), delivered);
-            MergedLane { upstream, notified: false }
+            let mut stream = GroupStream::new(Arc::clone(&self.core), Arc::clone(group), Some(version));
+            stream.add(ONLY_PART, Arc::clone(&watcher.create), delivered);
+            MergedLane { stream, notified: false }
         };
-        let unordered = self.core.config.planted(Seam::MergeWithoutWatermark);
+        let unordered = self.core.config.planted(|seams| seams.merge_without_watermark);
         let merge = Merge::new(groups.len(), delivered, unordered);
         Route::Merged(Box::new(Merged { version, merge, lanes: groups.iter().map(lane).collect() }))
     }
@@ -80,9 +80,9 @@ impl WatchStream {
     fn detach(&mut self, route: &Route) {
         let Route::Direct { group, part } = route else { return };
         self.clients.remove(part);
-        if let Some(upstream) = self.shared.get_mut(group) {
-            upstream.remove(*part);
-            if upstream.is_empty() {
+        if let Some(stream) = self.shared.get_mut(group) {
+            stream.remove(*part);
+            if stream.is_empty() {
                 self.shared.remove(group);
             }
         }
@@ -94,7 +94,7 @@ impl WatchStream {
         let stays = |watcher: &Watcher| match &watcher.route {
             Route::Merged(merged) => {
                 let owners = table.owners(&watcher.span());
-                let lanes = merged.lanes.iter().map(|lane| lane.upstream.group());
+                let lanes = merged.lanes.iter().map(|lane| lane.stream.group());
                 merged.version == table.version()
                     && owners.len() == merged.lanes.len()
                     && lanes.zip(&owners).all(|(group, owner)| Arc::ptr_eq(group, owner))
@@ -102,7 +102,7 @@ impl WatchStream {
             Route::Direct { group, .. } => match &table.owners(&watcher.span())[..] {
                 [owner] => {
                     owner.name() == group
-                        && self.shared.get(group).is_some_and(|upstream| Arc::ptr_eq(upstream.group(), owner))
+                        && self.shared.get(group).is_some_and(|stream| Arc::ptr_eq(stream.group(), owner))
                 }
                 _ => false,
             },
@@ -117,7 +117,7 @@ impl WatchStream {
                 moved.push((id, watcher, delivered));
             }
         }
-        // after all of them left: a group with new brains gets a new upstream
+        // after all of them left: a group with new brains gets a new group stream
         for (id, watcher, delivered) in moved {
             self.place(id, watcher, delivered);
         }
@@ -128,14 +128,14 @@ impl WatchStream {
     fn delivered(&self, watcher: &Watcher) -> Revision {
         match &watcher.route {
             Route::Direct { group, part } => {
-                self.shared.get(group).and_then(|upstream| upstream.closed(*part)).unwrap_or_default()
+                self.shared.get(group).and_then(|stream| stream.closed(*part)).unwrap_or_default()
             }
             Route::Merged(merged) => merged.merge.delivered(),
         }
     }
 
-    /// One step of one upstream; true if something was done. Everybody's turn comes.
-    pub(super) fn poll_upstreams(&mut self, cx: &mut Context<'_>) -> bool {
+    /// One step of one group stream; true if something was done. Everybody's turn comes.
+    pub(super) fn poll_group_streams(&mut self, cx: &mut Context<'_>) -> bool {
         self.turn = self.turn.wrapping_add(1);
         let shared_first = self.turn.is_multiple_of(2);
         [shared_first, !shared_first].into_iter().any(|shared| match shared {
@@ -155,9 +155,9 @@ impl WatchStream {
         let first = self.turn % count.max(1);
         let mut found: Option<(GroupName, Signal)> = None;
         for step in 0..count {
-            let Some((name, upstream)) = self.shared.iter_mut().nth((first + step) % count) else { break };
-            let read = held.is_none_or(|target| !upstream.has_closed(target));
-            if let Poll::Ready(signal) = upstream.poll(cx, read) {
+            let Some((name, stream)) = self.shared.iter_mut().nth((first + step) % count) else { break };
+            let read = held.is_none_or(|target| !stream.has_closed(target));
+            if let Poll::Ready(signal) = stream.poll(cx, read) {
                 found = Some((name.clone(), signal));
                 break;
             }
@@ -190,7 +190,7 @@ impl WatchStream {
         }
     }
 
-    fn pass_on(&mut self, part: i64, answer: &Answer, last: Revision) {
+    fn pass_on(&mut self, part: PartId, answer: &Answer, last: Revision) {
         let Some(id) = self.clients.get(&part).copied() else { return };
         let Some(watcher) = self.watchers.get_mut(&id) else { return };
         watcher.told = watcher.told.max(last);
@@ -277,20 +277,20 @@ impl WatchStream {
     /// Looks whether a question for progress can be answered now, and makes those who are behind hurry.
     pub(super) fn judge_progress(&mut self) {
         let Some(target) = self.manual.as_ref().map(|manual| manual.target) else { return };
-        let standing = |watcher: &Watcher| Standing {
+        let progress = |watcher: &Watcher| WatcherProgress {
             named: watcher.named,
             delivered: self.delivered(watcher),
             told: watcher.told,
         };
-        match judge(target, self.watchers.values().map(standing)) {
+        match judge(target, self.watchers.values().map(progress)) {
             Verdict::Wait(needed) => {
                 if let Some(manual) = &mut self.manual {
                     manual.target = needed;
                 }
-                self.shared.values_mut().for_each(|upstream| upstream.ask(needed));
+                self.shared.values_mut().for_each(|stream| stream.ask(needed));
                 for watcher in self.watchers.values_mut() {
                     if let Route::Merged(merged) = &mut watcher.route {
-                        merged.lanes.iter_mut().for_each(|lane| lane.upstream.ask(needed));
+                        merged.lanes.iter_mut().for_each(|lane| lane.stream.ask(needed));
                     }
                 }
             }
@@ -348,7 +348,7 @@ fn poll_one(
     let Merged { merge, lanes, .. } = &mut **merged;
     for (index, lane) in lanes.iter_mut().enumerate() {
         let read = free && merge.has_room(index, room);
-        let Poll::Ready(signal) = lane.upstream.poll(cx, read) else { continue };
+        let Poll::Ready(signal) = lane.stream.poll(cx, read) else { continue };
         let step = match signal {
             Signal::Events { answer, .. } => match answer.events() {
                 Ok(events) => {

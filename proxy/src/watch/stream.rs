@@ -1,6 +1,6 @@
 //! [`WatchStream`]: a client's watch stream, as the body of its answer.
 //!
-//! Each poll takes at most one request of the client and one signal of the upstreams, in turns, and gives at most a few
+//! Each poll takes at most one request of the client and one signal of the group streams, in turns, and gives at most a few
 //! responses; the next poll gives those first. So a client that does not read is not read from either, and a client
 //! that floods does not starve its own watchers.
 
@@ -11,11 +11,11 @@ use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
 use http_body::{Body as _, Frame};
+use kubebrain_net::metrics::One;
 use kubebrain_proto::etcdserverpb::watch_request::RequestUnion;
 use kubebrain_proto::etcdserverpb::{WatchCreateRequest, WatchRequest, WatchResponse};
 use kubebrain_shared::fault::Fault;
 use kubebrain_shared::group::GroupName;
-use kubebrain_net::metrics::One;
 use kubebrain_shared::revision::Revision;
 use kubebrain_shared::stop::Stop;
 use tokio::sync::watch;
@@ -23,10 +23,10 @@ use tonic::Status;
 use tonic::body::Body;
 
 use super::answer::NO_WATCHER;
+use super::group_stream::GroupStream;
+use super::part::PartId;
 use super::progress::Manual;
-use super::upstream::Upstream;
 use super::watcher::{Watcher, check};
-use crate::config::Seam;
 use crate::core::Core;
 use crate::grpc::{self, Framed};
 
@@ -39,14 +39,14 @@ pub(super) struct WatchStream {
     input: Option<Body>,
     buffer: BytesMut,
     pub(super) watchers: BTreeMap<i64, Watcher>,
-    /// Of watchers that one group serves: by group.
-    pub(super) shared: BTreeMap<GroupName, Upstream>,
-    /// Which watcher a part of a shared upstream belongs to.
-    pub(super) clients: HashMap<i64, i64>,
+    /// The streams that serve watchers of one group each, by group.
+    pub(super) shared: BTreeMap<GroupName, GroupStream>,
+    /// Which watcher a part of a shared group stream belongs to.
+    pub(super) clients: HashMap<PartId, i64>,
     pub(super) manual: Option<Manual>,
     pub(super) turn: usize,
     next_id: i64,
-    next_part: i64,
+    last_part: PartId,
     out: VecDeque<Bytes>,
     end: Option<Result<(), Status>>,
     ended: bool,
@@ -69,7 +69,7 @@ impl WatchStream {
             manual: None,
             turn: 0,
             next_id: 0,
-            next_part: 0,
+            last_part: PartId::default(),
             out: VecDeque::new(),
             end: None,
             ended: false,
@@ -77,9 +77,9 @@ impl WatchStream {
         }
     }
 
-    pub(super) fn next_part(&mut self) -> i64 {
-        self.next_part += 1;
-        self.next_part
+    pub(super) fn next_part(&mut self) -> PartId {
+        self.last_part = self.last_part.next();
+        self.last_part
     }
 
     pub(super) fn push(&mut self, frame: Bytes) {
@@ -190,7 +190,7 @@ impl WatchStream {
 
     fn ask_progress(&mut self) {
         let floor = self.core.floor.get();
-        if self.core.config.planted(Seam::ProgressEarly) {
+        if self.core.config.planted(|seams| seams.progress_early) {
             return self.say(floor, WatchResponse { watch_id: NO_WATCHER, ..<_>::default() });
         }
         match &mut self.manual {
@@ -245,7 +245,7 @@ impl http_body::Body for WatchStream {
                 this.reroute();
             }
             moved |= this.poll_input(cx);
-            moved |= this.poll_upstreams(cx);
+            moved |= this.poll_group_streams(cx);
             moved |= this.manual.as_mut().is_some_and(|manual| manual.poll_hold(cx));
             if !moved {
                 return Poll::Pending;

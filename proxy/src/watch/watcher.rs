@@ -1,18 +1,19 @@
-//! [`Watcher`]: one watcher of a client, and by which upstreams it is served.
+//! [`Watcher`]: one watcher of a client, and by which group streams it is served.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
+use kubebrain_net::metrics::One;
 use kubebrain_proto::etcdserverpb::WatchCreateRequest;
 use kubebrain_shared::group::GroupName;
-use kubebrain_net::metrics::One;
 use kubebrain_shared::revision::Revision;
 
+use super::group_stream::GroupStream;
 use super::merge::Merge;
-use super::upstream::Upstream;
+use super::part::PartId;
 use crate::classify::Span;
 
-/// As the client made it.
+/// A watcher as its client has made it, and how far it is.
 pub(super) struct Watcher {
     /// With etcd's conventions applied: an empty key is `"\0"`.
     pub(super) create: Arc<WatchCreateRequest>,
@@ -24,11 +25,11 @@ pub(super) struct Watcher {
     pub(super) _counted: One,
 }
 
-/// Who serves it.
+/// By which streams to groups a watcher is served.
 pub(super) enum Route {
-    /// One group, on the upstream that all such watchers of the stream share.
-    Direct { group: GroupName, part: i64 },
-    /// Several groups, each on an upstream of its own.
+    /// One group, on the group stream that all such watchers of the stream share.
+    Direct { group: GroupName, part: PartId },
+    /// Several groups, each on a group stream of its own.
     Merged(Box<Merged>),
 }
 
@@ -40,13 +41,13 @@ pub(super) struct Merged {
 }
 
 pub(super) struct MergedLane {
-    pub(super) upstream: Upstream,
+    pub(super) stream: GroupStream,
     /// Its group has sent periodic progress since the last thing that the client was sent.
     pub(super) notified: bool,
 }
 
-/// The only part of a merged watcher's upstream.
-pub(super) const ONLY_PART: i64 = 1;
+/// The only part of a merged watcher's group stream.
+pub(super) const ONLY_PART: PartId = PartId::from_wire(1);
 
 impl Watcher {
     pub(super) fn span(&self) -> Span {
@@ -55,10 +56,10 @@ impl Watcher {
 }
 
 impl Merged {
-    /// Takes what a lane's upstream has closed, and makes those that hold back the rest hurry.
+    /// Takes what a lane's group stream has closed, and makes those that hold back the rest hurry.
     pub(super) fn settle(&mut self) {
         for (index, lane) in self.lanes.iter().enumerate() {
-            if let Some(closed) = lane.upstream.closed(ONLY_PART) {
+            if let Some(closed) = lane.stream.closed(ONLY_PART) {
                 self.merge.close(index, closed);
             }
         }
@@ -68,7 +69,7 @@ impl Merged {
         if let Some(waiting) = self.merge.waiting() {
             for index in self.merge.behind(waiting) {
                 if let Some(lane) = self.lanes.get_mut(index) {
-                    lane.upstream.ask(waiting);
+                    lane.stream.ask(waiting);
                 }
             }
         }

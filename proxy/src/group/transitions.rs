@@ -1,4 +1,4 @@
-//! [`Diary`]: what an operator should know of a group's brains, said once when it changes: who is away and who is back,
+//! [`Transitions`]: what an operator should know of a group's brains, said once when it changes: who is away and who is back,
 //! who is master, and what clients see of it.
 
 use kubebrain_shared::group::GroupName;
@@ -8,21 +8,21 @@ use super::standing::Place;
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(crate) struct Diary {
+pub(crate) struct Transitions {
     /// Nodes that were last said to be away.
     away: Vec<usize>,
-    /// All of them were.
+    /// True if all of them were.
     all_away: bool,
     /// The last master that was named, and its epoch.
     master: Option<(usize, u64)>,
 }
 
-/// A line, by the nodes' numbers.
+/// One change, by the numbers of the nodes.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Entry {
+pub(crate) enum Transition {
     /// It does not answer.
     Away(usize),
-    /// It does again.
+    /// It answers again.
     Back(usize),
     /// Nobody answers.
     AllAway,
@@ -32,35 +32,35 @@ pub(crate) enum Entry {
     Master(usize, u64),
 }
 
-impl Diary {
+impl Transitions {
     /// What is new.
-    pub(crate) fn note(&mut self, epoch: u64, places: &[Place]) -> Vec<Entry> {
+    pub(crate) fn note(&mut self, epoch: u64, places: &[Place]) -> Vec<Transition> {
         let mut entries = Vec::new();
         for (index, place) in places.iter().enumerate() {
             let known = self.away.iter().position(|away| *away == index);
             match (place.is_suspect(), known) {
                 (true, None) => {
                     self.away.push(index);
-                    entries.push(Entry::Away(index));
+                    entries.push(Transition::Away(index));
                 }
                 (false, Some(known)) => {
                     self.away.swap_remove(known);
-                    entries.push(Entry::Back(index));
+                    entries.push(Transition::Back(index));
                 }
                 _ => {}
             }
         }
         let all_away = self.away.len() == places.len();
         if all_away && !self.all_away {
-            entries.push(Entry::AllAway);
+            entries.push(Transition::AllAway);
         }
         self.all_away = all_away;
         let master = places.iter().position(|place| *place == Place::Master).map(|index| (index, epoch));
         if master != self.master {
             match master {
-                Some((index, epoch)) => entries.push(Entry::Master(index, epoch)),
+                Some((index, epoch)) => entries.push(Transition::Master(index, epoch)),
                 None if all_away => {}
-                None => entries.push(Entry::NoMaster),
+                None => entries.push(Transition::NoMaster),
             }
             self.master = master;
         }
@@ -68,7 +68,7 @@ impl Diary {
     }
 }
 
-impl Entry {
+impl Transition {
     /// Into the log.
     pub(crate) fn log(&self, group: &GroupName, nodes: &[Node]) {
         let node = |index: usize| {
@@ -109,13 +109,13 @@ impl Entry {
 
 #[cfg(test)]
 mod tests {
-    use super::Entry::{AllAway, Away, Back, Master, NoMaster};
     use super::Place::{Broken, Idle, Reader, Silent, Untold};
+    use super::Transition::{AllAway, Away, Back, Master, NoMaster};
     use super::*;
 
     #[test]
     fn each_change_is_said_once() {
-        let mut diary = Diary::default();
+        let mut transitions = Transitions::default();
         let master = Place::Master;
         for (what, epoch, places, expected) in [
             ("nothing is known", 0, [Untold, Untold], vec![]),
@@ -131,7 +131,7 @@ mod tests {
             ("and is master", 5, [master, Broken], vec![Master(0, 5)]),
             ("it hands over", 5, [Idle, Broken], vec![NoMaster]),
         ] {
-            assert_eq!(diary.note(epoch, &places), expected, "{what}");
+            assert_eq!(transitions.note(epoch, &places), expected, "{what}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! [`Upstream`]: one watch stream to one group, and the parts of watchers that it serves.
+//! [`GroupStream`]: one watch stream to one group, and the parts of watchers that it serves.
 //!
 //! A loss is not seen outside: each part is created again at its own closed + 1. Before a part is created its group is
 //! raised to what the client has seen, so that nothing can appear there below the part's start any more.
@@ -9,18 +9,18 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use kubebrain_proto::etcdserverpb::WatchCreateRequest;
 use kubebrain_net::metrics::One;
+use kubebrain_proto::etcdserverpb::WatchCreateRequest;
 use kubebrain_shared::revision::Revision;
 use tokio::time::{Sleep, sleep, timeout};
 use tonic::Status;
 
 use super::answer::{Answer, Kind, NO_WATCHER};
 use super::link::{Event, Link};
-use crate::config::Seam;
+use super::part::PartId;
 use crate::core::Core;
 use crate::group::Group;
-use crate::group::news::Rest;
+use crate::topology::Rest;
 
 /// How soon a question for progress is asked again, of a brain that does not answer or a slave that has not come so far;
 /// doubled up to a second.
@@ -30,21 +30,23 @@ const ADVANCE_PAUSE: Duration = Duration::from_millis(100);
 
 type Advancing = Pin<Box<dyn Future<Output = Result<(), Status>> + Send>>;
 
-pub(super) struct Upstream {
+/// See the module.
+pub(super) struct GroupStream {
     core: Arc<Core>,
     group: Arc<Group>,
-    /// Of the placement by which this group is asked for its part only.
+    /// The version of the placement by which this group is asked for its part only.
     version: Option<u64>,
     link: Link,
-    parts: BTreeMap<i64, Part>,
-    unsent: VecDeque<i64>,
-    unanswered: VecDeque<i64>,
+    parts: BTreeMap<PartId, Part>,
+    unsent: VecDeque<PartId>,
+    unanswered: VecDeque<PartId>,
     advancing: Option<Advancing>,
     pause: Option<Rest>,
     asking: Option<Asking>,
     _counted: One,
 }
 
+/// What one watcher wants of the group.
 struct Part {
     create: Arc<WatchCreateRequest>,
     closed: Revision,
@@ -61,32 +63,32 @@ struct Asking {
     delay: Duration,
 }
 
-/// What the owner of an upstream must act on.
+/// What the owner of a group stream has to act on.
 #[derive(Debug)]
 pub(super) enum Signal {
     Events {
-        part: i64,
+        part: PartId,
         answer: Answer,
         last: Revision,
     },
     /// The group's own, for one part; and what that has closed, which may be more where a slave speaks.
     Progress {
-        part: i64,
+        part: PartId,
         revision: Revision,
     },
     /// Some closed revisions have risen.
     Closed,
     Compacted {
-        part: i64,
+        part: PartId,
         at: Revision,
     },
     Cancelled {
-        part: i64,
+        part: PartId,
         reason: String,
     },
 }
 
-impl Upstream {
+impl GroupStream {
     pub(super) fn new(core: Arc<Core>, group: Arc<Group>, version: Option<u64>) -> Self {
         let counted = One::of(&core.config.metrics.all.upstream_watches);
         Self {
@@ -108,14 +110,14 @@ impl Upstream {
         &self.group
     }
 
-    /// Adds a part that wants everything above `closed`. Its id is never used again on this upstream.
-    pub(super) fn add(&mut self, id: i64, create: Arc<WatchCreateRequest>, closed: Revision) {
+    /// Adds a part that wants everything above `closed`. Its id is never used again on this group stream.
+    pub(super) fn add(&mut self, id: PartId, create: Arc<WatchCreateRequest>, closed: Revision) {
         let part = Part { create, closed, acknowledged: false, covered: false, resumed: false };
         self.parts.insert(id, part);
         self.unsent.push_back(id);
     }
 
-    pub(super) fn remove(&mut self, id: i64) {
+    pub(super) fn remove(&mut self, id: PartId) {
         self.parts.remove(&id);
         let was_sent = !self.unsent.contains(&id);
         self.unsent.retain(|unsent| *unsent != id);
@@ -130,7 +132,7 @@ impl Upstream {
     }
 
     /// What a part has closed, in-band.
-    pub(super) fn closed(&self, id: i64) -> Option<Revision> {
+    pub(super) fn closed(&self, id: PartId) -> Option<Revision> {
         self.parts.get(&id).map(|part| part.closed)
     }
 
@@ -241,7 +243,7 @@ impl Upstream {
             self.advancing = None;
             if let Err(status) = advanced {
                 tracing::debug!(group = %self.group.name(), %status, "could not be advanced");
-                self.pause = Some(self.group.news().rest(ADVANCE_PAUSE));
+                self.pause = Some(self.group.changes().rest(ADVANCE_PAUSE));
             }
         }
     }
@@ -254,12 +256,12 @@ impl Upstream {
                 if part.closed <= floor && part.closed > self.group.known() {
                     return;
                 }
-                let repeat = part.resumed && self.core.config.planted(Seam::ResumeAtClosed);
+                let repeat = part.resumed && self.core.config.planted(|seams| seams.resume_at_closed);
                 let start = if repeat { part.closed } else { part.closed.next() };
                 requests.create(WatchCreateRequest {
                     start_revision: start.to_wire(),
                     progress_notify: true,
-                    watch_id: id,
+                    watch_id: id.to_wire(),
                     fragment: false,
                     ..WatchCreateRequest::clone(&part.create)
                 });
@@ -297,10 +299,10 @@ impl Upstream {
         self.core.floor.raise(answer.revision);
         self.group.reached(answer.revision);
         self.link.works();
-        let id = answer.id;
-        if id == NO_WATCHER {
+        if answer.id == NO_WATCHER {
             return self.take_for_all(answer);
         }
+        let id = PartId::from_wire(answer.id);
         let part = self.parts.get_mut(&id);
         match (answer.kind.clone(), part) {
             (Kind::Created, part) => {
@@ -348,7 +350,7 @@ impl Upstream {
         }
     }
 
-    fn cancelled(&mut self, id: i64, reason: String) -> Option<Signal> {
+    fn cancelled(&mut self, id: PartId, reason: String) -> Option<Signal> {
         if !self.parts.contains_key(&id) {
             return None;
         }
@@ -361,7 +363,7 @@ impl Upstream {
         Some(Signal::Cancelled { part: id, reason })
     }
 
-    fn forget(&mut self, id: i64) {
+    fn forget(&mut self, id: PartId) {
         self.parts.remove(&id);
         self.unanswered.retain(|unanswered| *unanswered != id);
     }

@@ -1,4 +1,4 @@
-//! [`News`]: that a request which nobody took may find somebody now.
+//! [`TopologyChanges`]: a request that nobody took may find somebody after one of them.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -8,27 +8,28 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-/// Between two tries of one request, however often there are news.
+/// Between two tries of one request, however often something changes.
 const PAUSE_MIN: Duration = Duration::from_millis(3);
 
-/// A wait.
+/// A pause, as a future of its own.
 pub(crate) type Rest = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Counts the changes in who is master, who reads and who is suspect, and new tables; of all groups of a proxy, because
 /// they are rare.
 #[derive(Debug, Default)]
-pub(crate) struct News {
+pub(crate) struct TopologyChanges {
     count: AtomicU64,
     told: Notify,
 }
 
-impl News {
+impl TopologyChanges {
     /// How many there were. Asked before a try, so that none is missed after it.
     pub(crate) fn count(&self) -> u64 {
         self.count.load(Ordering::Acquire)
     }
 
-    pub(crate) fn tell(&self) {
+    /// Something has changed: whoever waits is woken.
+    pub(crate) fn announce(&self) {
         self.count.fetch_add(1, Ordering::Release);
         self.told.notify_waiters();
     }
@@ -48,11 +49,11 @@ impl News {
         }
     }
 
-    /// As [`News::pause`], for whatever comes from now on; a future of its own.
+    /// As [`TopologyChanges::pause`], for whatever comes from now on; a future of its own.
     pub(crate) fn rest(self: &Arc<Self>, pause: Duration) -> Rest {
-        let (news, seen) = (Arc::clone(self), self.count());
+        let (changes, seen) = (Arc::clone(self), self.count());
         Box::pin(async move {
-            news.pause(seen, pause).await;
+            changes.pause(seen, pause).await;
         })
     }
 
@@ -72,22 +73,22 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_pause_ends_with_news_that_came_after_the_last_look() {
-        let news = Arc::new(News::default());
+    async fn a_pause_ends_with_a_change_that_came_after_the_last_look() {
+        let changes = Arc::new(TopologyChanges::default());
         let long = Duration::from_secs(9);
         let began = Instant::now();
-        let seen = news.count();
-        news.tell(); // between the look and the pause
-        assert!(news.pause(seen, long).await);
+        let seen = changes.count();
+        changes.announce(); // between the look and the pause
+        assert!(changes.pause(seen, long).await);
         assert!(began.elapsed() < Duration::from_millis(5), "{:?}", began.elapsed());
-        let (told, teller) = (Arc::clone(&news), tokio::time::sleep(Duration::from_secs(1)));
+        let (told, teller) = (Arc::clone(&changes), tokio::time::sleep(Duration::from_secs(1)));
         tokio::spawn(async move {
             teller.await;
-            told.tell();
+            told.announce();
         });
-        assert!(news.pause(news.count(), long).await);
+        assert!(changes.pause(changes.count(), long).await);
         assert!(began.elapsed() < Duration::from_millis(1010), "{:?}", began.elapsed());
-        assert!(!news.pause(news.count(), long).await, "no news");
+        assert!(!changes.pause(changes.count(), long).await, "no news");
         assert!(began.elapsed() >= Duration::from_secs(10));
     }
 }

@@ -1,8 +1,10 @@
-//! [`Errand`]: which of a group's nodes may answer a request. The one place that says so.
+//! [`RoutingPolicy`]: which of a group's nodes may answer a request, as the table of calls says.
+
+use kubebrain_shared::method::{self, Answers, Kind, Method};
 
 /// What a request is, as far as the choice of a node goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Errand {
+pub(crate) enum RoutingPolicy {
     /// A Range or RangeStream, linearizable or not, at now or at a revision, of a whole range or of a group's part. Any
     /// node that reads may answer: it fences itself, and the floor comes with the request. Without side effects: where
     /// one node does not answer another is asked.
@@ -14,12 +16,12 @@ pub(crate) enum Errand {
     Master,
 }
 
-impl Errand {
-    /// By `/service/method`.
+impl RoutingPolicy {
+    /// The policy of a path, which is `/service/method`.
     pub(crate) fn of(path: &str) -> Self {
-        match path {
-            "/etcdserverpb.KV/Range" | "/etcdserverpb.KV/RangeStream" => Self::Read,
-            "/etcdserverpb.Watch/Watch" => Self::Watch,
+        match method::find(path) {
+            Some(Method { answers: Answers::Follower, kind: Kind::BidiStream, .. }) => Self::Watch,
+            Some(Method { answers: Answers::Follower, .. }) => Self::Read,
             _ => Self::Master,
         }
     }
@@ -37,16 +39,16 @@ mod tests {
     #[test]
     fn only_ranges_and_watches_leave_the_master() {
         for (path, expected) in [
-            ("/etcdserverpb.KV/Range", Errand::Read),
-            ("/etcdserverpb.KV/RangeStream", Errand::Read),
-            ("/etcdserverpb.Watch/Watch", Errand::Watch),
-            ("/etcdserverpb.KV/Txn", Errand::Master),
-            ("/etcdserverpb.KV/Compact", Errand::Master),
-            ("/etcdserverpb.Lease/LeaseTimeToLive", Errand::Master),
-            ("/kubebrain.peer.v1.Peer/Advance", Errand::Master),
-            ("/etcdserverpb.KV/RangeOfNextYear", Errand::Master),
+            ("/etcdserverpb.KV/Range", RoutingPolicy::Read),
+            ("/etcdserverpb.KV/RangeStream", RoutingPolicy::Read),
+            ("/etcdserverpb.Watch/Watch", RoutingPolicy::Watch),
+            ("/etcdserverpb.KV/Txn", RoutingPolicy::Master),
+            ("/etcdserverpb.KV/Compact", RoutingPolicy::Master),
+            ("/etcdserverpb.Lease/LeaseTimeToLive", RoutingPolicy::Master),
+            ("/kubebrain.peer.v1.Peer/Advance", RoutingPolicy::Master),
+            ("/etcdserverpb.KV/RangeOfNextYear", RoutingPolicy::Master),
         ] {
-            assert_eq!(Errand::of(path), expected, "{path}");
+            assert_eq!(RoutingPolicy::of(path), expected, "{path}");
         }
     }
 }
