@@ -6,13 +6,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use kubebrain_net::dial::{Channel, Connector, DialConfig};
 use kubebrain_proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use kubebrain_proto::etcdserverpb::lease_client::LeaseClient;
 use kubebrain_proto::etcdserverpb::request_op::Request;
 use kubebrain_proto::etcdserverpb::{
     Compare, DeleteRangeRequest, LeaseGrantRequest, PutRequest, RequestOp, TxnRequest,
 };
-use kubebrain_net::dial::{Channel, Connector, DialConfig};
 use parking_lot::Mutex;
 use rand::rngs::SmallRng;
 use rand::{Rng, RngCore, SeedableRng};
@@ -21,8 +21,8 @@ use tonic::{Code, Status};
 
 use crate::history::{Compaction, Done, Grant, History, Write};
 use crate::shim;
-use crate::support::client::{Client, revision};
-use crate::support::process::Process;
+use kit::client::{Client, revision};
+use kit::process::Process;
 
 const CLIENTS: usize = 6;
 const KEYS: u32 = 20;

@@ -7,10 +7,10 @@ use anyhow::{Context, Result};
 use kubebrain_brain::engine::embedded::{self, Embedded};
 use kubebrain_brain::mvcc::{self, Store};
 use kubebrain_brain::request::{Put, Range};
+use kubebrain_net::dial::{Channel, Connector, DialConfig};
 use kubebrain_proto::etcdserverpb::lease_client::LeaseClient;
 use kubebrain_proto::etcdserverpb::{LeaseLeasesRequest, PutRequest, RangeRequest, RangeResponse};
 use kubebrain_proto::mvccpb::KeyValue;
-use kubebrain_net::dial::{Channel, Connector, DialConfig};
 use kubebrain_shared::fault::Fault;
 use kubebrain_shared::group::GroupName;
 use kubebrain_shared::placement::Placement;
@@ -18,9 +18,9 @@ use kubebrain_shared::revision::Revision;
 use prost::Message;
 use tonic::{Code, Status};
 
-use crate::support::PATIENCE;
-use crate::support::client::Client;
-use crate::support::process::{Place, Process, Start};
+use kit::PATIENCE;
+use kit::client::Client;
+use kit::process::{Place, Process, Start};
 
 /// Written once all else was read; deleted again, so that it is never among what is judged.
 const ONE_MORE: &str = "/one-more";

@@ -6,11 +6,12 @@ use std::time::Duration;
 use kubebrain_shared::group::GroupName;
 use kubebrain_shared::placement::Placement;
 
-use crate::cluster::{Advertised, Cluster, Ports, free_port};
+use crate::BINARY;
 use crate::node::Node;
-use crate::relay::Relay;
 use crate::stage::{Door, KINDS};
-use crate::support::process::{Place, Start};
+use kit::cluster::{Advertised, Cluster, Ports, free_port};
+use kit::process::Start;
+use kit::relay::Relay;
 
 pub(crate) const BRAINS: usize = 3;
 /// The shipped ones: who is master is seen within so long, and nobody follows before it is over.
@@ -90,7 +91,7 @@ impl Arena {
         }
         let proxies = if shape == Shape::TwoGroups { 1 } else { 2 };
         for number in 0..proxies {
-            let (place, address) = (Place::new(), format!("127.0.0.1:{}", free_port()));
+            let (place, address) = (BINARY.place(), format!("127.0.0.1:{}", free_port()));
             let file = place.file("placement.yaml", &text);
             let start = Start::proxy(&place, "proxy", &file).clients("http", &address);
             let start = start.flag("watch-progress-notify-interval", "300ms").tied();
@@ -111,7 +112,7 @@ impl Arena {
         (client, peer): (u16, u16),
     ) {
         let (group, number) = (at / BRAINS, at % BRAINS);
-        let (place, name) = (Place::new(), format!("{}-{number}", self.groups[group]));
+        let (place, name) = (BINARY.place(), format!("{}-{number}", self.groups[group]));
         let (address, peer_address) = (format!("127.0.0.1:{client}"), format!("127.0.0.1:{peer}"));
         let file = place.file("placement.yaml", table);
         let start = Start::brain(&place, self.groups[group].as_str())

@@ -17,16 +17,16 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use crate::arena::{Arena, Shape};
-use crate::judge::bounds;
-use crate::judge::check::{Run, Violation, check};
-use crate::judge::record::{Ask, Records};
 use crate::report;
 use crate::scribe::Scribe;
 use crate::stage::{KINDS, Stage};
-use crate::support::client::end_of;
-use crate::support::{in_time, until};
 use crate::traffic::{Client, TTL_MAX};
 use crate::watching::{Wanted, watch_until};
+use kit::client::end_of;
+use kit::judge::bounds;
+use kit::judge::check::{Run, Violation, check};
+use kit::judge::record::{Ask, Records};
+use kit::{in_time, until};
 
 const WRITERS: usize = 6;
 const READERS: usize = 4;

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use kubebrain_proto::etcdserverpb as pb;
 use kubebrain_net::dial::{Channel, Connector, DialConfig};
+use kubebrain_proto::etcdserverpb as pb;
 use rand::Rng;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
@@ -12,10 +12,10 @@ use tonic::Code;
 
 use crate::arena::{BRAINS, LEASE, Shape};
 use crate::chapter::{Chapter, Work};
-use crate::judge::check::Violation;
-use crate::judge::record::{Answer, Ask, Op};
-use crate::support::{full_tier, in_time, until};
 use crate::traffic::Client;
+use kit::judge::check::Violation;
+use kit::judge::record::{Answer, Ask, Op};
+use kit::{full_tier, in_time, until};
 
 /// Clients of a sleeper: through each of its listeners, at work when it falls asleep, and as many that ask it later.
 const DIRECT: usize = 4;

@@ -3,9 +3,9 @@
 use kubebrain_proto::etcdserverpb as pb;
 use kubebrain_proto::mvccpb::KeyValue;
 
-use crate::judge::check::{Run, check};
-use crate::judge::model::{self, History};
-use crate::judge::record::{Answer, Ask, Heard, Op};
+use kit::judge::check::{Run, check};
+use kit::judge::model::{self, History};
+use kit::judge::record::{Answer, Ask, Heard, Op};
 
 /// Puts a fault in; false where this history has no place for it.
 type Fault = fn(&mut Run) -> bool;
@@ -176,7 +176,7 @@ fn half_of_one(run: &mut Run) -> bool {
 }
 
 /// A watcher that heard of events more than once, and when it did.
-fn busy(run: &mut Run) -> Option<(&mut crate::judge::record::Watch, Vec<usize>)> {
+fn busy(run: &mut Run) -> Option<(&mut kit::judge::record::Watch, Vec<usize>)> {
     run.records.watches.iter_mut().rev().find_map(|watch| {
         let events = |heard: &Heard| matches!(heard, Heard::Events(response) if !response.fragment);
         let places = watch.heard.iter().enumerate().filter(|(_, (_, heard))| events(heard));

@@ -8,9 +8,9 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::arena::{Arena, BRAINS, LEASE};
 use crate::node::Node;
-use crate::relay::{Flow, Relay};
 use crate::stage::Stage;
-use crate::support::client::ready;
+use kit::client::ready;
+use kit::relay::{Flow, Relay};
 
 /// To whom.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,21 +10,6 @@
 //! from a seed, which is printed; `KUBEBRAIN_SEED` sets it: the same faults in the same order, though not the same
 //! traffic to the letter. Of a run that broke a promise everything is kept under `target/robustness`.
 
-#[path = "../support/cluster.rs"]
-#[allow(dead_code, reason = "shared with the engine's own tests")]
-mod cluster;
-#[path = "../support/kit.rs"]
-mod kit;
-#[path = "../support/judge/mod.rs"]
-#[allow(dead_code, reason = "shared with the simulation")]
-mod judge;
-#[path = "../support/relay.rs"]
-#[allow(dead_code, reason = "shared with tests of single brains")]
-mod relay;
-#[path = "../process/support/mod.rs"]
-#[allow(dead_code, reason = "shared with the other tests of processes")]
-mod support;
-
 mod arena;
 mod chapter;
 mod directed;
@@ -39,8 +24,10 @@ mod traffic;
 mod unconditional;
 mod watching;
 
+/// The program that is tested.
+const BINARY: kit::process::Binary = kit::process::Binary::new(env!("CARGO_BIN_EXE_kubebrain"));
+
 /// The seed of this run.
 fn seed() -> u64 {
-    let given = std::env::var("KUBEBRAIN_SEED").ok().map(|text| text.parse().expect("a number as seed"));
-    given.unwrap_or(2026)
+    kit::seed(2026)
 }

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use crate::support::in_time;
-use crate::support::process::{Beginning, Place, Process, Start};
+use kit::in_time;
+use kit::process::{Beginning, Place, Process, Start};
 
 /// See the module. Dropping it kills its process.
 pub(crate) struct Node {

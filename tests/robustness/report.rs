@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use crate::arena::Arena;
-use crate::judge::check::Violation;
+use kit::judge::check::Violation;
 
 /// Of what happened before and after, so many lines are shown.
 const AROUND: usize = 12;

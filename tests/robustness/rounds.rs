@@ -8,13 +8,13 @@ use crate::arena::Shape;
 use crate::chapter::Chapter;
 use crate::doctored;
 use crate::faults::{Mischief, Trouble};
-use crate::support::full_tier;
+use kit::full_tier;
 
 /// Of a chapter. Judging takes time that grows with the square of it.
 const ROUNDS: usize = 7;
 
 /// One round; `number` counts over all chapters.
-async fn round(chapter: &mut Chapter, number: usize) -> Vec<crate::judge::check::Violation> {
+async fn round(chapter: &mut Chapter, number: usize) -> Vec<kit::judge::check::Violation> {
     let groups = chapter.arena.groups.len();
     let proxies = chapter.arena.proxies.len();
     let work = chapter.work();

@@ -13,9 +13,9 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
-use crate::judge::readback::Readback;
 use crate::stage::Stage;
 use crate::watching::{Wanted, Watcher};
+use kit::judge::readback::Readback;
 
 /// See the module.
 pub(crate) struct Scribe {

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use rand::rngs::SmallRng;
 use rand::seq::{IndexedRandom as _, IteratorRandom as _};
 
-use crate::judge::record::Journal;
+use kit::judge::record::Journal;
 
 /// Kinds that are written; of two groups the second one has the pods.
 pub(crate) const KINDS: [&str; 3] = ["/registry/pods/", "/registry/events/", "/registry/configmaps/"];

@@ -5,22 +5,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use kubebrain_net::dial::Channel;
 use kubebrain_proto::etcdserverpb as pb;
 use kubebrain_proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use kubebrain_proto::etcdserverpb::kv_client::KvClient;
 use kubebrain_proto::etcdserverpb::lease_client::LeaseClient;
 use kubebrain_proto::etcdserverpb::request_op::Request;
 use kubebrain_proto::etcdserverpb::response_op::Response;
-use kubebrain_net::dial::Channel;
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom as _;
 use rand::{Rng, SeedableRng};
 use tokio::time::{sleep, timeout};
 use tonic::Status;
 
-use crate::judge::record::{Answer, Ask, Op};
 use crate::stage::Stage;
-use crate::support::client::end_of;
+use kit::client::end_of;
+use kit::judge::record::{Answer, Ask, Op};
 
 /// So few that writers meet.
 const NAMES: u32 = 8;

@@ -8,7 +8,7 @@ use futures_util::FutureExt as _;
 use crate::arena::Shape;
 use crate::chapter::Chapter;
 use crate::directed::master_sleeps;
-use crate::judge::check::Violation;
+use kit::judge::check::Violation;
 
 /// One in a few sleeps falls into a commit.
 const TRIES: usize = 12;

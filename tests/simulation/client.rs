@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use kubebrain_net::dial::Channel;
 use kubebrain_proto::etcdserverpb as pb;
 use kubebrain_proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use kubebrain_proto::etcdserverpb::kv_client::KvClient;
 use kubebrain_proto::etcdserverpb::lease_client::LeaseClient;
 use kubebrain_proto::etcdserverpb::request_op::Request;
 use kubebrain_proto::etcdserverpb::response_op::Response;
-use kubebrain_net::dial::Channel;
 use rand::Rng;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;

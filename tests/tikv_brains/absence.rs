@@ -8,12 +8,13 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tonic::{Code, Status};
 
-use crate::cluster::{Advertised, Cluster, Ports, free_port};
+use crate::BINARY;
 use crate::rivals::prefix;
-use crate::support::client::Client;
-use crate::support::http1::get;
-use crate::support::process::{Beginning, Place, Process, Start};
-use crate::support::{in_time, until};
+use kit::client::Client;
+use kit::cluster::{Advertised, Cluster, Ports, free_port};
+use kit::http1::get;
+use kit::process::{Beginning, Process, Start};
+use kit::{in_time, until};
 
 const WRITERS: usize = 1000;
 const VALUE_BYTES: usize = 4 << 10;
@@ -50,7 +51,7 @@ async fn a_candidate_waits_for_a_cluster_that_is_not_there_yet() {
 
 async fn waits(election: &str) {
     let Some(mut cluster) = Cluster::absent(Ports::free(), Advertised::default()) else { return };
-    let place = Place::new();
+    let place = BINARY.place();
     let address = format!("127.0.0.1:{}", free_port());
     let start = Start::brain(&place, "default").clients("http", &address).flag("election", election);
     let mut brain = start.on_tikv(cluster.pd(), "absence/").begins();
@@ -142,7 +143,7 @@ async fn nobody_is_served(brain: &mut Process, waves: usize) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_of_a_brain_without_storage_are_told_in_time() {
     let Some(mut cluster) = Cluster::own().await else { return };
-    let place = Place::new();
+    let place = BINARY.place();
     // It is the only one, and waits: with an election it steps down, and clients are told that there is no master.
     let start = Start::brain(&place, "default").flag("election", "none");
     let mut brain = start.on_tikv(cluster.pd(), "lost/").run().await;
@@ -169,7 +170,7 @@ async fn clients_of_a_brain_without_storage_are_told_in_time() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_cluster_under_the_same_address_is_not_used() {
     let Some(mut cluster) = Cluster::own().await else { return };
-    let place = Place::new();
+    let place = BINARY.place();
     let mut brain = Start::brain(&place, "default").on_tikv(cluster.pd(), "other/").run().await;
     let client = Client::new(brain.address());
     client.put("/a", "1").await.expect("a write");
@@ -205,7 +206,7 @@ async fn another_cluster_under_the_same_address_is_not_used() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pd_that_starts_again_is_no_other_cluster() {
     let Some(mut cluster) = Cluster::own().await else { return };
-    let place = Place::new();
+    let place = BINARY.place();
     let mut brain = Start::brain(&place, "default").on_tikv(cluster.pd(), "again/").run().await;
     let client = Client::new(brain.address());
     for round in 0..4 {
@@ -224,7 +225,7 @@ async fn a_pd_that_starts_again_is_no_other_cluster() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_of_another_format_is_refused() {
     let Some(cluster) = Cluster::any().await else { return };
-    let (place, prefix) = (Place::new(), prefix("format"));
+    let (place, prefix) = (BINARY.place(), prefix("format"));
     crate::rows::put_format(cluster.pd(), &prefix, FORMAT + 1).await;
     let failure = Start::brain(&place, "default").on_tikv(cluster.pd(), &prefix).fails().await;
     for word in [&format!("format {}", FORMAT + 1), "use the version that wrote it"] {

@@ -9,14 +9,15 @@ use rustls::pki_types::pem::PemObject as _;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use crate::cluster::Cluster;
+use crate::BINARY;
 use crate::rivals::prefix;
-use crate::support::bystander::Bystander;
-use crate::support::client::Client;
-use crate::support::http1::get;
-use crate::support::pki::{Authority, Pair, replace};
-use crate::support::process::{Place, Process, Start};
-use crate::support::{full_tier, until};
+use kit::bystander::Bystander;
+use kit::client::Client;
+use kit::cluster::Cluster;
+use kit::http1::get;
+use kit::pki::{Authority, Pair, replace};
+use kit::process::{Place, Process, Start};
+use kit::{full_tier, until};
 
 /// The brains, and the proxy.
 const NAMES: [&str; 4] = ["brain-0", "brain-1", "brain-2", "proxy"];
@@ -59,7 +60,7 @@ fn read(addresses: [&str; 3], stop: &Arc<AtomicBool>) -> JoinSet<usize> {
 async fn certificates_of_a_group_change_under_load_and_no_client_notices() {
     let Some(cluster) = Cluster::any().await else { return };
     let rounds = if full_tier() { 20 } else { 4 };
-    let (place, prefix) = (Place::new(), prefix("certificates"));
+    let (place, prefix) = (BINARY.place(), prefix("certificates"));
     let authorities = [Authority::new(&place, "first"), Authority::new(&place, "second")];
     let ca = place.join("trusted.crt");
     std::fs::copy(&authorities[0].file, &ca).expect("a copy");
@@ -125,7 +126,7 @@ async fn certificates_of_a_group_change_under_load_and_no_client_notices() {
     for client in [None, Some(&first[3])] {
         let io = authorities[1].connect(brains[0].peer_address(), client, "http/1.1").await;
         let answer = match io {
-            Ok(io) => crate::support::http1::get_over(io, "/livez").await.map(drop),
+            Ok(io) => kit::http1::get_over(io, "/livez").await.map(drop),
             Err(error) => Err(error),
         };
         assert!(answer.is_err(), "it was let in");

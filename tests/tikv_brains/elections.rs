@@ -11,12 +11,13 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tonic::Code;
 
-use crate::cluster::Cluster;
+use crate::BINARY;
 use crate::rivals::prefix;
-use crate::support::client::Client;
-use crate::support::process::{Place, Process, Start};
-use crate::support::watch::mod_revision;
-use crate::support::{full_tier, in_time, until};
+use kit::client::Client;
+use kit::cluster::Cluster;
+use kit::process::{Place, Process, Start};
+use kit::watch::mod_revision;
+use kit::{full_tier, in_time, until};
 
 const BRAINS: usize = 3;
 const WRITERS: usize = 4;
@@ -33,7 +34,7 @@ pub(crate) struct Group {
 impl Group {
     pub(crate) async fn start(cluster: &Cluster, test: &str) -> Self {
         let prefix = prefix(test);
-        let places: Vec<_> = (0..=BRAINS).map(|_| Place::new()).collect();
+        let places: Vec<_> = (0..=BRAINS).map(|_| BINARY.place()).collect();
         let mut brains = Vec::new();
         for (number, place) in places.iter().take(BRAINS).enumerate() {
             // Sockets that stay where they are when a brain starts again: the placement names them.

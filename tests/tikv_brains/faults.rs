@@ -15,11 +15,12 @@ use rand::Rng;
 use rand::rngs::SmallRng;
 use tokio::time::sleep;
 
-use crate::cluster::{Advertised, Cluster, Ports};
-use crate::relay::{Flow, Relay};
-use crate::support::in_time;
-use crate::support::process::{Beginning, Place, Process};
+use crate::BINARY;
 use crate::traffic::{KINDS, Stage};
+use kit::cluster::{Advertised, Cluster, Ports};
+use kit::in_time;
+use kit::process::{Beginning, Place, Process};
+use kit::relay::{Flow, Relay};
 
 /// What stands behind a relay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,7 +105,7 @@ impl Arena {
         let advertised =
             Advertised { pd: Some(pd.address().to_owned()), store: Some(store.address().to_owned()) };
         let cluster = Cluster::with(ports, advertised).await?;
-        Some(Self { cluster, pd, store, place: Place::new() })
+        Some(Self { cluster, pd, store, place: BINARY.place() })
     }
 
     fn relay(&self, behind: Behind) -> &Relay {

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::apiserver::ApiServer;
-use crate::cluster::Cluster;
+use crate::BINARY;
 use crate::rivals::prefix;
-use crate::support::client::Client;
-use crate::support::process::{Place, Process, Start};
-use crate::support::{in_time, until};
+use kit::apiserver::ApiServer;
+use kit::client::Client;
+use kit::cluster::Cluster;
+use kit::process::{Place, Process, Start};
+use kit::{in_time, until};
 
 const LEASE: &str = "kubebrain-test";
 /// Longer than a busy machine's API server takes for a call.
@@ -38,7 +39,7 @@ async fn a_lease_of_another_cluster_elects_the_master() {
     let Some(cluster) = Cluster::any().await else { return };
     let Some(mut server) = ApiServer::start().await else { return };
     let prefix = prefix("lease");
-    let (one, two) = (Place::new(), Place::new());
+    let (one, two) = (BINARY.place(), BINARY.place());
     let (admin, pd) = (server.kubeconfig("admin"), &cluster);
     let mut first = start(&one, "first", pd, &admin, &prefix).run().await;
     let second = start(&two, "second", pd, &admin, &prefix).run().await;
@@ -95,7 +96,7 @@ fn must_not_have_failed(brains: &[&Process]) {
 /// What cannot work is said at once, in words that name the flag.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn flags_that_cannot_work_are_refused_by_table() {
-    let place = Place::new();
+    let place = BINARY.place();
     let config = place.file("kubeconfig", "apiVersion: v1\nkind: Config\nclusters: 7\n");
     let config = config.to_str().expect("UTF-8");
     type Row<'a> = (&'a [(&'a str, &'a str)], &'a [&'a str]);
@@ -147,7 +148,7 @@ async fn flags_that_cannot_work_are_refused_by_table() {
 async fn a_second_brain_without_flags_stands_by() {
     let Some(cluster) = Cluster::any().await else { return };
     let prefix = prefix("second");
-    let (one, two) = (Place::new(), Place::new());
+    let (one, two) = (BINARY.place(), BINARY.place());
     let start = |place: &Place, name: &str| {
         Start::brain(place, "default").flag("name", name).on_tikv(cluster.pd(), &prefix)
     };
@@ -170,7 +171,7 @@ async fn a_second_brain_without_flags_stands_by() {
 async fn a_master_that_answers_by_its_lease_is_followed_without_an_old_answer() {
     let Some(cluster) = Cluster::any().await else { return };
     let prefix = prefix("by-lease");
-    let (one, two) = (Place::new(), Place::new());
+    let (one, two) = (BINARY.place(), BINARY.place());
     let start = |place: &Place, name: &str| {
         let start = Start::brain(place, "default").flag("name", name).flag("read-fence", "lease");
         start.on_tikv(cluster.pd(), &prefix)

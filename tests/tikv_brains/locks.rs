@@ -9,10 +9,11 @@ use rand::{Rng, SeedableRng};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-use crate::cluster::Cluster;
-use crate::support::client::Client;
-use crate::support::process::{Place, Process, Start};
-use crate::support::{full_tier, in_time, until};
+use crate::BINARY;
+use kit::client::Client;
+use kit::cluster::Cluster;
+use kit::process::{Process, Start};
+use kit::{full_tier, in_time, until};
 
 /// Above what TiKV commits in one phase.
 const VALUE_BYTES: usize = 40 << 10;
@@ -86,7 +87,7 @@ async fn a_successor_gets_past_the_locks_of_a_killed_brain() {
     let (seed, rounds) = (crate::seed(), if full_tier() { 20 } else { 4 });
     println!("KUBEBRAIN_SEED={seed}");
     let mut random = SmallRng::seed_from_u64(seed);
-    let place = Place::new();
+    let place = BINARY.place();
     let mut brain = Start::brain(&place, "default").on_tikv(cluster.pd(), "locks/").run().await;
     let (mut written, mut took) = (Written::default(), Vec::new());
     for round in 0..rounds {
@@ -133,7 +134,7 @@ async fn a_successor_gets_past_the_locks_of_a_killed_brain() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lock_whose_primary_was_never_written_is_no_obstacle() {
     let Some(cluster) = Cluster::own().await else { return };
-    let (place, prefix) = (Place::new(), "orphan/");
+    let (place, prefix) = (BINARY.place(), "orphan/");
     let mut brain = Start::brain(&place, "default").on_tikv(cluster.pd(), prefix).run().await;
     let client = Client::new(brain.address());
     let last = client.put("/a", "1").await.expect("a write");

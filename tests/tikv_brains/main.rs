@@ -5,22 +5,6 @@
 //! seed, which is printed; `KUBEBRAIN_SEED` sets it: the same faults in the same order, though not the same traffic to
 //! the letter. What the store does otherwise than TiKV stands in `tests/tikv/README.md`.
 
-#[path = "../support/apiserver.rs"]
-mod apiserver;
-#[path = "../support/cluster.rs"]
-#[allow(dead_code, reason = "shared with the engine's own tests")]
-mod cluster;
-#[path = "../support/kit.rs"]
-mod kit;
-#[path = "../support/judge/mod.rs"]
-#[allow(dead_code, reason = "shared with the simulation")]
-mod judge;
-#[path = "../support/relay.rs"]
-mod relay;
-#[path = "../process/support/mod.rs"]
-#[allow(dead_code, reason = "shared with the other tests of processes")]
-mod support;
-
 mod absence;
 mod certificates;
 mod elections;
@@ -38,8 +22,10 @@ mod tls;
 mod traffic;
 mod watching;
 
+/// The program that is tested.
+const BINARY: kit::process::Binary = kit::process::Binary::new(env!("CARGO_BIN_EXE_kubebrain"));
+
 /// The seed of this run. What is given where none is asked for has most kinds of trouble in its first rounds.
 fn seed() -> u64 {
-    let given = std::env::var("KUBEBRAIN_SEED").ok().map(|text| text.parse().expect("a number as seed"));
-    given.unwrap_or(779)
+    kit::seed(779)
 }

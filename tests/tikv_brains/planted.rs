@@ -12,11 +12,11 @@ use tokio::time::Instant;
 use tonic::Status;
 
 use crate::faults::one_group;
-use crate::judge::check::{Run, check};
-use crate::judge::model::{self, Evaluation, History};
-use crate::judge::readback::Readback;
-use crate::judge::record::{Answer, Ask, Committed, Heard, Moment, Op, Records, Watch};
 use crate::traffic::put;
+use kit::judge::check::{Run, check};
+use kit::judge::model::{self, Evaluation, History};
+use kit::judge::readback::Readback;
+use kit::judge::record::{Answer, Ask, Committed, Heard, Moment, Op, Records, Watch};
 
 /// Indices of what [`Story::told`] asks.
 const UPDATE: usize = 1;

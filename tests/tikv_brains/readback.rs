@@ -11,10 +11,10 @@ use tokio::sync::mpsc;
 use tokio::time::interval;
 use tokio_stream::wrappers::ReceiverStream;
 
-use crate::judge::readback::Readback;
-use crate::judge::record::Committed;
-use crate::support::in_time;
 use crate::traffic::Stage;
+use kit::in_time;
+use kit::judge::readback::Readback;
+use kit::judge::record::Committed;
 
 /// The history up to `target`, and what is wrong with it in itself.
 pub(crate) async fn history(

@@ -9,8 +9,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, timeout};
 
-use crate::relay::{Flow, Relay};
-use crate::support::until;
+use kit::relay::{Flow, Relay};
+use kit::until;
 
 const SOON: Duration = Duration::from_millis(300);
 

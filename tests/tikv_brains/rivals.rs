@@ -10,10 +10,11 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tonic::{Code, Status};
 
-use crate::cluster::Cluster;
-use crate::support::client::Client;
-use crate::support::process::{Place, Process, Start};
-use crate::support::{in_time, until};
+use crate::BINARY;
+use kit::client::Client;
+use kit::cluster::Cluster;
+use kit::process::{Place, Process, Start};
+use kit::{in_time, until};
 
 const WRITERS: usize = 8;
 /// Of a writer, between two writes: so short that batches follow each other without a pause.
@@ -75,7 +76,7 @@ async fn epoch(server: &Process) -> u64 {
 async fn of_two_brains_of_one_group_the_older_one_stops() {
     let Some(cluster) = Cluster::any().await else { return };
     let prefix = prefix("rivals");
-    let (one, two) = (Place::new(), Place::new());
+    let (one, two) = (BINARY.place(), BINARY.place());
     let start = |place: &Place, name: &str| {
         let start = Start::brain(place, "default").flag("name", name).flag("election", "none");
         start.on_tikv(cluster.pd(), &prefix)
@@ -118,7 +119,7 @@ async fn of_two_brains_of_one_group_the_older_one_stops() {
 async fn brains_that_take_over_at_once_leave_exactly_one() {
     let Some(cluster) = Cluster::any().await else { return };
     let prefix = prefix("many");
-    let places: Vec<_> = (0..4).map(|_| Place::new()).collect();
+    let places: Vec<_> = (0..4).map(|_| BINARY.place()).collect();
     let begun: Vec<_> = places
         .iter()
         .enumerate()

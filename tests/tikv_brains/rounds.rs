@@ -21,14 +21,14 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use crate::faults::{Arena, Server, Trouble, make, one_group, three_groups};
-use crate::judge::check::{Run, check};
-use crate::judge::record::{Committed, Records};
 use crate::readback;
-use crate::support::client::end_of;
-use crate::support::process::Start;
-use crate::support::{full_tier, in_time, until};
 use crate::traffic::{Client, KINDS, Stage};
 use crate::watching::{Wanted, watch_until};
+use kit::client::end_of;
+use kit::judge::check::{Run, check};
+use kit::judge::record::{Committed, Records};
+use kit::process::Start;
+use kit::{full_tier, in_time, until};
 
 const WRITERS: usize = 5;
 const READERS: usize = 2;

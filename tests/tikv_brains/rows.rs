@@ -5,7 +5,7 @@ use kubebrain_brain::mvcc::codec::{Layout, small_value};
 use kubebrain_brain_tikv::{Config, Tikv};
 use kubebrain_shared::group::GroupName;
 
-use crate::support::in_time;
+use kit::in_time;
 
 /// Makes a store of this format.
 pub(crate) async fn put_format(pd: &str, prefix: &str, format: u64) {

@@ -8,13 +8,14 @@ use kubebrain_proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use kubebrain_proto::etcdserverpb::{PutRequest, RangeRequest, StatusRequest};
 use tokio::time::{Instant, sleep};
 
-use crate::cluster::Cluster;
+use crate::BINARY;
 use crate::elections::Group;
-use crate::support::client::Client;
-use crate::support::http1::get;
-use crate::support::process::{Process, ctl};
-use crate::support::watch::mod_revision;
-use crate::support::{full_tier, in_time, until};
+use kit::client::Client;
+use kit::cluster::Cluster;
+use kit::http1::get;
+use kit::process::Process;
+use kit::watch::mod_revision;
+use kit::{full_tier, in_time, until};
 
 /// What a brain has counted under a name, added up over its labels.
 async fn counted(brain: &Process, name: &str) -> u64 {
@@ -75,10 +76,10 @@ async fn slaves_answer_reads_afresh_and_by_themselves() {
     led.dedup();
     assert_eq!(led.len(), 1, "one leader");
     let endpoints: Vec<_> = group.brains.iter().map(Process::address).collect();
-    let table = ctl(["groups", "--endpoints", &endpoints.join(",")]).expect("all of them are well");
+    let table = BINARY.ctl(["groups", "--endpoints", &endpoints.join(",")]).expect("all of them are well");
     let rows = |role: &str| table.lines().filter(|line| line.contains(role)).count();
     assert_eq!((rows(" master "), rows(" slave ")), (1, 2), "{table}");
-    let table = ctl(["groups", "--endpoints", group.proxy.address()]).expect("so does the proxy");
+    let table = BINARY.ctl(["groups", "--endpoints", group.proxy.address()]).expect("so does the proxy");
     assert_eq!((table.matches(" master ").count(), table.matches(" slave ").count()), (1, 2), "{table}");
 }
 

@@ -8,12 +8,13 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 
-use crate::cluster::{Advertised, Cluster, Ports};
-use crate::relay::Relay;
-use crate::support::client::Client;
-use crate::support::pki::{Authority, Pair};
-use crate::support::process::{Place, Start};
-use crate::support::{in_time, until};
+use crate::BINARY;
+use kit::client::Client;
+use kit::cluster::{Advertised, Cluster, Ports};
+use kit::pki::{Authority, Pair};
+use kit::process::Start;
+use kit::relay::Relay;
+use kit::{in_time, until};
 
 /// A server that shows `pair` and takes clients whose certificates `authority` has made.
 fn server(pair: &Pair, authority: &Path) -> ServerConfig {
@@ -44,7 +45,7 @@ fn flags(start: Start, ca: &Path, pair: &Pair) -> Start {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_brain_speaks_tls_to_pd_and_to_stores() {
-    let (place, ports) = (Place::new(), Ports::free());
+    let (place, ports) = (BINARY.place(), Ports::free());
     let (ours, theirs) = (Authority::new(&place, "ours"), Authority::new(&place, "theirs"));
     let config = || server(&ours.issue("tikv", 1), &ours.file);
     // The store, which speaks plainly, asks PD at the same address as everybody; no brain ever asks so.

@@ -6,20 +6,20 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use kubebrain_net::dial::{Channel, Connector, DialConfig};
 use kubebrain_proto::etcdserverpb as pb;
 use kubebrain_proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use kubebrain_proto::etcdserverpb::kv_client::KvClient;
 use kubebrain_proto::etcdserverpb::request_op::Request;
 use kubebrain_proto::etcdserverpb::response_op::Response;
-use kubebrain_net::dial::{Channel, Connector, DialConfig};
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom as _;
 use rand::{Rng, SeedableRng};
 use tokio::time::{sleep, timeout};
 use tonic::Status;
 
-use crate::judge::record::{Answer, Ask, Journal, Op};
-use crate::support::client::end_of;
+use kit::client::end_of;
+use kit::judge::record::{Answer, Ask, Journal, Op};
 
 /// One of each group of a placement of three.
 pub(crate) const KINDS: [&str; 3] = ["/registry/pods/", "/registry/events/", "/registry/configmaps/"];

@@ -12,8 +12,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 
-use crate::judge::record::{Heard, Watch};
 use crate::traffic::Stage;
+use kit::judge::record::{Heard, Watch};
 
 /// How long a watcher may take to hear of everything once nothing is in trouble any more. A stream to a server that
 /// vanished is found dead by pings, after 20 s.

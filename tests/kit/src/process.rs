@@ -15,30 +15,74 @@ use super::{PATIENCE, until};
 /// Whoever logs does not wait for the line to be written.
 const WRITTEN_WITHIN: Duration = Duration::from_millis(20);
 
-#[allow(dead_code, reason = "for tests/process")]
-pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_kubebrain");
+/// The program that is tested. Cargo tells only tests of its own package where it is: `env!("CARGO_BIN_EXE_kubebrain")`.
+#[derive(Clone, Copy)]
+pub struct Binary(&'static str);
+
+impl Binary {
+    pub const fn new(path: &'static str) -> Self {
+        Self(path)
+    }
+
+    pub const fn path(self) -> &'static str {
+        self.0
+    }
+
+    /// A directory for what it writes.
+    pub fn place(self) -> Place {
+        let directory = tempfile::Builder::new().prefix("kubebrain-process-").tempdir();
+        Place { binary: self, directory: Some(directory.expect("a temporary directory")) }
+    }
+
+    /// By way of a command that becomes it.
+    fn behind(self, before: &[String]) -> Command {
+        match before {
+            [] => Command::new(self.0),
+            [first, rest @ ..] => {
+                let mut command = Command::new(first);
+                command.args(rest).arg(self.0);
+                command
+            }
+        }
+    }
+
+    /// Runs `kubebrain ctl` to its end; what it prints, or what it says instead.
+    pub fn ctl<S: AsRef<OsStr>>(self, arguments: impl IntoIterator<Item = S>) -> Result<String, String> {
+        self.ctl_behind(&[], arguments)
+    }
+
+    /// As [`Binary::ctl`], by way of a command that becomes it.
+    pub fn ctl_behind<S: AsRef<OsStr>>(
+        self,
+        before: &[String],
+        arguments: impl IntoIterator<Item = S>,
+    ) -> Result<String, String> {
+        let output = self.behind(before).arg("ctl").args(arguments).stdin(Stdio::null()).output();
+        let output = output.expect("the binary runs");
+        let [said, errors] =
+            [output.stdout, output.stderr].map(|text| String::from_utf8(text).expect("UTF-8"));
+        assert!(!errors.contains("panicked"), "{errors}");
+        if output.status.success() { Ok(said) } else { Err(errors) }
+    }
+}
 
 /// A directory for a test's data and logs; kept, and named, if the test fails.
-pub(crate) struct Place {
+pub struct Place {
+    binary: Binary,
     directory: Option<TempDir>,
 }
 
 impl Place {
-    pub(crate) fn new() -> Self {
-        let directory = tempfile::Builder::new().prefix("kubebrain-process-").tempdir();
-        Self { directory: Some(directory.expect("a temporary directory")) }
-    }
-
-    pub(crate) fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         self.directory.as_ref().expect("until it is dropped").path()
     }
 
-    pub(crate) fn join(&self, name: &str) -> PathBuf {
+    pub fn join(&self, name: &str) -> PathBuf {
         self.path().join(name)
     }
 
     /// Writes a file and gives its path.
-    pub(crate) fn file(&self, name: &str, text: &str) -> PathBuf {
+    pub fn file(&self, name: &str, text: &str) -> PathBuf {
         let path = self.join(name);
         std::fs::write(&path, text).expect("a temporary file");
         path
@@ -57,7 +101,8 @@ impl Drop for Place {
 
 /// How a process is started.
 #[derive(Clone)]
-pub(crate) struct Start {
+pub struct Start {
+    binary: Binary,
     program: &'static str,
     arguments: Vec<String>,
     scheme: &'static str,
@@ -71,29 +116,30 @@ pub(crate) struct Start {
     /// What comes before the command: a program that sets something and becomes it.
     before: Vec<String>,
     /// Variables for it alone.
-    pub(crate) environment: Vec<(String, OsString)>,
+    pub environment: Vec<(String, OsString)>,
 }
 
 impl Start {
-    pub(crate) fn standalone(place: &Place) -> Self {
+    pub fn standalone(place: &Place) -> Self {
         Self::new("standalone", place, "standalone").data(place, "data")
     }
 
     /// One brain of a group, with a directory of the group's name.
-    pub(crate) fn brain(place: &Place, group: &str) -> Self {
+    pub fn brain(place: &Place, group: &str) -> Self {
         let mut start =
             Self::new("brain", place, &format!("brain-{group}")).data(place, group).flag("group", group);
         start.peers = Some("127.0.0.1:0".to_owned());
         start
     }
 
-    pub(crate) fn proxy(place: &Place, name: &str, placement: &Path) -> Self {
+    pub fn proxy(place: &Place, name: &str, placement: &Path) -> Self {
         Self::new("proxy", place, name).placement(placement)
     }
 
     fn new(program: &'static str, place: &Place, logs: &str) -> Self {
         let clients = "127.0.0.1:0".to_owned();
         Self {
+            binary: place.binary,
             program,
             arguments: Vec::new(),
             scheme: "http",
@@ -109,7 +155,7 @@ impl Start {
     }
 
     /// With these arguments and no others.
-    pub(crate) fn exactly(place: &Place, arguments: impl IntoIterator<Item = String>) -> Self {
+    pub fn exactly(place: &Place, arguments: impl IntoIterator<Item = String>) -> Self {
         let mut start = Self::new("standalone", place, "exact");
         start.arguments = arguments.into_iter().collect();
         start.exact = true;
@@ -117,61 +163,57 @@ impl Start {
     }
 
     /// Listens for clients at `SCHEME://PLACE`.
-    pub(crate) fn clients(mut self, scheme: &'static str, place: &str) -> Self {
+    pub fn clients(mut self, scheme: &'static str, place: &str) -> Self {
         self.scheme = scheme;
         self.clients = place.to_owned();
         self
     }
 
     /// With TLS for clients.
-    pub(crate) fn https(self, certificate: &Path, key: &Path) -> Self {
+    pub fn https(self, certificate: &Path, key: &Path) -> Self {
         let path = |path: &Path| path.to_str().expect("UTF-8").to_owned();
         let start = self.clients("https", "127.0.0.1:0");
         start.flag("cert-file", &path(certificate)).flag("key-file", &path(key))
     }
 
     /// Listens for proxies at `SCHEME://PLACE`.
-    pub(crate) fn peers(mut self, scheme: &'static str, place: &str) -> Self {
+    pub fn peers(mut self, scheme: &'static str, place: &str) -> Self {
         self.peer_scheme = scheme;
         self.peers = Some(place.to_owned());
         self
     }
 
     /// With a certificate among proxies and brains, and the authority of the others'.
-    pub(crate) fn peer_files(self, pair: &Pair, ca: &Path) -> Self {
+    pub fn peer_files(self, pair: &Pair, ca: &Path) -> Self {
         let path = |path: &Path| path.to_str().expect("UTF-8").to_owned();
         self.flag("peer-cert-file", &path(&pair.certificate))
             .flag("peer-key-file", &path(&pair.key))
             .flag("peer-trusted-ca-file", &path(ca))
     }
 
-    pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
+    pub fn env(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.into()));
         self
     }
 
     /// It ends with the thread that starts it, so that a killed test leaves nobody behind.
-    #[allow(dead_code, reason = "for tests/robustness")]
-    pub(crate) fn tied(mut self) -> Self {
+    pub fn tied(mut self) -> Self {
         self.tied = true;
         self
     }
 
     /// It may open so many files.
-    #[allow(dead_code, reason = "for tests/process")]
-    pub(crate) fn limited(self, files: usize) -> Self {
+    pub fn limited(self, files: usize) -> Self {
         self.behind(&under_limit("-n", files))
     }
 
     /// It may open so many files, or raise that itself.
-    #[allow(dead_code, reason = "for tests/process")]
-    pub(crate) fn limited_softly(self, files: usize) -> Self {
+    pub fn limited_softly(self, files: usize) -> Self {
         self.behind(&under_limit("-Sn", files))
     }
 
     /// Keeps its state in TiKV, under a prefix, and nothing on this machine.
-    #[allow(dead_code, reason = "for tests/tikv_brains")]
-    pub(crate) fn on_tikv(mut self, pd: &str, prefix: &str) -> Self {
+    pub fn on_tikv(mut self, pd: &str, prefix: &str) -> Self {
         self.arguments.retain(|argument| !argument.starts_with("--data-dir="));
         self.flag("engine", "tikv").flag("pd", pd).flag("store-prefix", prefix)
     }
@@ -181,18 +223,18 @@ impl Start {
         self.data_dir(&path)
     }
 
-    pub(crate) fn data_dir(self, path: &Path) -> Self {
+    pub fn data_dir(self, path: &Path) -> Self {
         let path = path.to_str().expect("UTF-8").to_owned();
         self.flag("data-dir", &path)
     }
 
-    pub(crate) fn placement(self, path: &Path) -> Self {
+    pub fn placement(self, path: &Path) -> Self {
         let path = path.to_str().expect("UTF-8").to_owned();
         self.flag("placement", &path)
     }
 
     /// Replaces one that is there.
-    pub(crate) fn flag(mut self, name: &str, value: &str) -> Self {
+    pub fn flag(mut self, name: &str, value: &str) -> Self {
         let begin = format!("--{name}=");
         self.arguments.retain(|argument| !argument.starts_with(&begin));
         self.arguments.push(begin + value);
@@ -200,12 +242,12 @@ impl Start {
     }
 
     /// Starts it under a umask, in octal.
-    pub(crate) fn umask(self, umask: &str) -> Self {
+    pub fn umask(self, umask: &str) -> Self {
         self.behind(&under_umask(umask))
     }
 
     /// Starts it by a command that becomes it.
-    pub(crate) fn behind(mut self, before: &[String]) -> Self {
+    pub fn behind(mut self, before: &[String]) -> Self {
         self.before = before.to_vec();
         self
     }
@@ -213,7 +255,7 @@ impl Start {
     fn command(&self) -> Command {
         let tied = self.tied.then(|| ["setpriv", "--pdeathsig=KILL"].map(str::to_owned));
         let before: Vec<String> = tied.into_iter().flatten().chain(self.before.iter().cloned()).collect();
-        let mut command = becoming(&before);
+        let mut command = self.binary.behind(&before);
         // Nothing of the caller's own settings; a default of the machine's is not a default of ours.
         for (name, _) in std::env::vars_os() {
             if name.to_str().is_some_and(|name| name.starts_with("ETCD_") || name.starts_with("KUBEBRAIN_")) {
@@ -237,7 +279,7 @@ impl Start {
     }
 
     /// Starts it and waits until it serves.
-    pub(crate) async fn run(self) -> Process {
+    pub async fn run(self) -> Process {
         let program = self.program;
         match self.starts().await {
             Ok(process) => process,
@@ -246,12 +288,12 @@ impl Start {
     }
 
     /// Starts it and waits until it serves, or has failed.
-    pub(crate) async fn starts(self) -> Result<Process, Failure> {
+    pub async fn starts(self) -> Result<Process, Failure> {
         self.begins().serves().await
     }
 
     /// Starts it, and no more.
-    pub(crate) fn begins(self) -> Beginning {
+    pub fn begins(self) -> Beginning {
         let append =
             |end: &str| File::options().create(true).append(true).open(self.log(end)).expect("a log file");
         let before = read(&self.log("err")).len();
@@ -261,7 +303,7 @@ impl Start {
     }
 
     /// Starts it and waits for its end, which must be a failure.
-    pub(crate) async fn fails(self) -> Failure {
+    pub async fn fails(self) -> Failure {
         let mut child =
             self.command().stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs");
         let end = Instant::now() + PATIENCE;
@@ -282,20 +324,8 @@ impl Start {
     }
 }
 
-/// The binary, by way of a command that becomes it.
-fn becoming(before: &[String]) -> Command {
-    match before {
-        [] => Command::new(BINARY),
-        [first, rest @ ..] => {
-            let mut command = Command::new(first);
-            command.args(rest).arg(BINARY);
-            command
-        }
-    }
-}
-
 /// What sets a umask, in octal, and becomes a command.
-pub(crate) fn under_umask(umask: &str) -> Vec<String> {
+pub fn under_umask(umask: &str) -> Vec<String> {
     ["sh", "-c", &format!("umask {umask} && exec \"$@\""), "sh"].map(str::to_owned).to_vec()
 }
 
@@ -304,67 +334,49 @@ fn under_limit(option: &str, files: usize) -> Vec<String> {
     ["sh", "-c", &format!("ulimit {option} {files} && exec \"$@\""), "sh"].map(str::to_owned).to_vec()
 }
 
-/// Runs `kubebrain ctl` to its end; what it prints, or what it says instead.
-pub(crate) fn ctl<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Result<String, String> {
-    ctl_behind(&[], arguments)
-}
-
-/// As [`ctl`], by way of a command that becomes it.
-pub(crate) fn ctl_behind<S: AsRef<OsStr>>(
-    before: &[String],
-    arguments: impl IntoIterator<Item = S>,
-) -> Result<String, String> {
-    let output = becoming(before).arg("ctl").args(arguments).stdin(Stdio::null()).output();
-    let output = output.expect("the binary runs");
-    let [said, errors] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).expect("UTF-8"));
-    assert!(!errors.contains("panicked"), "{errors}");
-    if output.status.success() { Ok(said) } else { Err(errors) }
-}
-
 /// What a process that could not start has said.
 #[derive(Debug)]
-pub(crate) struct Failure {
-    pub(crate) code: Option<i32>,
-    pub(crate) message: String,
+pub struct Failure {
+    pub code: Option<i32>,
+    pub message: String,
 }
 
 /// A process that may serve some time.
-pub(crate) struct Beginning {
+pub struct Beginning {
     process: Process,
     /// How long its log was before it.
     before: usize,
 }
 
-#[allow(dead_code, reason = "for tests/tikv_brains")]
 impl Beginning {
     /// What it has logged so far.
-    pub(crate) fn log(&self) -> String {
+    pub fn log(&self) -> String {
         self.process.log().split_off(self.before)
     }
 
     /// See [`Process::must_run`].
-    pub(crate) fn must_run(&mut self) {
+    pub fn must_run(&mut self) {
         self.process.must_run();
     }
 
     /// What there is of it.
-    pub(crate) fn process(&self) -> &Process {
+    pub fn process(&self) -> &Process {
         &self.process
     }
 
     /// See [`Beginning::process`].
-    pub(crate) fn process_mut(&mut self) -> &mut Process {
+    pub fn process_mut(&mut self) -> &mut Process {
         &mut self.process
     }
 
     /// Ends it, whatever it is at.
-    pub(crate) async fn kill(mut self) -> Start {
+    pub async fn kill(mut self) -> Start {
         self.process.kill().await;
         self.process.start()
     }
 
     /// Waits until it serves, or has failed.
-    pub(crate) async fn serves(self) -> Result<Process, Failure> {
+    pub async fn serves(self) -> Result<Process, Failure> {
         let Self { mut process, before } = self;
         let mut start = process.start();
         let log = until("it is ready", async || {
@@ -399,7 +411,7 @@ impl Beginning {
 }
 
 /// A running process. Dropping it kills it.
-pub(crate) struct Process {
+pub struct Process {
     child: Child,
     start: Start,
     probes: Option<String>,
@@ -408,39 +420,38 @@ pub(crate) struct Process {
 
 impl Process {
     /// `host:port` for clients.
-    pub(crate) fn address(&self) -> &str {
+    pub fn address(&self) -> &str {
         &self.start.clients
     }
 
     /// `host:port` for probes alone.
-    pub(crate) fn probe_address(&self) -> &str {
+    pub fn probe_address(&self) -> &str {
         self.probes.as_deref().expect("it has URLs for probes")
     }
 
     /// `host:port` for proxies.
-    pub(crate) fn peer_address(&self) -> &str {
+    pub fn peer_address(&self) -> &str {
         self.start.peers.as_deref().expect("a brain")
     }
 
     /// How it was started, with the ports that it has.
-    pub(crate) fn start(&self) -> Start {
+    pub fn start(&self) -> Start {
         self.start.clone()
     }
 
     /// Of the process.
-    #[allow(dead_code, reason = "for tests/robustness")]
-    pub(crate) fn pid(&self) -> u32 {
+    pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
     /// Everything it and those before it in this place have logged.
-    pub(crate) fn log(&self) -> String {
+    pub fn log(&self) -> String {
         std::thread::sleep(WRITTEN_WITHIN);
         read(&self.start.log("err"))
     }
 
     /// Resident memory, bytes.
-    pub(crate) fn resident_bytes(&self) -> u64 {
+    pub fn resident_bytes(&self) -> u64 {
         let status = read(Path::new(&format!("/proc/{}/status", self.child.id())));
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a process has memory");
         line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") << 10
@@ -452,47 +463,44 @@ impl Process {
         Some(Failure { code: status.code(), message: self.log().split_off(before) })
     }
 
-    pub(crate) fn must_run(&mut self) {
+    pub fn must_run(&mut self) {
         if let Some(status) = self.child.try_wait().expect("a child") {
             panic!("{} has ended, {status}:\n{}", self.start.program, self.log());
         }
     }
 
     /// True once it has.
-    #[allow(dead_code, reason = "for tests/tikv_brains")]
-    pub(crate) fn has_ended(&mut self) -> bool {
+    pub fn has_ended(&mut self) -> bool {
         self.child.try_wait().expect("a child").is_some()
     }
 
     /// The log of one that was made to panic; the others must not have.
-    #[allow(dead_code, reason = "for tests/process")]
-    pub(crate) fn log_of_a_panic(&mut self) -> String {
+    pub fn log_of_a_panic(&mut self) -> String {
         let log = self.log();
         self.may_panic = true;
         log
     }
 
     /// Sends a signal by name.
-    pub(crate) fn signal(&self, name: &str) {
+    pub fn signal(&self, name: &str) {
         let status = Command::new("kill").arg(format!("-{name}")).arg(self.child.id().to_string()).status();
         assert!(status.expect("there is a kill command").success(), "no signal was sent");
     }
 
     /// Waits for its end.
-    pub(crate) async fn ended(&mut self) -> ExitStatus {
+    pub async fn ended(&mut self) -> ExitStatus {
         let child = &mut self.child;
         until("the end of the process", async || child.try_wait().expect("a child")).await
     }
 
     /// kill -9; it returns when the process is gone.
-    #[allow(dead_code, reason = "for tests/tikv_brains")]
-    pub(crate) async fn kill(&mut self) {
+    pub async fn kill(&mut self) {
         self.signal("KILL");
         self.ended().await;
     }
 
     /// Ends it as an operator does, and starts it again.
-    pub(crate) async fn restart(mut self) -> Self {
+    pub async fn restart(mut self) -> Self {
         self.signal("TERM");
         let status = self.ended().await;
         assert!(status.success(), "{status}:\n{}", self.log());

@@ -12,15 +12,15 @@ use super::record::Committed;
 
 /// See the module.
 #[derive(Default)]
-pub(crate) struct Readback {
-    pub(crate) committed: Vec<Committed>,
-    pub(crate) wrong: Vec<String>,
+pub struct Readback {
+    pub committed: Vec<Committed>,
+    pub wrong: Vec<String>,
     last: i64,
 }
 
 impl Readback {
     /// Takes the events of one response: whole revisions, each higher than the last.
-    pub(crate) fn take(&mut self, placement: &Placement, events: Vec<Event>) {
+    pub fn take(&mut self, placement: &Placement, events: Vec<Event>) {
         let revision = |event: &Event| event.kv.as_ref().map_or(0, |kv| kv.mod_revision);
         for chunk in events.chunk_by(|one, next| revision(one) == revision(next)) {
             let at = revision(&chunk[0]);

@@ -14,18 +14,18 @@ use super::model::Change;
 
 /// One order of everything that happens in a run.
 #[derive(Debug, Default)]
-pub(crate) struct Clock(AtomicU64);
+pub struct Clock(AtomicU64);
 
 impl Clock {
     /// The next moment.
-    pub(crate) fn tick(&self) -> u64 {
+    pub fn tick(&self) -> u64 {
         self.0.fetch_add(1, Ordering::Relaxed) + 1
     }
 }
 
 /// A revision as it was committed.
 #[derive(Clone, Debug)]
-pub(crate) struct Committed {
+pub struct Committed {
     pub group: GroupName,
     pub revision: i64,
     pub changes: Vec<Change>,
@@ -36,13 +36,13 @@ pub(crate) struct Committed {
 
 /// A moment: its place in the order, and the clock.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Moment {
+pub struct Moment {
     pub tick: u64,
     pub at: Instant,
 }
 
 #[derive(Clone, Debug)]
-pub(crate) enum Ask {
+pub enum Ask {
     Range(pb::RangeRequest),
     Stream(pb::RangeRequest),
     Put(pb::PutRequest),
@@ -56,7 +56,7 @@ pub(crate) enum Ask {
 }
 
 #[derive(Clone, Debug)]
-pub(crate) enum Answer {
+pub enum Answer {
     Range(pb::RangeResponse),
     Put(pb::PutResponse),
     Delete(pb::DeleteRangeResponse),
@@ -70,7 +70,7 @@ pub(crate) enum Answer {
 
 impl Answer {
     /// Of its header; -1 without one.
-    pub(crate) fn revision(&self) -> i64 {
+    pub fn revision(&self) -> i64 {
         let header = match self {
             Self::Range(answer) => &answer.header,
             Self::Put(answer) => &answer.header,
@@ -88,7 +88,7 @@ impl Answer {
 
 /// One request of a client.
 #[derive(Clone, Debug)]
-pub(crate) struct Op {
+pub struct Op {
     pub client: usize,
     pub proxy: usize,
     pub begin: Moment,
@@ -100,7 +100,7 @@ pub(crate) struct Op {
 
 /// One watcher on one stream, as its client saw it.
 #[derive(Clone, Debug)]
-pub(crate) struct Watch {
+pub struct Watch {
     pub client: usize,
     pub proxy: usize,
     pub stream: u64,
@@ -115,7 +115,7 @@ pub(crate) struct Watch {
 }
 
 #[derive(Clone, Debug)]
-pub(crate) enum Heard {
+pub enum Heard {
     Events(pb::WatchResponse),
     Progress {
         revision: i64,
@@ -129,7 +129,7 @@ pub(crate) enum Heard {
 }
 
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Records {
+pub struct Records {
     pub ops: Vec<Op>,
     pub watches: Vec<Watch>,
     pub notes: Vec<(u64, String)>,
@@ -137,43 +137,43 @@ pub(crate) struct Records {
 }
 
 /// Everything that clients write down.
-pub(crate) struct Journal {
+pub struct Journal {
     clock: Arc<Clock>,
     started: Instant,
     records: Mutex<Records>,
 }
 
 impl Journal {
-    pub(crate) fn new(clock: Arc<Clock>) -> Self {
+    pub fn new(clock: Arc<Clock>) -> Self {
         Self { clock, started: Instant::now(), records: Mutex::default() }
     }
 
-    pub(crate) fn now(&self) -> Moment {
+    pub fn now(&self) -> Moment {
         Moment { tick: self.clock.tick(), at: Instant::now() }
     }
 
-    pub(crate) fn note(&self, what: String) {
+    pub fn note(&self, what: String) {
         let now = self.now();
         let what = format!("{:>9.3} {what}", (now.at - self.started).as_secs_f64());
         self.records.lock().notes.push((now.tick, what));
     }
 
     /// Something that a client sees by itself to be wrong.
-    pub(crate) fn wrong(&self, what: String) {
+    pub fn wrong(&self, what: String) {
         let tick = self.clock.tick();
         self.records.lock().wrong.push((tick, what));
     }
 
-    pub(crate) fn op(&self, op: Op) {
+    pub fn op(&self, op: Op) {
         self.note(op.to_string());
         self.records.lock().ops.push(op);
     }
 
-    pub(crate) fn watch(&self, watch: Watch) {
+    pub fn watch(&self, watch: Watch) {
         self.records.lock().watches.push(watch);
     }
 
-    pub(crate) fn take(&self) -> Records {
+    pub fn take(&self) -> Records {
         std::mem::take(&mut *self.records.lock())
     }
 }

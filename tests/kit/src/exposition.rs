@@ -9,21 +9,21 @@ use super::in_time;
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(crate) struct Page {
-    pub(crate) families: BTreeMap<String, Family>,
+pub struct Page {
+    pub families: BTreeMap<String, Family>,
     /// By name and labels as they stand there.
     values: BTreeMap<String, f64>,
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct Family {
-    pub(crate) help: String,
-    pub(crate) kind: String,
-    pub(crate) labels: BTreeSet<String>,
+pub struct Family {
+    pub help: String,
+    pub kind: String,
+    pub labels: BTreeSet<String>,
 }
 
 /// `GET path` over HTTP/1: status, content type and body.
-pub(crate) async fn get(address: &str, path: &str) -> (u16, String, String) {
+pub async fn get(address: &str, path: &str) -> (u16, String, String) {
     let exchange = async {
         let mut socket = TcpStream::connect(address).await.expect("it listens");
         let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
@@ -40,7 +40,7 @@ pub(crate) async fn get(address: &str, path: &str) -> (u16, String, String) {
 }
 
 /// The page of a process.
-pub(crate) async fn scrape(address: &str) -> Page {
+pub async fn scrape(address: &str) -> Page {
     let (status, content, body) = get(address, "/metrics").await;
     assert_eq!((status, &content[..]), (200, "text/plain; version=0.0.4; charset=utf-8"));
     Page::read(&body)
@@ -124,13 +124,13 @@ impl Page {
     }
 
     /// The rows of a name: labels with their braces, and values.
-    pub(crate) fn rows(&self, name: &str) -> impl Iterator<Item = (&str, f64)> {
+    pub fn rows(&self, name: &str) -> impl Iterator<Item = (&str, f64)> {
         let rows = self.values.iter().filter_map(move |(row, value)| Some((row.strip_prefix(name)?, *value)));
         rows.filter(|(labels, _)| labels.is_empty() || labels.starts_with('{'))
     }
 
     /// The one row of a name that has all of these labels.
-    pub(crate) fn value(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+    pub fn value(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         let wanted: Vec<_> = labels.iter().map(|(name, value)| format!("{name}=\"{value}\"")).collect();
         let found: Vec<_> =
             self.rows(name).filter(|(row, _)| wanted.iter().all(|label| row.contains(label))).collect();
@@ -139,7 +139,8 @@ impl Page {
     }
 
     /// How many rows there are.
-    pub(crate) fn len(&self) -> usize {
+    #[expect(clippy::len_without_is_empty, reason = "no page is")]
+    pub fn len(&self) -> usize {
         self.values.len()
     }
 }

@@ -12,20 +12,20 @@ use kubebrain_proto::etcdserverpb::response_op::Response as Done;
 use kubebrain_proto::mvccpb::{Event, KeyValue};
 
 /// Live keys at one revision.
-pub(crate) type State = BTreeMap<Bytes, KeyValue>;
+pub type State = BTreeMap<Bytes, KeyValue>;
 
 /// A key and what it became; `None` is deleted.
-pub(crate) type Change = (Bytes, Option<KeyValue>);
+pub type Change = (Bytes, Option<KeyValue>);
 
 /// Every revision of one group, or of a whole store.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct History {
+pub struct History {
     revisions: BTreeMap<i64, Vec<Change>>,
     states: BTreeMap<i64, Arc<State>>,
 }
 
 /// True if `key` is in the range that a request names.
-pub(crate) fn within(key: &[u8], start: &[u8], end: &[u8]) -> bool {
+pub fn within(key: &[u8], start: &[u8], end: &[u8]) -> bool {
     match end {
         [] => key == start,
         [0] => key >= start,
@@ -35,7 +35,7 @@ pub(crate) fn within(key: &[u8], start: &[u8], end: &[u8]) -> bool {
 
 impl History {
     /// Adds the next revision.
-    pub(crate) fn push(&mut self, revision: i64, changes: Vec<Change>) {
+    pub fn push(&mut self, revision: i64, changes: Vec<Change>) {
         let mut state = State::clone(&self.at(revision));
         for (key, kv) in &changes {
             match kv {
@@ -48,22 +48,22 @@ impl History {
     }
 
     /// The state after everything at or below `revision`.
-    pub(crate) fn at(&self, revision: i64) -> Arc<State> {
+    pub fn at(&self, revision: i64) -> Arc<State> {
         self.states.range(..=revision).next_back().map(|(_, state)| Arc::clone(state)).unwrap_or_default()
     }
 
     /// What a revision changed.
-    pub(crate) fn changes(&self, revision: i64) -> Option<&Vec<Change>> {
+    pub fn changes(&self, revision: i64) -> Option<&Vec<Change>> {
         self.revisions.get(&revision)
     }
 
     /// All revisions from `first` on.
-    pub(crate) fn from(&self, first: i64) -> impl Iterator<Item = (i64, &Vec<Change>)> {
+    pub fn from(&self, first: i64) -> impl Iterator<Item = (i64, &Vec<Change>)> {
         self.revisions.range(first.max(0)..).map(|(revision, changes)| (*revision, changes))
     }
 
     /// The events of a revision that a watcher wants.
-    pub(crate) fn events(&self, revision: i64, create: &pb::WatchCreateRequest) -> Vec<Event> {
+    pub fn events(&self, revision: i64, create: &pb::WatchCreateRequest) -> Vec<Event> {
         let Some(changes) = self.changes(revision) else { return Vec::new() };
         let before = self.at(revision - 1);
         let wanted = changes.iter().filter(|(key, kv)| {
@@ -84,7 +84,7 @@ impl History {
 }
 
 /// A range over a state; the answer has no header.
-pub(crate) fn range(state: &State, request: &pb::RangeRequest) -> pb::RangeResponse {
+pub fn range(state: &State, request: &pb::RangeRequest) -> pb::RangeResponse {
     let all = live(state, &request.key, &request.range_end);
     let count = all.len() as i64;
     if request.count_only {
@@ -107,7 +107,7 @@ pub(crate) fn range(state: &State, request: &pb::RangeRequest) -> pb::RangeRespo
 
 /// True if an answer is one that etcd may give: where a sort leaves ties, their order is free, and so is who of them
 /// falls to the limit.
-pub(crate) fn range_agrees(state: &State, request: &pb::RangeRequest, answer: &pb::RangeResponse) -> bool {
+pub fn range_agrees(state: &State, request: &pb::RangeRequest, answer: &pb::RangeResponse) -> bool {
     let expected = range(state, request);
     if (expected.count, expected.more, expected.kvs.len()) != (answer.count, answer.more, answer.kvs.len()) {
         return false;
@@ -159,7 +159,7 @@ fn passes(request: &pb::RangeRequest, kv: &KeyValue) -> bool {
 }
 
 /// Works out one write: on the state at `now`, under the revision `now + 1`.
-pub(crate) struct Evaluation<'a> {
+pub struct Evaluation<'a> {
     history: &'a History,
     before: Arc<State>,
     state: State,
@@ -169,18 +169,18 @@ pub(crate) struct Evaluation<'a> {
 
 impl<'a> Evaluation<'a> {
     /// The store stands at `now`.
-    pub(crate) fn new(history: &'a History, now: i64) -> Self {
+    pub fn new(history: &'a History, now: i64) -> Self {
         let before = history.at(now);
         Self { history, state: State::clone(&before), before, now, changes: Vec::new() }
     }
 
     /// What changes.
-    pub(crate) fn into_changes(self) -> Vec<Change> {
+    pub fn into_changes(self) -> Vec<Change> {
         self.changes
     }
 
     /// What a header shows at this point.
-    pub(crate) fn shown(&self) -> i64 {
+    pub fn shown(&self) -> i64 {
         self.now + i64::from(!self.changes.is_empty())
     }
 
@@ -189,7 +189,7 @@ impl<'a> Evaluation<'a> {
     }
 
     /// A put of a key; `ignore_value` and `ignore_lease` keep what is there.
-    pub(crate) fn put(&mut self, put: &pb::PutRequest) -> pb::PutResponse {
+    pub fn put(&mut self, put: &pb::PutRequest) -> pb::PutResponse {
         let old = self.state.get(&put.key).cloned();
         let revision = self.now + 1;
         let kv = KeyValue {
@@ -212,7 +212,7 @@ impl<'a> Evaluation<'a> {
     }
 
     /// A deletion.
-    pub(crate) fn delete(&mut self, delete: &pb::DeleteRangeRequest) -> pb::DeleteRangeResponse {
+    pub fn delete(&mut self, delete: &pb::DeleteRangeRequest) -> pb::DeleteRangeResponse {
         let gone = live(&self.state, &delete.key, &delete.range_end);
         for kv in &gone {
             self.state.remove(&kv.key);
@@ -227,7 +227,7 @@ impl<'a> Evaluation<'a> {
     }
 
     /// A transaction.
-    pub(crate) fn txn(&mut self, txn: &pb::TxnRequest) -> pb::TxnResponse {
+    pub fn txn(&mut self, txn: &pb::TxnRequest) -> pb::TxnResponse {
         let succeeded = txn.compare.iter().all(|compare| self.holds(compare));
         let ops = if succeeded { &txn.success } else { &txn.failure };
         let responses: Vec<_> = ops
@@ -238,7 +238,7 @@ impl<'a> Evaluation<'a> {
     }
 
     /// Which branch a transaction takes.
-    pub(crate) fn branch<'b>(&self, txn: &'b pb::TxnRequest) -> &'b [pb::RequestOp] {
+    pub fn branch<'b>(&self, txn: &'b pb::TxnRequest) -> &'b [pb::RequestOp] {
         if txn.compare.iter().all(|compare| self.holds(compare)) { &txn.success } else { &txn.failure }
     }
 
@@ -288,7 +288,7 @@ fn held(compare: &pb::Compare, kv: &KeyValue) -> bool {
 }
 
 /// A transaction's answer without what is not compared: who answered, and headers of nested transactions.
-pub(crate) fn plain(mut answer: pb::TxnResponse) -> pb::TxnResponse {
+pub fn plain(mut answer: pb::TxnResponse) -> pb::TxnResponse {
     answer.header = bare(answer.header);
     for response in &mut answer.responses {
         response.response = response.response.take().map(|done| match done {
@@ -301,7 +301,7 @@ pub(crate) fn plain(mut answer: pb::TxnResponse) -> pb::TxnResponse {
 
 /// True if two plain answers differ in no more than the order of ties in sorted ranges, and in who falls to a limit
 /// among them.
-pub(crate) fn txn_agrees(expected: &pb::TxnResponse, given: &pb::TxnResponse) -> bool {
+pub fn txn_agrees(expected: &pb::TxnResponse, given: &pb::TxnResponse) -> bool {
     let alike =
         |(expected, given): (&pb::ResponseOp, &pb::ResponseOp)| match (&expected.response, &given.response) {
             (Some(Done::ResponseRange(expected)), Some(Done::ResponseRange(given))) => {
@@ -325,6 +325,6 @@ pub(crate) fn txn_agrees(expected: &pb::TxnResponse, given: &pb::TxnResponse) ->
 }
 
 /// A header with its revision only.
-pub(crate) fn bare(header: Option<pb::ResponseHeader>) -> Option<pb::ResponseHeader> {
+pub fn bare(header: Option<pb::ResponseHeader>) -> Option<pb::ResponseHeader> {
     header.map(|header| pb::ResponseHeader { revision: header.revision, ..<_>::default() })
 }

@@ -13,14 +13,14 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 
 use crate::cluster::free_port;
-use crate::kit::{self, Kit};
+use crate::programs::{self, Programs};
 
 /// Nothing here takes this long on a machine that works, however slow it is.
 const PATIENCE: Duration = Duration::from_secs(180);
 
 /// See the module. Dropping it kills both processes and removes what they wrote.
-pub(crate) struct ApiServer {
-    kit: Kit,
+pub struct ApiServer {
+    kit: Programs,
     port: u16,
     etcd_port: u16,
     etcd: Option<Child>,
@@ -29,8 +29,9 @@ pub(crate) struct ApiServer {
 
 impl ApiServer {
     /// Starts both and waits until clients are served.
-    pub(crate) async fn start() -> Option<Self> {
-        let kit = Kit::find("kubernetes", &["etcd", "controlplane", "kubectl"], "KUBEBRAIN_TEST_APISERVER")?;
+    pub async fn start() -> Option<Self> {
+        let kit =
+            Programs::find("kubernetes", &["etcd", "controlplane", "kubectl"], "KUBEBRAIN_TEST_APISERVER")?;
         let (port, etcd_port) = (free_port(), free_port());
         let mut server = Self { kit, port, etcd_port, etcd: None, server: None };
         server.certificates();
@@ -87,7 +88,7 @@ impl ApiServer {
     }
 
     /// Starts the API server on what its etcd has, and waits until clients are served.
-    pub(crate) async fn restart(&mut self) {
+    pub async fn restart(&mut self) {
         let mut command = self.kit.command("controlplane");
         command.arg("kube-apiserver").arg(format!("--etcd-servers=http://127.0.0.1:{}", self.etcd_port));
         command.args(["--bind-address=127.0.0.1", "--advertise-address=192.0.2.1"]);
@@ -106,7 +107,7 @@ impl ApiServer {
             {
                 return;
             }
-            if let Some(status) = kit::ended([&mut self.etcd, &mut self.server]) {
+            if let Some(status) = programs::ended([&mut self.etcd, &mut self.server]) {
                 panic!("a process of the API server has ended, {status}:\n{}", self.logs());
             }
             assert!(Instant::now() < end, "no API server within {PATIENCE:?}\n{}", self.logs());
@@ -114,19 +115,18 @@ impl ApiServer {
         }
     }
 
-    #[allow(dead_code, reason = "for tests/tikv_brains")]
     /// kill -9 of the API server; it returns when the process is gone. Its etcd lives on.
-    pub(crate) fn kill(&mut self) {
-        kit::kill(&mut self.server);
+    pub fn kill(&mut self) {
+        programs::kill(&mut self.server);
     }
 
     /// How `user`, `admin` or `brain`, reaches it.
-    pub(crate) fn kubeconfig(&self, user: &str) -> PathBuf {
+    pub fn kubeconfig(&self, user: &str) -> PathBuf {
         self.kit.path().join(format!("{user}.kubeconfig"))
     }
 
     /// What kubectl prints as `admin`, or what it says instead.
-    pub(crate) fn kubectl(&self, arguments: &[&str], input: &str) -> Result<String, String> {
+    pub fn kubectl(&self, arguments: &[&str], input: &str) -> Result<String, String> {
         let mut command = Command::new(self.kit.binary("kubectl"));
         command.arg("--kubeconfig").arg(self.kubeconfig("admin")).args(arguments);
         command.arg("--cache-dir").arg(self.kit.path().join("cache"));
@@ -149,7 +149,7 @@ impl ApiServer {
 
 impl Drop for ApiServer {
     fn drop(&mut self) {
-        kit::kill(&mut self.server);
-        kit::kill(&mut self.etcd);
+        programs::kill(&mut self.server);
+        programs::kill(&mut self.etcd);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use kubebrain_net::dial::{Channel, Connector, DialConfig};
 use kubebrain_proto::etcdserverpb::kv_client::KvClient;
 use kubebrain_proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use kubebrain_proto::etcdserverpb::watch_client::WatchClient;
@@ -12,32 +13,31 @@ use kubebrain_proto::etcdserverpb::{
 use kubebrain_proto::health::HealthCheckRequest;
 use kubebrain_proto::health::health_check_response::ServingStatus;
 use kubebrain_proto::health::health_client::HealthClient;
-use kubebrain_net::dial::{Channel, Connector, DialConfig};
 use tonic::Status;
 
 use super::watch::Watch;
 
 /// See the module. Clones share the connection.
 #[derive(Clone)]
-pub(crate) struct Client {
+pub struct Client {
     channel: Channel,
     kv: KvClient<Channel>,
 }
 
 impl Client {
-    pub(crate) fn new(address: &str) -> Self {
+    pub fn new(address: &str) -> Self {
         let channel = Channel::new(Connector::Tcp(address.to_owned()), DialConfig::default());
         let kv = KvClient::new(channel.clone()).max_decoding_message_size(usize::MAX);
         Self { channel, kv }
     }
 
     /// For services that have no method here.
-    pub(crate) fn channel(&self) -> Channel {
+    pub fn channel(&self) -> Channel {
         self.channel.clone()
     }
 
     /// Puts a key; gives its revision.
-    pub(crate) async fn put(&self, key: &str, value: impl Into<Vec<u8>>) -> Result<i64, Status> {
+    pub async fn put(&self, key: &str, value: impl Into<Vec<u8>>) -> Result<i64, Status> {
         let value = value.into().into();
         let request = PutRequest { key: key.to_owned().into(), value, ..Default::default() };
         let answer = self.kv.clone().put(request).await?.into_inner();
@@ -45,71 +45,71 @@ impl Client {
     }
 
     /// Deletes a key; gives the header's revision.
-    pub(crate) async fn delete(&self, key: &str) -> Result<i64, Status> {
+    pub async fn delete(&self, key: &str) -> Result<i64, Status> {
         let request = DeleteRangeRequest { key: key.to_owned().into(), ..Default::default() };
         let answer = self.kv.clone().delete_range(request).await?.into_inner();
         Ok(answer.header.expect("every answer has a header").revision)
     }
 
-    pub(crate) async fn txn(&self, request: TxnRequest) -> Result<TxnResponse, Status> {
+    pub async fn txn(&self, request: TxnRequest) -> Result<TxnResponse, Status> {
         Ok(self.kv.clone().txn(request).await?.into_inner())
     }
 
-    pub(crate) async fn range(&self, request: RangeRequest) -> Result<RangeResponse, Status> {
+    pub async fn range(&self, request: RangeRequest) -> Result<RangeResponse, Status> {
         Ok(self.kv.clone().range(request).await?.into_inner())
     }
 
     /// `get KEY`.
-    pub(crate) async fn get(&self, key: &str) -> Result<RangeResponse, Status> {
+    pub async fn get(&self, key: &str) -> Result<RangeResponse, Status> {
         self.range(RangeRequest { key: key.to_owned().into(), ..Default::default() }).await
     }
 
     /// `get --prefix PREFIX`.
-    pub(crate) async fn list(&self, prefix: &str) -> Result<RangeResponse, Status> {
+    pub async fn list(&self, prefix: &str) -> Result<RangeResponse, Status> {
         let range_end = end_of(prefix).into();
         self.range(RangeRequest { key: prefix.to_owned().into(), range_end, ..Default::default() }).await
     }
 
-    pub(crate) async fn compact(&self, revision: i64) -> Result<(), Status> {
+    pub async fn compact(&self, revision: i64) -> Result<(), Status> {
         let request = CompactionRequest { revision, physical: false };
         self.kv.clone().compact(request).await.map(drop)
     }
 
-    pub(crate) fn maintenance(&self) -> MaintenanceClient<Channel> {
+    pub fn maintenance(&self) -> MaintenanceClient<Channel> {
         MaintenanceClient::new(self.channel.clone()).max_decoding_message_size(usize::MAX)
     }
 
     /// `endpoint hashkv --rev=REVISION`.
-    pub(crate) async fn hash_kv(&self, revision: i64) -> Result<HashKvResponse, Status> {
+    pub async fn hash_kv(&self, revision: i64) -> Result<HashKvResponse, Status> {
         Ok(self.maintenance().hash_kv(HashKvRequest { revision }).await?.into_inner())
     }
 
     /// `watch --prefix PREFIX --rev=START` on a stream of its own.
-    pub(crate) async fn watch(&self, prefix: &str, start: i64) -> Watch {
+    pub async fn watch(&self, prefix: &str, start: i64) -> Watch {
         let client = WatchClient::new(self.channel.clone()).max_decoding_message_size(usize::MAX);
         Watch::open(client, prefix, start).await
     }
 }
 
 /// The end of a prefix's range, as `clientv3.GetPrefixRangeEnd`.
-pub(crate) fn end_of(prefix: &str) -> Vec<u8> {
+pub fn end_of(prefix: &str) -> Vec<u8> {
     let mut end = prefix.as_bytes().to_vec();
     *end.last_mut().expect("a prefix") += 1; // no test ends one with 0xff
     end
 }
 
 /// The revision in the header of an answer to a range.
-pub(crate) fn revision(answer: &RangeResponse) -> i64 {
+pub fn revision(answer: &RangeResponse) -> i64 {
     answer.header.as_ref().expect("every answer has a header").revision
 }
 
 /// The keys of an answer, as text.
-pub(crate) fn keys(answer: &RangeResponse) -> Vec<String> {
+pub fn keys(answer: &RangeResponse) -> Vec<String> {
     answer.kvs.iter().map(|kv| String::from_utf8_lossy(&kv.key).into_owned()).collect()
 }
 
 /// Returns when a server says that it serves.
-pub(crate) async fn ready(address: &str) {
+pub async fn ready(address: &str) {
     loop {
         let channel = Channel::new(Connector::Tcp(address.to_owned()), DialConfig::default());
         let answer = HealthClient::new(channel).check(HealthCheckRequest::default()).await;

@@ -9,7 +9,7 @@ use super::record::{Ask, Committed, Heard, Moment, Records};
 
 /// Gives each revision without a moment the first at which a client was shown it, or a later one of its group. One
 /// that nobody was shown keeps none.
-pub(crate) fn settle(committed: &mut [Committed], records: &Records, placement: &Placement) {
+pub fn settle(committed: &mut [Committed], records: &Records, placement: &Placement) {
     let mut shown = shown(records, placement);
     let mut order: Vec<&mut Committed> =
         committed.iter_mut().filter(|committed| committed.tick == u64::MAX).collect();

@@ -18,7 +18,7 @@ use super::model::{self, Change, Evaluation, History, State};
 use super::record::{Answer, Ask, Committed, Heard, Op, Records, Watch};
 
 /// A run that is over.
-pub(crate) struct Run {
+pub struct Run {
     pub committed: Vec<Committed>,
     /// What the engine saw to be wrong.
     pub wrong: Vec<String>,
@@ -31,7 +31,7 @@ pub(crate) struct Run {
 
 /// A promise that was broken.
 #[derive(Debug)]
-pub(crate) struct Violation {
+pub struct Violation {
     /// When it showed.
     pub tick: u64,
     pub what: String,
@@ -86,7 +86,7 @@ struct Judge<'a> {
 }
 
 /// Everything that is wrong, in the order in which it showed.
-pub(crate) fn check(run: &Run) -> Vec<Violation> {
+pub fn check(run: &Run) -> Vec<Violation> {
     let mut committed = run.committed.clone();
     bounds::settle(&mut committed, &run.records, &run.placement);
     let compactions = run.records.ops.iter().filter_map(|op| match (&op.ask, &op.outcome) {

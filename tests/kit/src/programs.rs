@@ -1,4 +1,4 @@
-//! [`Kit`]: where a test finds programs that were built for it, and where they run.
+//! [`Programs`]: where a test finds programs that were built for it, and where they run.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -8,15 +8,15 @@ use tempfile::TempDir;
 
 /// Programs and a directory for what they write. Whoever drops it has killed them; the directory goes with it, and is
 /// kept where the test fails.
-pub(crate) struct Kit {
+pub struct Programs {
     directory: Option<TempDir>,
     binaries: PathBuf,
 }
 
-impl Kit {
+impl Programs {
     /// The kit of `tests/FOLDER` with these programs. `None`, and said so, where it is not built, which is a failure with
     /// `CI=true`; and where the environment has `none` under `variable`.
-    pub(crate) fn find(folder: &str, programs: &[&str], variable: &str) -> Option<Self> {
+    pub fn find(folder: &str, programs: &[&str], variable: &str) -> Option<Self> {
         if std::env::var(variable).is_ok_and(|value| value == "none") {
             eprintln!("skipped: {variable}=none");
             return None;
@@ -35,24 +35,24 @@ impl Kit {
     }
 
     /// The directory.
-    pub(crate) fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         self.directory.as_ref().expect("until it is dropped").path()
     }
 
     /// The file of a program.
-    pub(crate) fn binary(&self, name: &str) -> PathBuf {
+    pub fn binary(&self, name: &str) -> PathBuf {
         self.binaries.join(name)
     }
 
     /// A program in the directory. It ends with the thread that starts it, so that a killed test leaves nobody behind.
-    pub(crate) fn command(&self, name: &str) -> Command {
+    pub fn command(&self, name: &str) -> Command {
         let mut command = Command::new("setpriv");
         command.arg("--pdeathsig=KILL").arg(self.binary(name)).current_dir(self.path());
         command
     }
 
     /// Starts it; what it says is added to the file `log`.
-    pub(crate) fn spawn(&self, mut command: Command, log: &str) -> Child {
+    pub fn spawn(&self, mut command: Command, log: &str) -> Child {
         let open =
             || File::options().create(true).append(true).open(self.path().join(log)).expect("a log file");
         command.stdin(Stdio::null()).stdout(open()).stderr(open());
@@ -60,7 +60,7 @@ impl Kit {
     }
 
     /// The ends of these files.
-    pub(crate) fn ends(&self, logs: &[&str]) -> String {
+    pub fn ends(&self, logs: &[&str]) -> String {
         let end = |name: &&str| {
             let text = std::fs::read(self.path().join(name)).unwrap_or_default();
             let text = String::from_utf8_lossy(&text);
@@ -71,7 +71,7 @@ impl Kit {
     }
 }
 
-impl Drop for Kit {
+impl Drop for Programs {
     fn drop(&mut self) {
         if std::thread::panicking()
             && let Some(directory) = self.directory.take()
@@ -82,12 +82,12 @@ impl Drop for Kit {
 }
 
 /// How the first of these that has ended did so.
-pub(crate) fn ended<'a>(children: impl IntoIterator<Item = &'a mut Option<Child>>) -> Option<ExitStatus> {
+pub fn ended<'a>(children: impl IntoIterator<Item = &'a mut Option<Child>>) -> Option<ExitStatus> {
     children.into_iter().flatten().filter_map(|child| child.try_wait().expect("a child")).next()
 }
 
 /// kill -9, if it runs; it returns when the process is gone.
-pub(crate) fn kill(child: &mut Option<Child>) {
+pub fn kill(child: &mut Option<Child>) {
     if let Some(mut child) = child.take() {
         let _ended = child.kill();
         let _reaped = child.wait();

@@ -11,8 +11,8 @@ use tokio::task::JoinHandle;
 use super::in_time;
 
 /// One connection. Dropping it closes the socket.
-pub(crate) struct Raw {
-    pub(crate) sender: SendRequest<Bytes>,
+pub struct Raw {
+    pub sender: SendRequest<Bytes>,
     address: String,
     connection: JoinHandle<Option<h2::Error>>,
     pings: Option<h2::PingPong>,
@@ -20,22 +20,22 @@ pub(crate) struct Raw {
 
 /// What a call gave.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Answer {
+pub struct Answer {
     /// HTTP's.
-    pub(crate) status: u16,
+    pub status: u16,
     /// All DATA frames, one after the other.
-    pub(crate) data: Bytes,
+    pub data: Bytes,
     /// gRPC's, from the trailers or the header block.
-    pub(crate) grpc: Option<(i32, String)>,
+    pub grpc: Option<(i32, String)>,
 }
 
 impl Raw {
-    pub(crate) async fn connect(address: &str) -> Self {
+    pub async fn connect(address: &str) -> Self {
         Self::connect_with(address, h2::client::Builder::new(), false).await
     }
 
     /// With `resets`, dropping it resets the connection instead of closing it.
-    pub(crate) async fn connect_with(address: &str, builder: h2::client::Builder, resets: bool) -> Self {
+    pub async fn connect_with(address: &str, builder: h2::client::Builder, resets: bool) -> Self {
         let socket = TcpStream::connect(address).await.expect("it listens");
         socket.set_nodelay(true).expect("a socket");
         if resets {
@@ -45,7 +45,7 @@ impl Raw {
     }
 
     /// Over whatever carries it.
-    pub(crate) async fn over<I>(io: I, address: &str, builder: h2::client::Builder) -> Self
+    pub async fn over<I>(io: I, address: &str, builder: h2::client::Builder) -> Self
     where
         I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
@@ -56,17 +56,17 @@ impl Raw {
     }
 
     /// Pings, and waits for the answer.
-    pub(crate) async fn ping(&mut self) -> Result<(), h2::Error> {
+    pub async fn ping(&mut self) -> Result<(), h2::Error> {
         let pings = self.pings.as_mut().expect("a client can ping");
         in_time("an answer to a ping", pings.ping(h2::Ping::opaque())).await.map(drop)
     }
 
     /// Waits for the connection's end, and gives what the server said it is for.
-    pub(crate) async fn ended(mut self) -> Option<h2::Error> {
+    pub async fn ended(mut self) -> Option<h2::Error> {
         in_time("the end of the connection", &mut self.connection).await.expect("it does not panic")
     }
 
-    pub(crate) fn request(&self, path: &str, content_type: &str, more: &HeaderMap) -> Request<()> {
+    pub fn request(&self, path: &str, content_type: &str, more: &HeaderMap) -> Request<()> {
         let mut request = Request::new(());
         *request.method_mut() = Method::POST;
         *request.version_mut() = Version::HTTP_2;
@@ -79,20 +79,12 @@ impl Raw {
     }
 
     /// Opens a stream, sends `body` and leaves it open.
-    pub(crate) async fn open(
-        &mut self,
-        path: &str,
-        body: Bytes,
-    ) -> (h2::client::ResponseFuture, SendStream<Bytes>) {
+    pub async fn open(&mut self, path: &str, body: Bytes) -> (h2::client::ResponseFuture, SendStream<Bytes>) {
         self.begin(path, body, false).await
     }
 
     /// Opens a stream with the whole request; the answer is not read.
-    pub(crate) async fn ask(
-        &mut self,
-        path: &str,
-        body: Bytes,
-    ) -> (h2::client::ResponseFuture, SendStream<Bytes>) {
+    pub async fn ask(&mut self, path: &str, body: Bytes) -> (h2::client::ResponseFuture, SendStream<Bytes>) {
         self.begin(path, body, true).await
     }
 
@@ -111,7 +103,7 @@ impl Raw {
     }
 
     /// Opens a stream and sends `body` as fast as it is taken, in a task that goes on until it is aborted.
-    pub(crate) async fn trickle(&mut self, path: &str, body: Bytes) -> JoinHandle<()> {
+    pub async fn trickle(&mut self, path: &str, body: Bytes) -> JoinHandle<()> {
         let (response, mut stream) = self.open(path, Bytes::new()).await;
         tokio::spawn(async move {
             send_part(&mut stream, body).await;
@@ -120,17 +112,12 @@ impl Raw {
     }
 
     /// One exchange. The error is the stream's or the connection's.
-    pub(crate) async fn call(
-        &mut self,
-        path: &str,
-        content_type: &str,
-        body: Bytes,
-    ) -> Result<Answer, h2::Error> {
+    pub async fn call(&mut self, path: &str, content_type: &str, body: Bytes) -> Result<Answer, h2::Error> {
         self.call_with(path, content_type, &HeaderMap::new(), body).await
     }
 
     /// The same with more headers.
-    pub(crate) async fn call_with(
+    pub async fn call_with(
         &mut self,
         path: &str,
         content_type: &str,
@@ -167,7 +154,7 @@ impl Raw {
     }
 
     /// Drops the socket and waits until it is gone.
-    pub(crate) async fn cut(mut self) {
+    pub async fn cut(mut self) {
         self.connection.abort();
         let _ended = (&mut self.connection).await;
     }
@@ -187,7 +174,7 @@ async fn send(stream: &mut SendStream<Bytes>, body: Bytes) -> Result<(), h2::Err
 }
 
 /// Sends without ending the stream; an end from the other side ends it.
-pub(crate) async fn send_part(stream: &mut SendStream<Bytes>, body: Bytes) {
+pub async fn send_part(stream: &mut SendStream<Bytes>, body: Bytes) {
     let _ended = send_all(stream, body).await;
 }
 
@@ -215,18 +202,18 @@ fn grpc(headers: &HeaderMap) -> Option<(i32, String)> {
 }
 
 /// Messages of a stream, read as slowly as wanted: nothing is given back to the sender before [`Messages::next`].
-pub(crate) struct Messages {
+pub struct Messages {
     body: RecvStream,
     buffer: BytesMut,
 }
 
 impl Messages {
-    pub(crate) fn new(body: RecvStream) -> Self {
+    pub fn new(body: RecvStream) -> Self {
         Self { body, buffer: BytesMut::new() }
     }
 
     /// The next message.
-    pub(crate) async fn next(&mut self) -> Bytes {
+    pub async fn next(&mut self) -> Bytes {
         loop {
             if let Some(message) =
                 kubebrain_shared::wire::Message::split(&mut self.buffer).expect("a gRPC frame")

@@ -2,8 +2,8 @@
 //! [`check`] holds one against the other. The simulation knows when each revision was committed; whoever judges real
 //! processes reads the history back from them ([`readback`]), and [`bounds`] says by when each revision was there.
 
-pub(crate) mod bounds;
-pub(crate) mod check;
-pub(crate) mod model;
-pub(crate) mod readback;
-pub(crate) mod record;
+pub mod bounds;
+pub mod check;
+pub mod model;
+pub mod readback;
+pub mod record;

@@ -17,22 +17,22 @@ use tokio_rustls::client::TlsStream;
 use super::process::Place;
 
 /// An authority, whose certificates are files of a place.
-pub(crate) struct Authority {
+pub struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
     directory: PathBuf,
     /// Its own certificate.
-    pub(crate) file: PathBuf,
+    pub file: PathBuf,
 }
 
 /// Where a certificate and its key are.
 #[derive(Clone)]
-pub(crate) struct Pair {
-    pub(crate) certificate: PathBuf,
-    pub(crate) key: PathBuf,
+pub struct Pair {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
 }
 
 impl Authority {
-    pub(crate) fn new(place: &Place, name: &str) -> Self {
+    pub fn new(place: &Place, name: &str) -> Self {
         let mut params = CertificateParams::new(Vec::new()).expect("no names");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
@@ -46,12 +46,12 @@ impl Authority {
     }
 
     /// A certificate for `name`, of a server and a client alike.
-    pub(crate) fn issue(&self, name: &str, serial: u64) -> Pair {
+    pub fn issue(&self, name: &str, serial: u64) -> Pair {
         self.issue_with(name, serial, |_| {})
     }
 
     /// The same of another time.
-    pub(crate) fn issue_expired(&self, name: &str, serial: u64) -> Pair {
+    pub fn issue_expired(&self, name: &str, serial: u64) -> Pair {
         self.issue_with(name, serial, |params| {
             params.not_before = date_time_ymd(2019, 1, 1);
             params.not_after = date_time_ymd(2020, 1, 1);
@@ -59,7 +59,7 @@ impl Authority {
     }
 
     /// The same, for `name` and no address.
-    pub(crate) fn issue_elsewhere(&self, name: &str, serial: u64) -> Pair {
+    pub fn issue_elsewhere(&self, name: &str, serial: u64) -> Pair {
         self.issue_with(name, serial, |params| params.subject_alt_names.truncate(1))
     }
 
@@ -82,7 +82,7 @@ impl Authority {
     }
 
     /// A list with one revoked certificate.
-    pub(crate) fn revoke(&self, serial: u64) -> PathBuf {
+    pub fn revoke(&self, serial: u64) -> PathBuf {
         let params = CertificateRevocationListParams {
             this_update: date_time_ymd(2026, 1, 1),
             next_update: date_time_ymd(2099, 1, 1),
@@ -104,7 +104,7 @@ impl Authority {
 
     /// Connects to a server whose certificate this authority has to have made. It may be refused later, when the
     /// server has seen the client's certificate.
-    pub(crate) async fn connect(
+    pub async fn connect(
         &self,
         address: &str,
         client: Option<&Pair>,
@@ -133,14 +133,14 @@ impl Authority {
     }
 
     /// The certificate that a server of this authority shows; `None` where it is not one.
-    pub(crate) async fn shown(&self, address: &str, client: &Pair) -> Option<Vec<u8>> {
+    pub async fn shown(&self, address: &str, client: &Pair) -> Option<Vec<u8>> {
         let io = self.connect(address, Some(client), "h2").await.ok()?;
         Some(io.get_ref().1.peer_certificates()?.first()?.to_vec())
     }
 }
 
 /// Replaces a file as Kubernetes and cert-manager do: whole.
-pub(crate) fn replace(path: &Path, with: &Path) {
+pub fn replace(path: &Path, with: &Path) {
     let next = path.with_extension("next");
     std::fs::copy(with, &next).expect("a copy");
     std::fs::rename(next, path).expect("a rename");

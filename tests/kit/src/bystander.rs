@@ -12,21 +12,21 @@ use super::in_time;
 use super::watch::mod_revision;
 
 /// Writes one key, reads it back and hears of it on a watch, over and over.
-pub(crate) struct Bystander {
+pub struct Bystander {
     stop: Arc<AtomicBool>,
     work: JoinHandle<Seen>,
 }
 
 /// What a bystander has seen.
 #[derive(Debug)]
-pub(crate) struct Seen {
-    pub(crate) writes: usize,
+pub struct Seen {
+    pub writes: usize,
     /// The longest round of a write, a read and an event.
-    pub(crate) slowest: Duration,
+    pub slowest: Duration,
 }
 
 impl Bystander {
-    pub(crate) async fn start(address: &str, key: &str) -> Self {
+    pub async fn start(address: &str, key: &str) -> Self {
         let (client, key) = (Client::new(address), key.to_owned());
         let mut watch = client.watch(&key, 0).await;
         let stop = Arc::new(AtomicBool::new(false));
@@ -52,7 +52,7 @@ impl Bystander {
     }
 
     /// What it has seen; fails if anything went wrong.
-    pub(crate) async fn stop(mut self) -> Seen {
+    pub async fn stop(mut self) -> Seen {
         self.stop.store(true, Ordering::Relaxed);
         in_time("the end of a bystander", &mut self.work).await.expect("a bystander saw no error")
     }

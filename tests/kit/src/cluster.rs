@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::kit::{self, Kit};
+use crate::programs::{self, Programs};
 
 /// Nothing here takes this long on a machine that works, however slow it is.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -23,20 +23,20 @@ const PORTS: std::ops::Range<u16> = 14_000..32_000;
 
 /// What else than their own addresses PD and the store give to clients: a relay's.
 #[derive(Clone, Default)]
-pub(crate) struct Advertised {
-    pub(crate) pd: Option<String>,
-    pub(crate) store: Option<String>,
+pub struct Advertised {
+    pub pd: Option<String>,
+    pub store: Option<String>,
 }
 
 /// See the module. Dropping it kills both and removes what they wrote.
-pub(crate) struct Cluster {
+pub struct Cluster {
     endpoints: String,
     own: Option<Own>,
 }
 
 /// Two processes.
 struct Own {
-    kit: Kit,
+    kit: Programs,
     ports: Ports,
     advertised: Advertised,
     pd: Option<Child>,
@@ -45,21 +45,21 @@ struct Own {
 
 /// Loopback ports, chosen before anything runs: whoever stands between has to know them.
 #[derive(Clone, Copy)]
-pub(crate) struct Ports {
-    pub(crate) pd: u16,
+pub struct Ports {
+    pub pd: u16,
     peer: u16,
-    pub(crate) store: u16,
+    pub store: u16,
     status: u16,
 }
 
 impl Ports {
-    pub(crate) fn free() -> Self {
+    pub fn free() -> Self {
         Self { pd: free_port(), peer: free_port(), store: free_port(), status: free_port() }
     }
 }
 
 /// No other call in this process gives it; other processes begin elsewhere.
-pub(crate) fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let count = PORTS.end - PORTS.start;
     let begin = (std::process::id() % 997) as u16 * 18;
@@ -74,7 +74,7 @@ pub(crate) fn free_port() -> u16 {
 
 impl Cluster {
     /// For a test that neither kills nor faults.
-    pub(crate) async fn any() -> Option<Self> {
+    pub async fn any() -> Option<Self> {
         match std::env::var("KUBEBRAIN_TEST_PD") {
             Ok(endpoints) if endpoints != "none" => Some(Self { endpoints, own: None }),
             _ => Self::own().await,
@@ -82,12 +82,12 @@ impl Cluster {
     }
 
     /// One that this test may do anything to.
-    pub(crate) async fn own() -> Option<Self> {
+    pub async fn own() -> Option<Self> {
         Self::with(Ports::free(), Advertised::default()).await
     }
 
     /// The same on these ports, known to its clients by other addresses.
-    pub(crate) async fn with(ports: Ports, advertised: Advertised) -> Option<Self> {
+    pub async fn with(ports: Ports, advertised: Advertised) -> Option<Self> {
         let mut cluster = Self::absent(ports, advertised)?;
         cluster.start_pd().await;
         cluster.start_store().await;
@@ -95,14 +95,14 @@ impl Cluster {
     }
 
     /// Nothing runs yet.
-    pub(crate) fn absent(ports: Ports, advertised: Advertised) -> Option<Self> {
-        let kit = Kit::find("tikv", &["pd-server", "tkstore"], "KUBEBRAIN_TEST_PD")?;
+    pub fn absent(ports: Ports, advertised: Advertised) -> Option<Self> {
+        let kit = Programs::find("tikv", &["pd-server", "tkstore"], "KUBEBRAIN_TEST_PD")?;
         let endpoints = format!("127.0.0.1:{}", ports.pd);
         Some(Self { endpoints, own: Some(Own { kit, ports, advertised, pd: None, store: None }) })
     }
 
     /// PD's endpoints, for `--pd`. Not a relay's.
-    pub(crate) fn pd(&self) -> &str {
+    pub fn pd(&self) -> &str {
         &self.endpoints
     }
 
@@ -115,7 +115,7 @@ impl Cluster {
     }
 
     /// Starts PD on what is in its directory and waits until it answers.
-    pub(crate) async fn start_pd(&mut self) {
+    pub async fn start_pd(&mut self) {
         let Own { kit, ports, advertised, pd: child, .. } = self.own_mut();
         let Ports { pd, peer, .. } = *ports;
         let own = format!("http://127.0.0.1:{pd}");
@@ -131,7 +131,7 @@ impl Cluster {
     }
 
     /// Starts the store on what is in its directory and waits until PD knows who leads its regions.
-    pub(crate) async fn start_store(&mut self) {
+    pub async fn start_store(&mut self) {
         self.begin_store();
         let Ports { pd, status, .. } = self.own_ref().ports;
         self.until("the store", status, async || {
@@ -162,7 +162,7 @@ impl Cluster {
         while !look().await {
             let own = self.own_mut();
             let logs = || own.kit.ends(&["pd.out", "pd.log", "store.log"]);
-            if let Some(status) = kit::ended([&mut own.pd, &mut own.store]) {
+            if let Some(status) = programs::ended([&mut own.pd, &mut own.store]) {
                 panic!("{what} (port {port}): a process of the cluster has ended, {status}:\n{}", logs());
             }
             assert!(Instant::now() < end, "{what} (port {port}): not within {PATIENCE:?}\n{}", logs());
@@ -171,17 +171,17 @@ impl Cluster {
     }
 
     /// kill -9; it returns when the process is gone.
-    pub(crate) fn kill_pd(&mut self) {
-        kit::kill(&mut self.own_mut().pd);
+    pub fn kill_pd(&mut self) {
+        programs::kill(&mut self.own_mut().pd);
     }
 
     /// kill -9; it returns when the process is gone.
-    pub(crate) fn kill_store(&mut self) {
-        kit::kill(&mut self.own_mut().store);
+    pub fn kill_store(&mut self) {
+        programs::kill(&mut self.own_mut().store);
     }
 
     /// What PD and the store have written is gone; both must be dead.
-    pub(crate) fn wipe(&mut self) {
+    pub fn wipe(&mut self) {
         let own = self.own_mut();
         assert!(own.pd.is_none() && own.store.is_none(), "only the dead are wiped");
         for name in ["pd", "store"] {
@@ -190,42 +190,42 @@ impl Cluster {
     }
 
     /// From now on a region ends before this key, which is as the engine's client sends it.
-    pub(crate) async fn split(&self, key: &[u8]) {
+    pub async fn split(&self, key: &[u8]) {
         self.ask(&format!("/split?key=hex:{}", hex(key))).await;
     }
 
     /// The store's next `count` requests are refused as too many.
-    pub(crate) async fn busy(&self, count: u32) {
+    pub async fn busy(&self, count: u32) {
         self.ask(&format!("/busy?n={count}")).await;
     }
 
     /// The store's next `count` requests are refused as by one that does not lead.
-    pub(crate) async fn not_leader(&self, count: u32) {
+    pub async fn not_leader(&self, count: u32) {
         self.ask(&format!("/notleader?n={count}")).await;
     }
 
     /// From now on the store carries insertions out whatever is there, which no store may do.
-    pub(crate) async fn overwrite(&self) {
+    pub async fn overwrite(&self) {
         self.ask("/overwrite?n=1").await;
     }
 
     /// Every call of `method` waits so long in the store before it is carried out; all calls, if it is empty.
-    pub(crate) async fn delay(&self, method: &str, by: Duration) {
+    pub async fn delay(&self, method: &str, by: Duration) {
         self.ask(&format!("/delay?ms={}&call={method}", by.as_millis())).await;
     }
 
     /// The same for prewrites that hold a key which begins so.
-    pub(crate) async fn delay_prewrites(&self, key: &[u8], by: Duration) {
+    pub async fn delay_prewrites(&self, key: &[u8], by: Duration) {
         self.ask(&format!("/delay?ms={}&call=KvPrewrite&key=hex:{}", by.as_millis(), hex(key))).await;
     }
 
     /// Locks that stand in the store, a line each.
-    pub(crate) async fn locks(&self) -> Vec<String> {
+    pub async fn locks(&self) -> Vec<String> {
         self.ask("/locks").await.lines().map(str::to_owned).collect()
     }
 
     /// Regions of the store, a line each.
-    pub(crate) async fn regions(&self) -> Vec<String> {
+    pub async fn regions(&self) -> Vec<String> {
         self.ask("/regions").await.lines().map(str::to_owned).collect()
     }
 
@@ -237,8 +237,8 @@ impl Cluster {
 
 impl Drop for Own {
     fn drop(&mut self) {
-        kit::kill(&mut self.store);
-        kit::kill(&mut self.pd);
+        programs::kill(&mut self.store);
+        programs::kill(&mut self.pd);
     }
 }
 

@@ -31,7 +31,7 @@ use tokio_rustls::TlsAcceptor;
 
 /// What happens to bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Flow {
+pub enum Flow {
     Open,
     Cut,
     Silent,
@@ -94,7 +94,7 @@ impl Weather {
 }
 
 /// See the module. Dropping it resets its connections.
-pub(crate) struct Relay {
+pub struct Relay {
     address: String,
     weather: watch::Sender<Weather>,
     accepts: JoinHandle<()>,
@@ -116,17 +116,17 @@ enum Speech {
 
 impl Relay {
     /// Before `127.0.0.1:port`, which need not listen yet.
-    pub(crate) async fn plain(port: u16, seed: u64) -> Self {
+    pub async fn plain(port: u16, seed: u64) -> Self {
         Self::start(port, seed, Speech::Plain, false).await
     }
 
     /// The same, and it sees which child of this process a connection comes from.
-    pub(crate) async fn discerning(port: u16, seed: u64) -> Self {
+    pub async fn discerning(port: u16, seed: u64) -> Self {
         Self::start(port, seed, Speech::Plain, true).await
     }
 
     /// With TLS towards clients.
-    pub(crate) async fn tls(port: u16, seed: u64, config: ServerConfig, plain_too: bool) -> Self {
+    pub async fn tls(port: u16, seed: u64, config: ServerConfig, plain_too: bool) -> Self {
         let speech = Speech::Tls { acceptor: TlsAcceptor::from(Arc::new(config)), plain_too };
         Self::start(port, seed, speech, false).await
     }
@@ -156,21 +156,21 @@ impl Relay {
     }
 
     /// `host:port`, for clients and to be advertised.
-    pub(crate) fn address(&self) -> &str {
+    pub fn address(&self) -> &str {
         &self.address
     }
 
     /// All is well again. Connections on which something was lost are reset: what is left of them makes no sense.
-    pub(crate) fn heal(&self) {
+    pub fn heal(&self) {
         self.weather.send_modify(Weather::end);
     }
 
-    pub(crate) fn set(&self, flow: Flow) {
+    pub fn set(&self, flow: Flow) {
         self.set_for(None, flow);
     }
 
     /// For this process alone, where one is named. There is one weather at a time: who had another has it fair again.
-    pub(crate) fn set_for(&self, only: Option<u32>, flow: Flow) {
+    pub fn set_for(&self, only: Option<u32>, flow: Flow) {
         self.weather.send_modify(|weather| {
             weather.begin(only);
             weather.flow = flow;
@@ -178,12 +178,12 @@ impl Relay {
     }
 
     /// Each piece is late by up to so much.
-    pub(crate) fn delay(&self, at_most: Duration) {
+    pub fn delay(&self, at_most: Duration) {
         self.delay_for(None, at_most);
     }
 
     /// See [`Relay::set_for`].
-    pub(crate) fn delay_for(&self, only: Option<u32>, at_most: Duration) {
+    pub fn delay_for(&self, only: Option<u32>, at_most: Duration) {
         self.weather.send_modify(|weather| {
             weather.begin(only);
             weather.delay = at_most;
@@ -191,12 +191,12 @@ impl Relay {
     }
 
     /// Resets what is connected now.
-    pub(crate) fn reset(&self) {
+    pub fn reset(&self) {
         self.weather.send_modify(|weather| weather.resets += 1);
     }
 
     /// Connections so far that were made with TLS, and without.
-    pub(crate) fn seen(&self) -> (usize, usize) {
+    pub fn seen(&self) -> (usize, usize) {
         (self.seen.encrypted.load(Ordering::Relaxed), self.seen.plain.load(Ordering::Relaxed))
     }
 }

@@ -1,10 +1,10 @@
 //! [`Watch`]: one watcher on a stream of its own, and what came of it.
 
+use kubebrain_net::dial::Channel;
 use kubebrain_proto::etcdserverpb::watch_client::WatchClient;
 use kubebrain_proto::etcdserverpb::watch_request::RequestUnion;
 use kubebrain_proto::etcdserverpb::{WatchCreateRequest, WatchRequest, WatchResponse};
 use kubebrain_proto::mvccpb::Event;
-use kubebrain_net::dial::Channel;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
@@ -13,14 +13,14 @@ use super::client::end_of;
 use super::in_time;
 
 /// See the module.
-pub(crate) struct Watch {
+pub struct Watch {
     responses: Streaming<WatchResponse>,
     /// The stream is open as long as it lives.
     _requests: mpsc::Sender<WatchRequest>,
 }
 
 /// A create request for a prefix.
-pub(crate) fn create(prefix: &str, start: i64) -> WatchRequest {
+pub fn create(prefix: &str, start: i64) -> WatchRequest {
     let create = WatchCreateRequest {
         key: prefix.to_owned().into(),
         range_end: end_of(prefix).into(),
@@ -43,7 +43,7 @@ impl Watch {
     }
 
     /// The next events, or how the stream ended: `None` is "OK".
-    pub(crate) async fn next(&mut self) -> Result<Option<Vec<Event>>, Status> {
+    pub async fn next(&mut self) -> Result<Option<Vec<Event>>, Status> {
         let response = self.responses.message().await?;
         Ok(response.map(|response| {
             assert!(!response.canceled, "{response:?}");
@@ -52,12 +52,12 @@ impl Watch {
     }
 
     /// The next response, whatever it says.
-    pub(crate) async fn response(&mut self) -> Result<Option<WatchResponse>, Status> {
+    pub async fn response(&mut self) -> Result<Option<WatchResponse>, Status> {
         self.responses.message().await
     }
 
     /// Exactly so many events as come up to a revision.
-    pub(crate) async fn events_to(&mut self, revision: i64) -> Vec<Event> {
+    pub async fn events_to(&mut self, revision: i64) -> Vec<Event> {
         let mut events: Vec<Event> = Vec::new();
         while events.last().is_none_or(|event| mod_revision(event) < revision) {
             let more = in_time("events", self.next()).await;
@@ -68,11 +68,11 @@ impl Watch {
 }
 
 /// Of the event's key.
-pub(crate) fn mod_revision(event: &Event) -> i64 {
+pub fn mod_revision(event: &Event) -> i64 {
     event.kv.as_ref().expect("an event has a key").mod_revision
 }
 
 /// The event's key, as text.
-pub(crate) fn key(event: &Event) -> String {
+pub fn key(event: &Event) -> String {
     String::from_utf8_lossy(&event.kv.as_ref().expect("an event has a key").key).into_owned()
 }

@@ -6,7 +6,7 @@ use tokio::net::TcpStream;
 use super::in_time;
 
 /// GET over whatever carries it: the status and the body, or what the connection ended with.
-pub(crate) async fn get_over<I>(io: I, path: &str) -> std::io::Result<(u16, String)>
+pub async fn get_over<I>(io: I, path: &str) -> std::io::Result<(u16, String)>
 where
     I: AsyncRead + AsyncWrite + Unpin,
 {
@@ -14,13 +14,13 @@ where
 }
 
 /// POST of a plain port.
-pub(crate) async fn post(address: &str, path: &str, body: &str) -> (u16, String) {
+pub async fn post(address: &str, path: &str, body: &str) -> (u16, String) {
     let socket = TcpStream::connect(address).await.expect("it listens");
     exchange_over(socket, "POST", path, body).await.expect("an answer")
 }
 
 /// A request over whatever carries it: the status and the body, or what the connection ended with.
-pub(crate) async fn exchange_over<I>(
+pub async fn exchange_over<I>(
     mut io: I,
     method: &str,
     path: &str,
@@ -49,7 +49,7 @@ where
 }
 
 /// GET of a plain port.
-pub(crate) async fn get(address: &str, path: &str) -> (u16, String) {
+pub async fn get(address: &str, path: &str) -> (u16, String) {
     let socket = TcpStream::connect(address).await.expect("it listens");
     get_over(socket, path).await.expect("an answer")
 }
