@@ -1,5 +1,5 @@
 //! Groups of three brains behind proxies while everything fails, judged from outside: processes of the real binary, the
-//! real PD, the store of `tests/tikv`, relays between them all, and one judge for what every client was told.
+//! real PD, the store of `tests/kits/tikv`, relays between them all, and one judge for what every client was told.
 //!
 //! ```text
 //! clients ──▶ proxies ──relay──▶ brains ──relay──▶ PD, store

@@ -1,9 +1,9 @@
-//! Brains on TiKV, judged from outside: the real binary, the real PD, the store of `tests/tikv`, and everything
+//! Brains on TiKV, judged from outside: the real binary, the real PD, the store of `tests/kits/tikv`, and everything
 //! between and under them failing.
 //!
 //! `cargo test --test tikv_brains`; with `KUBEBRAIN_FULL=1` thirty rounds of faults instead of a few. Chance comes from a
 //! seed, which is printed; `KUBEBRAIN_SEED` sets it: the same faults in the same order, though not the same traffic to
-//! the letter. What the store does otherwise than TiKV stands in `tests/tikv/README.md`.
+//! the letter. What the store does otherwise than TiKV stands in `tests/kits/tikv/README.md`.
 
 mod absence;
 mod certificates;

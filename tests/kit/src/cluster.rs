@@ -1,4 +1,4 @@
-//! [`Cluster`]: PD and a store of `tests/tikv` for one test, in a directory and on ports of its own.
+//! [`Cluster`]: PD and a store of `tests/kits/tikv` for one test, in a directory and on ports of its own.
 //!
 //! A test that kills or faults takes [`Cluster::own`], any other one [`Cluster::any`], which may be the cluster that
 //! `KUBEBRAIN_TEST_PD` names. Without the kit's binaries both give `None` and the test ends there, having said so; with
@@ -96,7 +96,7 @@ impl Cluster {
 
     /// Nothing runs yet.
     pub fn absent(ports: Ports, advertised: Advertised) -> Option<Self> {
-        let kit = Programs::find("tikv", &["pd-server", "tkstore"], "KUBEBRAIN_TEST_PD")?;
+        let kit = Programs::find("kits/tikv", &["pd-server", "tkstore"], "KUBEBRAIN_TEST_PD")?;
         let endpoints = format!("127.0.0.1:{}", ports.pd);
         Some(Self { endpoints, own: Some(Own { kit, ports, advertised, pd: None, store: None }) })
     }

@@ -5,7 +5,7 @@
 //! client watch bystander    clients of etcd's API: calls, one watch, one that works while others misbehave
 //! raw http1 exposition  HTTP/2 by hand, HTTP/1, and pages of metrics read strictly
 //! pki                   authorities, certificates and connections that use them
-//! programs              what tests/kubernetes and tests/tikv build, and where it runs
+//! programs              what tests/kubernetes and tests/kits/tikv build, and where it runs
 //! cluster apiserver     PD and a store; a kube-apiserver: of one test, in a directory and on ports of its own
 //! relay                 stands between two processes and cuts, delays, loses
 //! judge                 what clients were told, held against a model

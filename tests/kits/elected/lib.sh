@@ -2,7 +2,7 @@
 # NAME.args (one argument a line), NAME.url (where its clients come), NAME.pid and NAME.log.
 set -euo pipefail
 home=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-KUBEBRAIN=${KUBEBRAIN:-$home/../../target/release/kubebrain}
+KUBEBRAIN=${KUBEBRAIN:-$home/../../../target/release/kubebrain}
 
 usage() { sed -n '2,/^[^#]/s/^# //p' "$0"; exit 2; }
 say() { printf '%s  %s\n' "$(date +%T)" "$*"; }
