@@ -6,7 +6,7 @@
 
 use std::net::TcpListener;
 use std::process::Child;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -70,6 +70,15 @@ pub fn free_port() -> u16 {
             return port;
         }
     }
+}
+
+/// What goes before a test's keys: no other test's, nor an earlier run's on the same cluster.
+pub fn prefix(test: &str) -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let started =
+        std::fs::metadata("/proc/self").and_then(|of| of.modified()).expect("a process has a start");
+    let started = started.duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_nanos();
+    format!("{test}-{started:x}-{}-{}/", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
 impl Cluster {

@@ -12,9 +12,8 @@ use tokio::time::{Instant, sleep};
 use tonic::Code;
 
 use crate::BINARY;
-use crate::rivals::prefix;
 use kit::client::Client;
-use kit::cluster::Cluster;
+use kit::cluster::{Cluster, prefix};
 use kit::process::{Place, Process, Start};
 use kit::watch::mod_revision;
 use kit::{full_tier, in_time, until};

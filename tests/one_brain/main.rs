@@ -1,15 +1,12 @@
-//! Brains on TiKV, judged from outside: the real binary, the real PD, the store of `tests/kits/tikv`, and everything
+//! One brain of a group on TiKV, or rivals for it, judged from outside: the real binary, the real PD, the store of `tests/kits/tikv`, and everything
 //! between and under them failing.
 //!
-//! `cargo test --test tikv_brains`; with `KUBEBRAIN_FULL=1` thirty rounds of faults instead of a few. Chance comes from a
+//! `cargo test --test one_brain`; with `KUBEBRAIN_FULL=1` thirty rounds of faults instead of a few. Chance comes from a
 //! seed, which is printed; `KUBEBRAIN_SEED` sets it: the same faults in the same order, though not the same traffic to
 //! the letter. What the store does otherwise than TiKV stands in `tests/kits/tikv/README.md`.
 
 mod absence;
-mod certificates;
-mod elections;
 mod faults;
-mod leases;
 mod locks;
 mod planted;
 mod readback;
@@ -17,7 +14,6 @@ mod relays;
 mod rivals;
 mod rounds;
 mod rows;
-mod slaves;
 mod tls;
 mod traffic;
 mod watching;

@@ -6,10 +6,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::BINARY;
-use crate::rivals::prefix;
 use kit::apiserver::ApiServer;
 use kit::client::Client;
-use kit::cluster::Cluster;
+use kit::cluster::{Cluster, prefix};
 use kit::process::{Place, Process, Start};
 use kit::{in_time, until};
 

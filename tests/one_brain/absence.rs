@@ -9,9 +9,8 @@ use tokio::time::{Instant, sleep};
 use tonic::{Code, Status};
 
 use crate::BINARY;
-use crate::rivals::prefix;
 use kit::client::Client;
-use kit::cluster::{Advertised, Cluster, Ports, free_port};
+use kit::cluster::{Advertised, Cluster, Ports, free_port, prefix};
 use kit::http1::get;
 use kit::process::{Beginning, Process, Start};
 use kit::{in_time, until};

@@ -10,10 +10,9 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use crate::BINARY;
-use crate::rivals::prefix;
 use kit::bystander::Bystander;
 use kit::client::Client;
-use kit::cluster::Cluster;
+use kit::cluster::{Cluster, prefix};
 use kit::http1::get;
 use kit::pki::{Authority, Pair, replace};
 use kit::process::{Place, Process, Start};

@@ -14,7 +14,7 @@ const LINE_CHARS_MAX: usize = 400;
 /// Where this run's things are kept.
 fn directory(name: &str) -> PathBuf {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("it is in the target directory");
-    target.join("robustness").join(format!("{name}-{}", std::process::id()))
+    target.join("groups").join(format!("{name}-{}", std::process::id()))
 }
 
 /// Keeps the logs of all processes and everything that clients noted; gives what is to be said of it.

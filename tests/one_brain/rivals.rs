@@ -2,7 +2,6 @@
 //! one stops and says why, and nothing that either has acknowledged is lost.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -12,7 +11,7 @@ use tonic::{Code, Status};
 
 use crate::BINARY;
 use kit::client::Client;
-use kit::cluster::Cluster;
+use kit::cluster::{Cluster, prefix};
 use kit::process::{Place, Process, Start};
 use kit::{in_time, until};
 
@@ -21,15 +20,6 @@ const WRITERS: usize = 8;
 const PAUSE: Duration = Duration::from_millis(1);
 /// So many that who searches for the log's end is late when he has found it.
 const WRITTEN: usize = 1000;
-
-/// No other test's, nor an earlier run's on the same cluster.
-pub(crate) fn prefix(test: &str) -> String {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    let started =
-        std::fs::metadata("/proc/self").and_then(|of| of.modified()).expect("a process has a start");
-    let started = started.duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_nanos();
-    format!("{test}-{started:x}-{}-{}/", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
-}
 
 /// A write that was acknowledged: key, value, revision.
 type Written = (String, String, i64);
