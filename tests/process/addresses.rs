@@ -53,7 +53,7 @@ async fn all_addresses_are_those_of_both_families_and_are_not_advertised() {
             is_reached_by_both(&what, server.address()).await;
             is_reached_by_both(&what, server.probe_address()).await;
             let here = format!("127.0.0.1:{}", port(server.address()));
-            assert_eq!(members(&here).await, [String::new(); 0], "{what}");
+            assert_eq!(members(&here).await, [""; 0], "{what}");
             assert!(log_tells(&server), "{what}: {}", server.log());
             drop(server);
             let told = start.flag("advertise-client-urls", "http://kubebrain:2379").run().await;
