@@ -37,7 +37,7 @@ kit:
 
 # PD and a store that speaks TiKV's protocol, for tests on TiKV; about 5 minutes the first time
 tikv-kit:
-    nice -n 10 tests/tikv/build
+    nice -n 10 tests/kits/tikv/build
 
 # every answer of a table of calls, compared with real etcd's
 conformance: build

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use tracing::Level;
 
-use super::output::Sink;
+use super::sink::Sink;
 
 const SOCKET: &str = "/run/systemd/journal/socket";
 

@@ -15,6 +15,7 @@ mod level;
 mod output;
 mod queue;
 mod rotation;
+mod sink;
 #[cfg(test)]
 mod tests;
 

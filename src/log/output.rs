@@ -1,9 +1,8 @@
 //! [`Output`]: one place where lines go, its queue and its thread.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, ErrorKind, Write as _};
+use std::fs::File;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,23 +15,16 @@ use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
 use super::journal::Journal;
 use super::queue::{Entry, Queue};
 use super::rotation::{Rotated, Rotation};
+use super::sink::{Sink, open, write};
 
 /// Lines that wait to be written, bytes: some ten thousand, and little beside what a store takes.
 const QUEUE_BYTES_MAX: usize = 4 << 20;
-/// Between two tries to write to what takes nothing now and does not wait: a terminal or pipe that somebody has set so.
-const AGAIN: Duration = Duration::from_millis(10);
 
 /// What lines look like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Format {
     Console,
     Json,
-}
-
-/// Where a thread writes.
-pub(super) trait Sink: Send + 'static {
-    /// Writes one line, with its end. After an error some of it may be there.
-    fn write(&mut self, level: Level, line: &[u8]) -> io::Result<()>;
 }
 
 /// See the module. Clones are one output.
@@ -167,24 +159,4 @@ impl Sink for Plain {
             error
         })
     }
-}
-
-/// All of it. The error comes with how much was written before.
-pub(super) fn write(file: &mut File, bytes: &[u8]) -> Result<(), (io::Error, usize)> {
-    let mut written = 0;
-    while written < bytes.len() {
-        match file.write(&bytes[written..]) {
-            Ok(0) => return Err((ErrorKind::WriteZero.into(), written)),
-            Ok(count) => written += count,
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == ErrorKind::WouldBlock => std::thread::sleep(AGAIN),
-            Err(error) => return Err((error, written)),
-        }
-    }
-    Ok(())
-}
-
-/// A log file, for its owner alone: lines name keys.
-pub(super) fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).mode(0o600).open(path)
 }

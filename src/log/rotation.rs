@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use serde_json::Value;
 use tracing::Level;
 
-use super::output::{self, Sink};
+use super::sink::{self, Sink};
 
 /// In the name of a file that was put aside; its milliseconds follow.
 const NAMED: &str = "%Y-%m-%dT%H-%M-%S";
@@ -90,7 +90,7 @@ pub(super) struct Rotated {
 
 impl Rotated {
     pub(super) fn open(path: &Path, rotation: Rotation) -> io::Result<Self> {
-        let file = output::open(path)?;
+        let file = sink::open(path)?;
         let bytes = file.metadata()?.len();
         let rotated = Self { path: path.into(), rotation, file, bytes, tidying: Arc::default() };
         rotated.tidy();
@@ -101,7 +101,7 @@ impl Rotated {
     fn rotate(&mut self) -> io::Result<()> {
         let aside = self.aside(Timestamp::now());
         fs::rename(&self.path, &aside)?;
-        self.file = output::open(&self.path)?;
+        self.file = sink::open(&self.path)?;
         self.bytes = 0;
         self.tidy();
         Ok(())
@@ -143,7 +143,7 @@ impl Sink for Rotated {
         if self.bytes > 0 && self.bytes + line.len() as u64 > self.rotation.bytes_max {
             let _goes_on = self.rotate();
         }
-        let written = output::write(&mut self.file, line);
+        let written = sink::write(&mut self.file, line);
         self.bytes += match &written {
             Ok(()) => line.len() as u64,
             Err((_, written)) => *written as u64,
@@ -215,7 +215,7 @@ fn compress(path: &Path) -> io::Result<()> {
     name.push(GZ);
     let packed = PathBuf::from(name);
     let pack = || -> io::Result<()> {
-        let mut encoder = GzEncoder::new(output::open(&packed)?, Compression::default());
+        let mut encoder = GzEncoder::new(sink::open(&packed)?, Compression::default());
         io::copy(&mut File::open(path)?, &mut encoder)?;
         encoder.finish()?.flush()
     };

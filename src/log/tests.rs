@@ -7,9 +7,10 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 use tracing::Level;
 
-use super::output::{Format, Output, Sink};
+use super::output::{Format, Output};
 use super::queue::{Entry, Queue};
 use super::rotation::{Rotated, Rotation};
+use super::sink::Sink;
 
 const SOON: Duration = Duration::from_secs(5);
 

@@ -95,6 +95,7 @@ enum End {
     Failed(anyhow::Error),
 }
 
+// Long: it puts a program together, a step after the other, and what a step makes lives to the end.
 pub(crate) async fn run(flags: flags::Brain, process: &Process) -> Result<()> {
     let signals = Signals::new()?;
     let compaction = flags.compaction.policy()?;

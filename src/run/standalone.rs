@@ -145,6 +145,7 @@ impl Groups<'_> {
     }
 }
 
+// Long: it puts a program together, a step after the other, and what a step makes lives to the end.
 pub(crate) async fn run(flags: Standalone, process: &Process) -> Result<()> {
     let mut signals = Signals::new()?;
     let compaction = flags.compaction.policy()?;

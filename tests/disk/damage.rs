@@ -10,13 +10,14 @@ use parking_lot::Mutex;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
+use crate::BINARY;
 use crate::history::{Counting, History};
 use crate::load::Load;
 use crate::power::{content, small};
 use crate::seed;
 use crate::seen::{self, brain};
-use crate::support::full_tier;
-use crate::support::process::Place;
+use kit::full_tier;
+use kit::process::Place;
 
 /// One thing that is done to one file.
 #[derive(Clone, Copy, Debug)]
@@ -121,7 +122,7 @@ async fn try_damage(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_damaged_file_is_noticed_and_no_acknowledged_write_is_lost_in_silence() {
-    let (place, seed) = (Place::new(), seed());
+    let (place, seed) = (BINARY.place(), seed());
     let directory = place.join("data");
     let history = store(&place, &directory, seed).await;
     let mut random = SmallRng::seed_from_u64(seed);

@@ -8,15 +8,16 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tonic::{Code, Status};
 
+use crate::BINARY;
 use crate::history::{Counting, History};
 use crate::load::{Load, reached};
 use crate::power::{assert_cuts_hold, assert_nothing_missed, small};
 use crate::seed;
 use crate::seen;
 use crate::shim::{Fault, Injection, Shim};
-use crate::support::process::{Place, Process, Start};
-use crate::support::{full_tier, in_time, until};
 use crate::trace::Trace;
+use kit::process::{Place, Process, Start};
+use kit::{full_tier, in_time, until};
 
 /// What a process must say about a failing disk, besides what the system said.
 const WHAT_TO_DO: &str = "nothing acknowledged is lost";
@@ -50,7 +51,7 @@ async fn fails_under_load(
     words: &[&str],
     seed: u64,
 ) {
-    let place = Place::new();
+    let place = BINARY.place();
     let shim = Shim::new(&place);
     let history = Arc::new(Mutex::new(History::default()));
     let mut server = small(shim.under(program.at(&place))).run().await;
@@ -157,7 +158,7 @@ async fn short_writes_are_carried_on() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_does_not_start_on_a_disk_that_is_full_or_fails_and_damages_nothing() {
     let seed = seed();
-    let place = Place::new();
+    let place = BINARY.place();
     let shim = Shim::new(&place);
     let start = small(shim.under(Start::brain(&place, "default")));
     let history = Arc::new(Mutex::new(History::default()));

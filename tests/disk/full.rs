@@ -9,11 +9,12 @@ use kubebrain_proto::etcdserverpb::lease_client::LeaseClient;
 use kubebrain_proto::etcdserverpb::{LeaseGrantRequest, RangeRequest};
 use kubebrain_shared::fault::Fault as Told;
 
+use crate::BINARY;
 use crate::power::small;
 use crate::shim::{Fault, Injection, Shim};
-use crate::support::client::Client;
-use crate::support::process::{Place, Process, Start};
-use crate::support::{full_tier, until};
+use kit::client::Client;
+use kit::process::{Place, Process, Start};
+use kit::{full_tier, until};
 
 /// Values of some of these fill a segment of the log, which has half a memtable of 1 MiB.
 const VALUE: usize = 20_000;
@@ -103,7 +104,7 @@ async fn grant(server: &Process) -> Option<Told> {
 }
 
 async fn fills_up(program: fn(&Place) -> Start) {
-    let place = Place::new();
+    let place = BINARY.place();
     let shim = Shim::new(&place);
     let mut server = small(shim.without_syncs(program(&place))).run().await;
     let mut told = Kept::new();

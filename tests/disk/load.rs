@@ -21,8 +21,8 @@ use tonic::{Code, Status};
 
 use crate::history::{Compaction, Done, Grant, History, Write};
 use crate::shim;
-use crate::support::client::{Client, revision};
-use crate::support::process::Process;
+use kit::client::{Client, revision};
+use kit::process::Process;
 
 const CLIENTS: usize = 6;
 const KEYS: u32 = 20;

@@ -7,10 +7,6 @@
 //! Chance comes from a seed, which is printed; `KUBEBRAIN_SEED` sets it. The traffic is not repeated to the letter by
 //! a seed, so a test that fails keeps trace and directory, and names them.
 
-#[path = "../process/support/mod.rs"]
-#[allow(dead_code, reason = "what only the other tests of processes use")]
-mod support;
-
 mod damage;
 mod fault;
 mod full;
@@ -23,8 +19,10 @@ mod seen;
 mod shim;
 mod trace;
 
+/// The program that is tested.
+const BINARY: kit::process::Binary = kit::process::Binary::new(env!("CARGO_BIN_EXE_kubebrain"));
+
 /// The seed of this run.
 fn seed() -> u64 {
-    let given = std::env::var("KUBEBRAIN_SEED").ok().map(|text| text.parse().expect("a number as seed"));
-    given.unwrap_or(0x6b75_6265)
+    kit::seed(0x6b75_6265)
 }

@@ -8,15 +8,16 @@ use parking_lot::Mutex;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
+use crate::BINARY;
 use crate::history::{Counting, History};
 use crate::image::Disk;
 use crate::load::Load;
 use crate::seed;
 use crate::seen::{self, Seen, brain};
 use crate::shim::Shim;
-use crate::support::process::{Place, Start};
-use crate::support::{full_tier, in_time};
 use crate::trace::{Change, Trace};
+use kit::process::{Place, Start};
+use kit::{full_tier, in_time};
 
 /// So small that tables are written and merged, and log segments change, within a second of traffic.
 pub(crate) fn small(start: Start) -> Start {
@@ -193,7 +194,7 @@ fn cuts_wanted() -> usize {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_acknowledged_survives_a_power_cut_at_any_moment() {
-    let (place, seed) = (Place::new(), seed());
+    let (place, seed) = (BINARY.place(), seed());
     let shim = Shim::new(&place);
     let start = small(shim.under(Start::brain(&place, "default")));
     let each = Duration::from_millis(if full_tier() { 10_000 } else { 2_000 });
@@ -218,7 +219,7 @@ async fn what_was_acknowledged_survives_a_power_cut_at_any_moment() {
 /// The same without the protection: a test that cannot fail would pass here.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_its_syncs_the_store_loses_acknowledged_writes_and_this_test_sees_it() {
-    let (place, seed) = (Place::new(), seed());
+    let (place, seed) = (BINARY.place(), seed());
     let shim = Shim::new(&place);
     let start = small(shim.without_syncs(Start::brain(&place, "default")));
     let history = two_lives(start, &shim, seed, Duration::from_millis(700)).await;

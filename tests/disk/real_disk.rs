@@ -11,14 +11,14 @@ use parking_lot::Mutex;
 
 use kubebrain_shared::fault::Fault;
 
+use crate::BINARY;
 use crate::history::{Counting, History};
 use crate::load::{Load, reached};
 use crate::power::small;
 use crate::seed;
 use crate::seen::{self, brain};
-use crate::support::client::Client;
-use crate::support::process::Place;
-use crate::support::{in_time, until};
+use kit::client::Client;
+use kit::{in_time, until};
 
 /// A file system in memory. Dropping it unmounts it.
 struct Mount(PathBuf);
@@ -54,7 +54,7 @@ fn fill(path: &Path) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_system_that_is_full_is_served_on_and_one_that_is_read_only_is_refused() {
-    let place = Place::new();
+    let place = BINARY.place();
     let Some(mount) = Mount::new(place.join("disk"), "400m") else {
         println!("skipped: this user may not mount a tmpfs, so no file system can be filled here");
         return;

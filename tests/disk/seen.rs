@@ -19,9 +19,9 @@ use kubebrain_shared::revision::Revision;
 use prost::Message;
 use tonic::{Code, Status};
 
-use crate::support::PATIENCE;
-use crate::support::client::Client;
-use crate::support::process::{Place, Process, Start};
+use kit::PATIENCE;
+use kit::client::Client;
+use kit::process::{Place, Process, Start};
 
 /// Written once all else was read; deleted again, so that it is never among what is judged.
 const ONE_MORE: &str = "/one-more";

@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::support::process::{Place, Process, Start};
+use kit::process::{Place, Process, Start};
 
 const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/disk/shim.c");
 

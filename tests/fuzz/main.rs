@@ -1,9 +1,9 @@
 //! The fuzzer's checks over its corpus, and over changed copies of it, on the plain compiler.
 //!
 //! `KUBEBRAIN_SEED` chooses the changes, `KUBEBRAIN_FULL=1` makes more of them. What a fuzzer finds becomes a file in
-//! fuzz/corpus and stays there.
+//! tests/fuzz/corpus and stays there.
 
-#[path = "../../fuzz/src/checks.rs"]
+#[path = "src/checks.rs"]
 #[expect(unreachable_pub, reason = "the fuzzer's crate shows them")]
 mod checks;
 mod seeds;
@@ -16,7 +16,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 fn corpus(check: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(check)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus").join(check)
 }
 
 fn files(check: &str) -> Vec<Vec<u8>> {
@@ -60,7 +60,7 @@ fn checks_hold_for_the_corpus_and_for_changed_copies_of_it() {
     for (name, check) in checks::ALL {
         let mut random = SmallRng::seed_from_u64(seed);
         let files = files(name);
-        assert!(!files.is_empty(), "fuzz/corpus/{name} is empty");
+        assert!(!files.is_empty(), "tests/fuzz/corpus/{name} is empty");
         let held = |data: &[u8]| {
             let shown = data.to_vec();
             assert!(catch_unwind(|| check(&shown)).is_ok(), "{name} fails for {}", data.escape_ascii());

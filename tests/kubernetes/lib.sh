@@ -32,8 +32,8 @@ finish() {
 		for _ in $(seq 50); do kill -0 "$pid" 2> /dev/null || break; sleep 0.1; done
 		kill -KILL -- "-$pid" 2> /dev/null || true
 	done
-	for plane in "${sets[@]}"; do "$root/tests/elected/down" "$plane" > /dev/null 2>&1 || true; done
-	for plane in "${clusters[@]}"; do "$root/tests/tikv/down" "$plane" > /dev/null 2>&1 || true; done
+	for plane in "${sets[@]}"; do "$root/tests/kits/elected/down" "$plane" > /dev/null 2>&1 || true; done
+	for plane in "${clusters[@]}"; do "$root/tests/kits/tikv/down" "$plane" > /dev/null 2>&1 || true; done
 	if [ $rc != 0 ] && [ -n "${KEEP:-}" ]; then say "kept $scratch"; else rm -rf "$scratch"; fi
 	exit $rc
 }
@@ -112,15 +112,15 @@ serve() {
 tikv() { # PD and a store; sets pd
 	mkdir "$scratch/tikv"
 	clusters+=("$scratch/tikv")
-	"$root/tests/tikv/up" "$scratch/tikv" > "$scratch/tikv.up" || { cat "$scratch/tikv.up"; fail "no PD and store"; }
+	"$root/tests/kits/tikv/up" "$scratch/tikv" > "$scratch/tikv.up" || { cat "$scratch/tikv.up"; fail "no PD and store"; }
 	pd=127.0.0.1:$(awk '$1 == "pd" { print $3 }' "$scratch/tikv.up")
 }
 
-elected() { # sets endpoint, pids, and elected: the directory for the programs of tests/elected
+elected() { # sets endpoint, pids, and elected: the directory for the programs of tests/kits/elected
 	elected=$scratch/elected
 	mkdir "$elected"
 	sets+=("$elected")
-	KUBEBRAIN=$KUBEBRAIN BRAIN_FLAGS=${SERVER_FLAGS:-} "$root/tests/elected/up" "$elected" ${PLACEMENT:+"$PLACEMENT"} > "$scratch/elected.up" 2>&1 ||
+	KUBEBRAIN=$KUBEBRAIN BRAIN_FLAGS=${SERVER_FLAGS:-} "$root/tests/kits/elected/up" "$elected" ${PLACEMENT:+"$PLACEMENT"} > "$scratch/elected.up" 2>&1 ||
 		{ cat "$scratch/elected.up"; fail "no groups"; }
 	endpoint=$(cat "$elected/proxy.url")
 	mapfile -t pids < <(cat "$elected"/*.pid "$elected"/tikv/*.pid)

@@ -3,9 +3,10 @@
 use kubebrain_proto::etcdserverpb::MemberListRequest;
 use kubebrain_proto::etcdserverpb::cluster_client::ClusterClient;
 
-use crate::support::client::Client;
-use crate::support::http1::get;
-use crate::support::process::{Place, Process, Start};
+use crate::BINARY;
+use kit::client::Client;
+use kit::http1::get;
+use kit::process::{Process, Start};
 
 /// Whether this machine has IPv6 at all.
 fn has_ipv6() -> bool {
@@ -37,7 +38,7 @@ fn log_tells(server: &Process) -> bool {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_addresses_are_those_of_both_families_and_are_not_advertised() {
-    let place = Place::new();
+    let place = BINARY.place();
     let everywhere = if has_ipv6() { &["0.0.0.0:0", "[::]:0"][..] } else { &["0.0.0.0:0"] };
     for (number, all) in everywhere.iter().enumerate() {
         for (program, start) in [
@@ -52,7 +53,7 @@ async fn all_addresses_are_those_of_both_families_and_are_not_advertised() {
             is_reached_by_both(&what, server.address()).await;
             is_reached_by_both(&what, server.probe_address()).await;
             let here = format!("127.0.0.1:{}", port(server.address()));
-            assert_eq!(members(&here).await, [String::new(); 0], "{what}");
+            assert_eq!(members(&here).await, [""; 0], "{what}");
             assert!(log_tells(&server), "{what}: {}", server.log());
             drop(server);
             let told = start.flag("advertise-client-urls", "http://kubebrain:2379").run().await;

@@ -14,9 +14,10 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 
-use crate::support::client::{Client, end_of};
-use crate::support::in_time;
-use crate::support::process::{Place, Process, Start};
+use crate::BINARY;
+use kit::client::{Client, end_of};
+use kit::in_time;
+use kit::process::{Place, Process, Start};
 
 const INTERVAL: Duration = Duration::from_millis(300);
 /// Long enough for what must not come.
@@ -95,7 +96,7 @@ fn revision(response: &pb::WatchResponse) -> i64 {
 /// `WatchProgressRequest`s are how kube-apiserver knows that a cache of a quiet kind is fresh.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_quiet_watcher_from_now_is_told_its_progress() {
-    let place = Place::new();
+    let place = BINARY.place();
     for server in servers(&place).await {
         let client = Client::new(server.address());
         client.put("/registry/events/a", "1").await.expect("a put");
@@ -132,7 +133,7 @@ async fn streamed(server: &Process, request: pb::RangeRequest) -> Result<Vec<Str
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_streamed_range_is_refused_only_for_an_order() {
-    let place = Place::new();
+    let place = BINARY.place();
     for server in servers(&place).await {
         let client = Client::new(server.address());
         let mut keys: Vec<String> = (0..40)
@@ -179,7 +180,7 @@ async fn listed(leases: &mut LeaseClient<Channel>) -> Vec<i64> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_lease_that_runs_out_soonest_is_listed_first() {
-    let place = Place::new();
+    let place = BINARY.place();
     for server in servers(&place).await {
         let mut leases = LeaseClient::new(Client::new(server.address()).channel());
         for (id, ttl) in [(1, 3000), (2, 1000), (3, 2000), (4, 1000)] {

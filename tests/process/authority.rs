@@ -5,11 +5,12 @@ use kubebrain_shared::wire::frame;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
+use crate::BINARY;
 use crate::load::frames::{DATA, END_HEADERS, END_STREAM, HEADERS, RESET, SETTINGS, head_to, put_frame};
-use crate::support::http1::get_over;
-use crate::support::in_time;
-use crate::support::pki::Authority;
-use crate::support::process::{Place, Process, Start};
+use kit::http1::get_over;
+use kit::in_time;
+use kit::pki::Authority;
+use kit::process::{Process, Start};
 
 const RANGE: &str = "/etcdserverpb.KV/Range";
 const HEAD_BYTES: usize = 9;
@@ -67,7 +68,7 @@ async fn is_answered<I: AsyncRead + AsyncWrite + Unpin>(what: &str, io: I, autho
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn requests_are_answered_whatever_their_authority() {
-    let place = Place::new();
+    let place = BINARY.place();
     let brain = Start::brain(&place, "default").run().await;
     let brains = format!("{{ brains: [\"http://{}\"] }}", brain.peer_address());
     let table = format!("home: default\ndefault: default\ngroups: {{ default: {brains} }}\n");
@@ -88,7 +89,7 @@ async fn requests_are_answered_whatever_their_authority() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn so_are_those_over_tls_and_unix_sockets() {
-    let place = Place::new();
+    let place = BINARY.place();
     let ours = Authority::new(&place, "ours");
     let pair = ours.issue("server", 1);
     let server = Start::standalone(&place).https(&pair.certificate, &pair.key).run().await;
@@ -128,7 +129,7 @@ async fn ready_over_tls(ours: &Authority, server: &Process) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn http1_takes_them_as_hosts() {
-    let place = Place::new();
+    let place = BINARY.place();
     let server = Start::standalone(&place).run().await;
     for host in NONE {
         let mut socket = TcpStream::connect(server.address()).await.expect("it listens");

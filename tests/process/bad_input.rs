@@ -8,11 +8,12 @@ use kubebrain_shared::wire::{frame, frame_prefix};
 use prost::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::support::bystander::Bystander;
-use crate::support::process::{Place, Process, Start};
-use crate::support::raw::{Answer, Raw};
-use crate::support::watch::create;
-use crate::support::{in_time, until};
+use crate::BINARY;
+use kit::bystander::Bystander;
+use kit::process::{Place, Process, Start};
+use kit::raw::{Answer, Raw};
+use kit::watch::create;
+use kit::{in_time, until};
 
 const GRPC: &str = "application/grpc";
 const RANGE: &str = "/etcdserverpb.KV/Range";
@@ -192,7 +193,7 @@ async fn brain(place: &Place) -> Process {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn standalone_refuses_bad_input_and_goes_on() {
-    let place = Place::new();
+    let place = BINARY.place();
     let server = standalone(&place).await;
     each_is_refused(&server, cases()).await;
     others_are_refused(&server).await;
@@ -200,7 +201,7 @@ async fn standalone_refuses_bad_input_and_goes_on() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_brain_refuses_bad_input_and_goes_on() {
-    let place = Place::new();
+    let place = BINARY.place();
     let server = brain(&place).await;
     each_is_refused(&server, cases()).await;
     others_are_refused(&server).await;
@@ -208,25 +209,25 @@ async fn a_brain_refuses_bad_input_and_goes_on() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn standalone_refuses_what_is_too_large_in_etcds_words() {
-    let place = Place::new();
+    let place = BINARY.place();
     each_is_refused(&standalone(&place).await, too_large()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_brain_refuses_what_is_too_large_in_etcds_words() {
-    let place = Place::new();
+    let place = BINARY.place();
     each_is_refused(&brain(&place).await, too_large()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn standalone_refuses_a_stream_that_is_cut_inside_a_message() {
-    let place = Place::new();
+    let place = BINARY.place();
     each_is_refused(&standalone(&place).await, cut_streams()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_brain_refuses_a_stream_that_is_cut_inside_a_message() {
-    let place = Place::new();
+    let place = BINARY.place();
     each_is_refused(&brain(&place).await, cut_streams()).await;
 }
 
@@ -267,7 +268,7 @@ async fn open_and_vanish(address: &str, round: usize) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_that_open_a_thousand_streams_and_vanish_harm_nobody() {
-    let place = Place::new();
+    let place = BINARY.place();
     let server = Start::standalone(&place).run().await;
     let mut others = Vec::new();
     for key in ["/registry/pods/bystander", "/registry/events/bystander"] {
@@ -290,7 +291,7 @@ async fn clients_that_open_a_thousand_streams_and_vanish_harm_nobody() {
 /// Streams that are reset as soon as they are open (CVE-2023-44487).
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flood_of_resets_harms_nobody() {
-    let place = Place::new();
+    let place = BINARY.place();
     let server = Start::standalone(&place).run().await;
     let other = Bystander::start(server.address(), "/registry/pods/bystander").await;
     let put = PutRequest { key: "/registry/pods/reset".into(), value: "x".into(), ..Default::default() };

@@ -11,9 +11,10 @@ use parking_lot::Mutex;
 use prost::Message;
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::support::client::{Client, end_of};
-use crate::support::process::{Place, Start};
-use crate::support::raw::{Answer, Raw};
+use crate::BINARY;
+use kit::client::{Client, end_of};
+use kit::process::Start;
+use kit::raw::{Answer, Raw};
 
 const GRPC: &str = "application/grpc";
 const RANGE: &str = "/etcdserverpb.KV/Range";
@@ -43,7 +44,7 @@ fn range(request: RangeRequest) -> Bytes {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn answers_through_a_proxy_are_the_brains_byte_for_byte() {
-    let place = Place::new();
+    let place = BINARY.place();
     let brain = Start::brain(&place, "default").run().await;
     let table = place.file("placement.yaml", &one_group(brain.peer_address()));
     let proxy = Start::proxy(&place, "proxy", &table).run().await;
@@ -168,7 +169,7 @@ async fn fields_that_a_proxy_does_not_know_pass_both_ways() {
     let fake = Arc::new(Fake { answer: frame(&message), ..Fake::default() });
     let serving = tokio::spawn(fake.clone().serve(listener));
 
-    let place = Place::new();
+    let place = BINARY.place();
     let table = place.file("placement.yaml", &one_group(&address));
     let proxy = Start::proxy(&place, "proxy", &table).run().await;
     let mut raw = Raw::connect(proxy.address()).await;

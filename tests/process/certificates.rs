@@ -12,9 +12,10 @@ use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use crate::support::http1::get_over;
-use crate::support::process::{Place, Process, Start};
-use crate::support::until;
+use crate::BINARY;
+use kit::http1::get_over;
+use kit::process::{Place, Process, Start};
+use kit::until;
 
 fn file(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/process/pki").join(name)
@@ -112,13 +113,13 @@ async fn is_served(what: &str, server: &Process, trust: &Trust, shows: Option<&s
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn certificates_of_all_kinds_are_served_with_that_clients_of_their_authority_believe() {
     for name in ["p-521", "rsa-8192"] {
-        let place = Place::new();
+        let place = BINARY.place();
         let server = with(&place, name).run().await;
         is_served(name, &server, &Trust::Authority("ca"), None).await;
     }
     // Whether a client takes it is the client's matter: etcd shows it too.
     for name in ["version-1", "itself"] {
-        let place = Place::new();
+        let place = BINARY.place();
         let server = with(&place, name).run().await;
         is_served(name, &server, &Trust::Anybody, None).await;
         assert_eq!(server.log().contains("X.509 version 1"), name == "version-1", "{}", server.log());
@@ -127,7 +128,7 @@ async fn certificates_of_all_kinds_are_served_with_that_clients_of_their_authori
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_are_believed_or_refused_with_a_sentence() {
-    let place = Place::new();
+    let place = BINARY.place();
     let both = place.file("both.crt", &["ca.crt", "itself.crt"].map(|name| read(&file(name))).concat());
     let server = with(&place, "p-521").flag("trusted-ca-file", both.to_str().expect("UTF-8")).run().await;
     let trust = Trust::Authority("ca");
@@ -151,7 +152,7 @@ fn read(path: &Path) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn files_that_cannot_be_used_are_refused_with_what_is_wrong_with_them() {
-    let place = Place::new();
+    let place = BINARY.place();
     let cases = [
         (with(&place, "rsa-1024"), ["--cert-file", "/rsa-1024.crt", "1024 bits", "2048 to 8192"]),
         (with(&place, "secp256k1"), ["--cert-file", "/secp256k1.crt", "a curve that is not taken", "P-521"]),

@@ -6,10 +6,11 @@ use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
-use crate::support::client::Client;
-use crate::support::http1::get;
-use crate::support::process::{Place, Process, Start};
-use crate::support::{in_time, until};
+use crate::BINARY;
+use kit::client::Client;
+use kit::http1::get;
+use kit::process::{Process, Start};
+use kit::{in_time, until};
 
 /// Hard and soft.
 const LIMIT: usize = 256;
@@ -20,7 +21,7 @@ const IDLE: usize = 400;
 /// go on, probes are answered, nothing is judged broken; and who waits is served when some leave.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn idle_connections_take_nothing_from_the_store() {
-    let place = Place::new();
+    let place = BINARY.place();
     let start = Start::standalone(&place).flag("memtable-bytes", "65536").limited(LIMIT);
     let mut server = start.flag("listen-metrics-urls", "http://127.0.0.1:0").run().await;
     let client = Client::new(server.address());
@@ -63,7 +64,7 @@ async fn idle_connections_take_nothing_from_the_store() {
 /// Not one descriptor is left for a while, whoever took them: what opens a file waits, and nothing is judged broken.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_without_descriptors_waits_for_them() {
-    let place = Place::new();
+    let place = BINARY.place();
     let mut server = Start::standalone(&place).flag("memtable-bytes", "65536").run().await;
     let pid = i32::try_from(server.pid()).ok().and_then(Pid::from_raw);
     let before = prlimit(pid, Resource::Nofile, Rlimit { current: Some(8), maximum: hard(&server) });
@@ -118,7 +119,7 @@ fn hard(server: &Process) -> Option<u64> {
 /// The soft limit alone bounds nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_soft_limit_is_raised_and_too_few_are_refused() {
-    let place = Place::new();
+    let place = BINARY.place();
     let server = Start::standalone(&place).limited_softly(64).run().await;
     let limits =
         std::fs::read_to_string(format!("/proc/{}/limits", server.pid())).expect("a process has limits");

@@ -1,7 +1,8 @@
 //! Data directories that cannot be used: one clear message, no panic.
 
-use crate::support::client::Client;
-use crate::support::process::{Place, Start};
+use crate::BINARY;
+use kit::client::Client;
+use kit::process::Start;
 
 async fn refused(what: &str, start: Start, words: &[&str]) {
     let failure = start.fails().await;
@@ -15,7 +16,7 @@ async fn refused(what: &str, start: Start, words: &[&str]) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bad_data_directory_is_refused_with_one_sentence() {
-    let place = Place::new();
+    let place = BINARY.place();
     let in_use = Start::standalone(&place).run().await;
     let client = Client::new(in_use.address());
     client.put("/registry/pods/a", "1").await.expect("a put");
@@ -43,7 +44,7 @@ async fn a_bad_data_directory_is_refused_with_one_sentence() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_damaged_store_is_refused_with_one_sentence() {
-    let place = Place::new();
+    let place = BINARY.place();
     let server = Start::standalone(&place).run().await;
     Client::new(server.address()).put("/registry/pods/a", "1").await.expect("a put");
     let start = server.start();
@@ -54,7 +55,7 @@ async fn a_damaged_store_is_refused_with_one_sentence() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_port_in_use_is_refused_with_one_sentence() {
-    let place = Place::new();
+    let place = BINARY.place();
     let server = Start::standalone(&place).run().await;
     let other = server.start().data_dir(&place.join("other"));
     refused("a port in use", other, &["--listen-client-urls", server.address(), "cannot listen"]).await;

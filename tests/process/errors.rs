@@ -7,10 +7,11 @@ use kubebrain_shared::wire::frame;
 use pb::request_op::Request;
 use prost::Message;
 
-use crate::support::client::Client;
-use crate::support::in_time;
-use crate::support::process::{Place, Process, Start};
-use crate::support::raw::Raw;
+use crate::BINARY;
+use kit::client::Client;
+use kit::in_time;
+use kit::process::{Process, Start};
+use kit::raw::Raw;
 
 const GRPC: &str = "application/grpc";
 const PUT: &str = "KV/Put";
@@ -170,20 +171,20 @@ async fn all(server: &Process, keys: &[&str]) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_brains_errors_have_etcds_codes_and_texts() {
-    let place = Place::new();
+    let place = BINARY.place();
     all(&Start::brain(&place, "default").run().await, &["/registry/pods/a"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn errors_of_several_groups_have_etcds_codes_and_texts() {
-    let place = Place::new();
+    let place = BINARY.place();
     let server = Start::standalone(&place).run().await;
     all(&server, &["/registry/leases/a", "/registry/pods/a", "/registry/events/a", "compact_rev_key"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bounds_are_where_the_flags_put_them() {
-    let place = Place::new();
+    let place = BINARY.place();
     for start in [Start::standalone(&place), Start::brain(&place, "default")] {
         let server = start.flag("max-txn-ops", "3").flag("max-request-bytes", "1000").run().await;
         let mut raw = Raw::connect(server.address()).await;

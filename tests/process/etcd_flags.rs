@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
-use crate::support::http1::{get, get_over};
-use crate::support::pki::Authority;
-use crate::support::process::{Place, Process, Start};
-use crate::support::until;
+use crate::BINARY;
+use kit::http1::{get, get_over};
+use kit::pki::Authority;
+use kit::process::{Place, Process, Start};
+use kit::until;
 
 /// The arguments of the manifest's command.
 fn command(manifest: &str) -> Vec<String> {
@@ -49,7 +50,7 @@ async fn probed(server: &Process, path: &str) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kubeadms_manifests_start_it_as_they_are() {
     for manifest in [include_str!("kubeadm/1.30.yaml"), include_str!("kubeadm/1.34.yaml")] {
-        let place = Place::new();
+        let place = BINARY.place();
         let authority = Authority::new(&place, "etcd");
         authority.issue("server", 1);
         let client = authority.issue("client", 2);
@@ -77,7 +78,7 @@ async fn kubeadms_manifests_start_it_as_they_are() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn probes_have_a_port_of_their_own_where_nothing_else_is_served() {
-    let place = Place::new();
+    let place = BINARY.place();
     let start = Start::standalone(&place).flag("listen-metrics-urls", "http://127.0.0.1:0");
     let server = start.flag("listen-client-http-urls", "http://127.0.0.1:0").run().await;
     for path in ["/health", "/livez", "/readyz?verbose", "/version"] {
@@ -88,7 +89,7 @@ async fn probes_have_a_port_of_their_own_where_nothing_else_is_served() {
     for path in ["/", "/v3/kv/range", "/etcdserverpb.KV/Range"] {
         assert_eq!(get(server.probe_address(), path).await.0, 404, "{path}");
     }
-    let mut raw = crate::support::raw::Raw::connect(server.probe_address()).await;
+    let mut raw = kit::raw::Raw::connect(server.probe_address()).await;
     let range = raw.call("/etcdserverpb.KV/Range", "application/grpc", b"\0\0\0\0\0"[..].into()).await;
     let answer = range.expect("an answer");
     assert_eq!((answer.status, answer.grpc), (404, None));
@@ -96,7 +97,7 @@ async fn probes_have_a_port_of_their_own_where_nothing_else_is_served() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_environment_and_gos_dashes_count_as_in_etcd() {
-    let place = Place::new();
+    let place = BINARY.place();
     let start = Start::exactly(
         &place,
         ["-data-dir", place.join("data").to_str().expect("UTF-8"), "-listen-client-urls=http://127.0.0.1:0"]
@@ -118,7 +119,7 @@ async fn the_environment_and_gos_dashes_count_as_in_etcd() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn other_installers_flags_start_it_too() {
-    let place = Place::new();
+    let place = BINARY.place();
     // Talos' beside those that kubeadm has too: twice the same flag, HTTP on a port of its own.
     let arguments = [
         "--auto-compaction-mode=periodic",
@@ -144,7 +145,7 @@ async fn other_installers_flags_start_it_too() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_must_not_be_ignored_is_refused() {
-    let place = Place::new();
+    let place = BINARY.place();
     let etcds = place.join("etcds");
     std::fs::create_dir_all(etcds.join("member/snap")).expect("a directory");
     let start = || Start::standalone(&place);

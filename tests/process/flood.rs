@@ -8,11 +8,12 @@ use kubebrain_shared::wire::frame;
 use prost::Message;
 use tokio::time::Instant;
 
-use crate::support::client::Client;
-use crate::support::process::{Place, Start};
-use crate::support::raw::Raw;
-use crate::support::watch::{create, key, mod_revision};
-use crate::support::{full_tier, in_time};
+use crate::BINARY;
+use kit::client::Client;
+use kit::process::Start;
+use kit::raw::Raw;
+use kit::watch::{create, key, mod_revision};
+use kit::{full_tier, in_time};
 
 const WRITERS: usize = 4;
 const EVENTS: &str = "/registry/events/";
@@ -20,7 +21,7 @@ const PODS: &str = "/registry/pods/";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flood_of_events_leaves_watches_on_pods_whole() {
-    let place = Place::new();
+    let place = BINARY.place();
     let server = Start::standalone(&place).run().await;
     let (stop, flooded) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
 

@@ -6,11 +6,12 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::net::TcpStream;
 
+use crate::BINARY;
 use crate::proxies::{cluster, table};
-use crate::support::http1::{exchange_over, get, post};
-use crate::support::pki::Authority;
-use crate::support::process::{Place, Process, Start};
-use crate::support::{in_time, until};
+use kit::http1::{exchange_over, get, post};
+use kit::pki::Authority;
+use kit::process::{Process, Start};
+use kit::{in_time, until};
 
 /// The status and the JSON of a request.
 async fn ask(address: &str, path: &str, body: Value) -> (u16, Value) {
@@ -177,7 +178,7 @@ async fn metrics(server: &Process, method: &str) -> u64 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_brain_speaks_json() {
-    let place = Place::new();
+    let place = BINARY.place();
     let brain = Start::brain(&place, "default").run().await;
     let address = brain.address();
     keys_and_leases(address, "/registry/pods/a").await;
@@ -190,7 +191,7 @@ async fn a_brain_speaks_json() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn several_groups_speak_json_in_one_process_and_behind_a_proxy() {
-    let place = Place::new();
+    let place = BINARY.place();
     let standalone = Start::standalone(&place).run().await;
     let (_brains, proxies) = cluster(&place).await;
     for address in [standalone.address(), proxies[0].address()] {
@@ -204,7 +205,7 @@ async fn several_groups_speak_json_in_one_process_and_behind_a_proxy() {
 /// A watch over HTTP/1 has no other sign of its end than the connection's.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_watch_ends_with_its_connection() {
-    let place = Place::new();
+    let place = BINARY.place();
     let brain = Start::brain(&place, "default").run().await;
     let watchers = async || {
         let (_, page) = get(brain.address(), "/metrics").await;
@@ -225,11 +226,11 @@ async fn a_watch_ends_with_its_connection() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn json_has_listeners_of_its_own_or_none_as_flags_say() {
-    let place = Place::new();
+    let place = BINARY.place();
     let none = Start::standalone(&place).flag("enable-grpc-gateway", "false").run().await;
     assert_eq!(post(none.address(), "/v3/kv/range", "{}").await, (404, "404 page not found\n".to_owned()));
     drop(none);
-    let place = Place::new();
+    let place = BINARY.place();
     let http = Start::standalone(&place).flag("listen-client-http-urls", "http://127.0.0.1:0").run().await;
     let put = done(http.probe_address(), "/v3/kv/put", json!({"key": "YQ=="})).await;
     assert_eq!(put["header"]["revision"], "2");
@@ -237,7 +238,7 @@ async fn json_has_listeners_of_its_own_or_none_as_flags_say() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn json_comes_over_tls() {
-    let place = Place::new();
+    let place = BINARY.place();
     let authority = Authority::new(&place, "ours");
     let pair = authority.issue("server", 1);
     let server = Start::standalone(&place).https(&pair.certificate, &pair.key).run().await;
@@ -250,7 +251,7 @@ async fn json_comes_over_tls() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_not_ready_says_so_in_json() {
-    let place = Place::new();
+    let place = BINARY.place();
     // Nobody listens where its brains should be.
     let nobody = |group: &str| format!("{{ brains: [\"http://127.0.0.1:{}\"] }}", group.as_bytes()[0]);
     let placement = place.file("placement.yaml", &table(nobody));

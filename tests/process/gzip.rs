@@ -14,10 +14,11 @@ use kubebrain_shared::wire::{FRAME_PREFIX_BYTES, frame, frame_prefix};
 use prost::Message;
 use tonic::Code;
 
-use crate::support::process::{Place, Process, Start};
-use crate::support::raw::{Answer, Raw};
-use crate::support::watch::create;
-use crate::support::{in_time, until};
+use crate::BINARY;
+use kit::process::{Place, Process, Start};
+use kit::raw::{Answer, Raw};
+use kit::watch::create;
+use kit::{in_time, until};
 
 const PUT: &str = "/etcdserverpb.KV/Put";
 const RANGE: &str = "/etcdserverpb.KV/Range";
@@ -68,7 +69,7 @@ async fn programs(place: &Place) -> Vec<(&'static str, Process)> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn compressed_requests_are_taken_and_answered_so() {
-    let place = Place::new();
+    let place = BINARY.place();
     for (program, server) in &programs(&place).await {
         let mut raw = Raw::connect(server.address()).await;
         let key = format!("/registry/pods/{program}");
@@ -134,7 +135,7 @@ async fn watches(raw: &mut Raw, program: &str, key: &str) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bombs_and_what_cannot_be_inflated_are_refused_as_etcd_refuses_them() {
-    let place = Place::new();
+    let place = BINARY.place();
     for (program, server) in &programs(&place).await {
         let mut raw = Raw::connect(server.address()).await;
         let before = server.resident_bytes();

@@ -6,8 +6,9 @@ use flate2::read::GzDecoder;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::support::in_time;
-use crate::support::process::{Place, Process, Start};
+use crate::BINARY;
+use kit::in_time;
+use kit::process::{Place, Process, Start};
 
 /// An answer: its status, its head in small letters, and its body.
 struct Answer {
@@ -47,7 +48,7 @@ async fn programs(place: &Place) -> Vec<(&'static str, Process)> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn options_and_head_are_answered_as_etcd_answers_them() {
-    let place = Place::new();
+    let place = BINARY.place();
     for (program, server) in &programs(&place).await {
         // Paths, and what each of the three methods gets of the listener for clients, and of that for probes.
         for (path, clients, probes) in [
@@ -90,7 +91,7 @@ async fn options_and_head_are_answered_as_etcd_answers_them() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn metrics_are_compressed_where_that_is_asked_for() {
-    let place = Place::new();
+    let place = BINARY.place();
     for (program, server) in &programs(&place).await {
         for address in [server.address(), server.probe_address()] {
             let plain = ask(address, "GET /metrics HTTP/1.1", "").await;

@@ -4,9 +4,10 @@ use std::path::Path;
 
 use kubebrain_proto::etcdserverpb::ResponseHeader;
 
+use crate::BINARY;
 use crate::proxies::cluster;
-use crate::support::client::Client;
-use crate::support::process::{Place, Process, Start, ctl};
+use kit::client::Client;
+use kit::process::{Process, Start};
 
 /// A kind of each group of `standalone`, and of the cluster of processes.
 const KINDS: [&str; 3] = ["/registry/leases", "/registry/events", "/registry/pods"];
@@ -38,7 +39,7 @@ async fn one(server: &Process) -> (u64, u64) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_store_has_a_cluster_id_of_its_own_and_keeps_it() {
-    let place = Place::new();
+    let place = BINARY.place();
     let data = |name: &str| place.join(name);
     let first = Start::standalone(&place).data_dir(&data("first")).run().await;
     let ids = one(&first).await;
@@ -49,7 +50,8 @@ async fn each_store_has_a_cluster_id_of_its_own_and_keeps_it() {
 
     let file = place.join("snapshot");
     let text = |path: &Path| path.to_str().expect("UTF-8").to_owned();
-    ctl(["snapshot", "save", &text(&file), &format!("--endpoint=http://{}", first.address())])
+    BINARY
+        .ctl(["snapshot", "save", &text(&file), &format!("--endpoint=http://{}", first.address())])
         .expect("saved");
     let start = first.start();
     drop(first);
@@ -62,7 +64,7 @@ async fn each_store_has_a_cluster_id_of_its_own_and_keeps_it() {
     let restore = |into: &Path, flags: &[&str]| {
         let into = format!("--data-dir={}", into.display());
         let given = ["restore", file.to_str().expect("UTF-8"), &into];
-        ctl(given.iter().chain(flags)).expect("restored");
+        BINARY.ctl(given.iter().chain(flags)).expect("restored");
     };
     restore(&data("again"), &[]);
     restore(&data("by token"), &["--initial-cluster-token=token"]);
@@ -75,7 +77,7 @@ async fn each_store_has_a_cluster_id_of_its_own_and_keeps_it() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn groups_that_are_given_one_token_have_one_id_and_those_of_one_placement_never_two() {
-    let place = Place::new();
+    let place = BINARY.place();
     let brain = |group: &str, token: &str| {
         Start::brain(&place, group)
             .flag("initial-cluster-token", token)

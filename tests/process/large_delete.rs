@@ -8,10 +8,11 @@ use kubebrain_proto::etcdserverpb::{
 use kubebrain_shared::fault::Fault;
 use tonic::Status;
 
-use crate::support::client::{Client, end_of};
-use crate::support::full_tier;
-use crate::support::process::{Place, Start};
-use crate::support::watch::mod_revision;
+use crate::BINARY;
+use kit::client::{Client, end_of};
+use kit::full_tier;
+use kit::process::Start;
+use kit::watch::mod_revision;
 
 /// 24 000 keys of 1000 bytes: more than 64 MiB with what their events say, 46 MiB as they are stored.
 const KEYS: usize = 24_000;
@@ -89,7 +90,7 @@ async fn in_one_revision(start: Start) {
 /// Each takes some seconds of a processor, many more where nothing is optimised.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_keys_are_deleted_in_one_revision() {
-    let place = Place::new();
+    let place = BINARY.place();
     in_one_revision(Start::brain(&place, "default")).await;
     if full_tier() {
         in_one_revision(Start::standalone(&place)).await;

@@ -4,9 +4,10 @@ use kubebrain_proto::etcdserverpb::request_op::Request;
 use kubebrain_proto::etcdserverpb::{PutRequest, RequestOp, TxnRequest};
 use tonic::Code;
 
-use crate::support::client::Client;
-use crate::support::process::{Place, Start};
-use crate::support::raw::Raw;
+use crate::BINARY;
+use kit::client::Client;
+use kit::process::Start;
+use kit::raw::Raw;
 
 fn puts(count: usize) -> TxnRequest {
     let put = |number: usize| {
@@ -18,7 +19,7 @@ fn puts(count: usize) -> TxnRequest {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn flags_bound_transactions_requests_and_streams() {
-    let place = Place::new();
+    let place = BINARY.place();
     let limited = |start: Start| {
         start.flag("max-txn-ops", "3").flag("max-request-bytes", "1000").flag("max-concurrent-streams", "2")
     };

@@ -12,10 +12,11 @@ use kubebrain_proto::v3lockpb::{LockRequest, UnlockRequest};
 use tokio::task::JoinHandle;
 use tonic::{Code, Status};
 
+use crate::BINARY;
 use crate::proxies::cluster;
-use crate::support::client::{Client, keys};
-use crate::support::process::{Place, Process, Start};
-use crate::support::{in_time, until};
+use kit::client::{Client, keys};
+use kit::process::{Process, Start};
+use kit::{in_time, until};
 
 /// Nothing has happened for so long.
 const QUIET: Duration = Duration::from_millis(100);
@@ -150,7 +151,7 @@ async fn elects(server: &Process) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn locks_and_elections_of_a_brain() {
-    let place = Place::new();
+    let place = BINARY.place();
     let brain = Start::brain(&place, "default").run().await;
     goes_from_hand_to_hand(&brain).await;
     elects(&brain).await;
@@ -158,7 +159,7 @@ async fn locks_and_elections_of_a_brain() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn locks_and_elections_of_several_groups_in_one_process() {
-    let place = Place::new();
+    let place = BINARY.place();
     let standalone = Start::standalone(&place).run().await;
     goes_from_hand_to_hand(&standalone).await;
     elects(&standalone).await;
@@ -166,7 +167,7 @@ async fn locks_and_elections_of_several_groups_in_one_process() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn locks_of_two_proxies_are_the_same_and_outlive_a_brain() {
-    let place = Place::new();
+    let place = BINARY.place();
     let (mut brains, proxies) = cluster(&place).await;
     goes_from_hand_to_hand(&proxies[0]).await;
     elects(&proxies[1]).await;

@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::support::client::Client;
-use crate::support::http1::get;
-use crate::support::process::{BINARY, Place, Start};
-use crate::support::{in_time, until};
+use crate::BINARY;
+use kit::client::Client;
+use kit::http1::get;
+use kit::process::{Place, Start};
+use kit::{in_time, until};
 
 /// A process whose standard output and log go where a test says. Dropping it kills it.
 struct Server {
@@ -25,7 +26,7 @@ impl Server {
         let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = free.local_addr().expect("a port").to_string();
         drop(free);
-        let child = Command::new(BINARY)
+        let child = Command::new(BINARY.path())
             .args(["standalone", "--log-level=trace"])
             .arg(format!("--data-dir={}", place.join("data").display()))
             .arg(format!("--listen-client-urls=http://{address}"))
@@ -36,7 +37,7 @@ impl Server {
             .spawn()
             .expect("the binary runs");
         let server = Self { child, address };
-        in_time("it is ready", crate::support::client::ready(&server.address)).await;
+        in_time("it is ready", kit::client::ready(&server.address)).await;
         server
     }
 
@@ -87,7 +88,7 @@ async fn a_log_that_cannot_be_written_breaks_nothing() {
     let full = || Stdio::from(File::options().write(true).open("/dev/full").expect("Linux has it"));
     let closed = || pipe().1;
     for (what, log, out) in [("full", full(), full()), ("closed", closed(), closed())] {
-        let place = Place::new();
+        let place = BINARY.place();
         let server = Server::start(&place, out, log, &["--auto-compaction-retention=100ms"]).await;
         server.is_busy().await;
         assert_eq!(get(&server.address, "/livez").await.0, 200, "{what}");
@@ -100,7 +101,7 @@ async fn a_log_that_cannot_be_written_breaks_nothing() {
 /// 64 KiB unread, and more: requests go on, the process ends in time, and what is missing stands in the log.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_log_reader_that_stands_still_stops_nothing() {
-    let place = Place::new();
+    let place = BINARY.place();
     let (reader, log) = pipe();
     let (_nobody_reads, out) = pipe();
     let server = Server::start(&place, out, log, &[]).await;
@@ -125,7 +126,7 @@ async fn a_log_reader_that_stands_still_stops_nothing() {
 /// Reading again: how many lines are missing stands where they are missing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_log_that_can_be_written_again_says_what_is_missing() {
-    let place = Place::new();
+    let place = BINARY.place();
     let path = place.join("log");
     // A file that may not grow is a disk that is full for a while.
     let (mut reader, log) = pipe();
@@ -156,7 +157,7 @@ async fn a_log_that_can_be_written_again_says_what_is_missing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_process_without_a_writer_ends_and_says_why() {
     for program in ["standalone", "brain"] {
-        let place = Place::new();
+        let place = BINARY.place();
         let start = match program {
             "brain" => Start::brain(&place, "default"),
             _ => Start::standalone(&place),
@@ -180,7 +181,7 @@ async fn a_process_without_a_writer_ends_and_says_why() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_log_goes_where_it_is_told_to() {
-    let place = Place::new();
+    let place = BINARY.place();
     let path = place.join("etcd.log");
     let flag = format!("--log-outputs=stderr,stdout,{}", path.display());
     let (log, out) = (place.join("err"), place.join("out"));
@@ -213,7 +214,7 @@ async fn the_log_goes_where_it_is_told_to() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_log_file_is_put_aside_when_it_is_large() {
-    let place = Place::new();
+    let place = BINARY.place();
     let path = place.join("etcd.log");
     let outputs = format!("--log-outputs={}", path.display());
     let json = "--log-rotation-config-json={\"maxsize\": 1, \"maxbackups\": 1, \"compress\": true}";
@@ -241,7 +242,7 @@ async fn a_log_file_is_put_aside_when_it_is_large() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn flags_of_the_log_are_taken_as_etcd_takes_them_and_others_are_refused() {
-    let place = Place::new();
+    let place = BINARY.place();
     let refused = [
         (
             "log-level",
@@ -284,14 +285,14 @@ fn nobody_reads_what_is_printed() {
     for arguments in [&["standalone", "--print-config"][..], &["standalone", "--help"], &["--version"]] {
         let (reader, out) = pipe();
         drop(reader);
-        let output = Command::new(BINARY).args(arguments).stdout(out).stderr(Stdio::piped()).output();
+        let output = Command::new(BINARY.path()).args(arguments).stdout(out).stderr(Stdio::piped()).output();
         let output = output.expect("the binary runs");
         let errors = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(!errors.contains("panicked"), "{arguments:?}: {errors}");
         assert_ne!(output.status.code(), Some(101), "{arguments:?}");
     }
     let full = File::options().write(true).open("/dev/full").expect("Linux has it");
-    let output = Command::new(BINARY).args(["standalone", "--print-config"]).stdout(full).output();
+    let output = Command::new(BINARY.path()).args(["standalone", "--print-config"]).stdout(full).output();
     let output = output.expect("the binary runs");
     assert_eq!(output.status.code(), Some(1));
     let errors = String::from_utf8_lossy(&output.stderr).into_owned();

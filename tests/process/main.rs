@@ -3,8 +3,6 @@
 //! `cargo test --test process`; with `KUBEBRAIN_FULL=1` the long tier, which moves more data. A test that fails keeps
 //! its directory with data and logs, and names it.
 
-mod support;
-
 mod addresses;
 mod answers;
 mod authority;
@@ -42,3 +40,6 @@ mod snapshot;
 mod sockets;
 mod systemd;
 mod tls;
+
+/// The program that is tested.
+const BINARY: kit::process::Binary = kit::process::Binary::new(env!("CARGO_BIN_EXE_kubebrain"));

@@ -14,9 +14,10 @@ use pb::alarm_request::AlarmAction;
 use rand::SeedableRng as _;
 use tonic::Status;
 
-use crate::support::client::{Client, revision};
-use crate::support::process::{Place, Process, Start};
-use crate::support::{in_time, until};
+use crate::BINARY;
+use kit::client::{Client, revision};
+use kit::process::{Process, Start};
+use kit::{in_time, until};
 
 const PODS: &str = "home: a\ndefault: a\ngroups: { a: {}, b: {} }\nkinds:\n  - { kind: pods, group: b }\n";
 
@@ -103,13 +104,13 @@ async fn quota(start: Start) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_quota_holds_for_all_groups_of_a_process() {
-    let place = Place::new();
+    let place = BINARY.place();
     quota(Start::standalone(&place)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_quota_holds_for_a_brain() {
-    let place = Place::new();
+    let place = BINARY.place();
     quota(Start::brain(&place, "default")).await;
 }
 
@@ -126,7 +127,7 @@ async fn keep_alive(server: &Process, id: i64) -> i64 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lease_does_not_begin_again_with_a_crash() {
-    let place = Place::new();
+    let place = BINARY.place();
     let mut server = Start::standalone(&place).flag("lease-checkpoint-interval", "1s").run().await;
     let grant = pb::LeaseGrantRequest { id: 7, ttl: 60 };
     leases(&server).lease_grant(grant).await.expect("granted");
@@ -154,7 +155,7 @@ async fn a_lease_does_not_begin_again_with_a_crash() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn history_goes_by_itself_in_all_groups_at_once() {
-    let place = Place::new();
+    let place = BINARY.place();
     for start in [Start::standalone(&place), Start::brain(&place, "default")] {
         let server = start.flag("auto-compaction-retention", "1s").run().await;
         let client = Client::new(server.address());
@@ -186,7 +187,7 @@ async fn history_goes_by_itself_in_all_groups_at_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn settings_of_compaction_that_make_no_sense_are_refused() {
-    let place = Place::new();
+    let place = BINARY.place();
     let table = place.file("placement.yaml", PODS);
     let brain = Start::brain(&place, "a").placement(&table).flag("auto-compaction-retention", "1h");
     let refused = brain.fails().await;
@@ -205,7 +206,7 @@ async fn settings_of_compaction_that_make_no_sense_are_refused() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_defragmentation_gives_the_disk_back_while_others_go_on() {
-    let place = Place::new();
+    let place = BINARY.place();
     let server = Start::standalone(&place).run().await;
     let client = Client::new(server.address());
     let mut value = vec![0; 100_000];
@@ -238,7 +239,7 @@ async fn a_defragmentation_gives_the_disk_back_while_others_go_on() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn health_is_told_until_the_end() {
-    let place = Place::new();
+    let place = BINARY.place();
     for start in [Start::standalone(&place), Start::brain(&place, "default")] {
         let mut server = start.run().await;
         let mut health = HealthClient::new(Client::new(server.address()).channel());

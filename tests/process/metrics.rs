@@ -7,11 +7,12 @@ use bytes::Bytes;
 use kubebrain_shared::wire;
 use tonic::Code;
 
-use crate::support::client::Client;
-use crate::support::exposition::{Page, get, scrape};
-use crate::support::process::{Place, Process, Start};
-use crate::support::raw::Raw;
-use crate::support::until;
+use crate::BINARY;
+use kit::client::Client;
+use kit::exposition::{Page, get, scrape};
+use kit::process::{Place, Process, Start};
+use kit::raw::Raw;
+use kit::until;
 
 /// A standalone, and a brain with a proxy before it.
 struct Programs {
@@ -51,7 +52,7 @@ async fn becomes(address: &str, what: &str, is: impl Fn(&Page) -> bool) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn numbers_grow_by_what_clients_do() {
-    let place = Place::new();
+    let place = BINARY.place();
     let programs = Programs::start(&place).await;
     for (program, process) in programs.all() {
         let address = process.address();
@@ -142,7 +143,7 @@ async fn numbers_grow_by_what_clients_do() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_proxies_ask_is_not_counted_as_clients_requests() {
-    let place = Place::new();
+    let place = BINARY.place();
     let programs = Programs::start(&place).await;
     Client::new(programs.proxy.address()).put("/registry/pods/a", "x").await.expect("a put");
     let put = [("grpc_method", "Put"), ("grpc_code", "OK")];
@@ -159,7 +160,7 @@ async fn what_proxies_ask_is_not_counted_as_clients_requests() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_brain_that_is_gone_shows_in_its_proxys_numbers() {
-    let place = Place::new();
+    let place = BINARY.place();
     let Programs { brain, proxy, .. } = Programs::start(&place).await;
     let before = scrape(proxy.address()).await;
     assert_eq!(before.value("kubebrain_proxy_connections", &[("lane", "bulk"), ("state", "open")]), 1.0);
@@ -175,7 +176,7 @@ async fn a_brain_that_is_gone_shows_in_its_proxys_numbers() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn made_up_methods_and_paths_make_no_rows() {
-    let place = Place::new();
+    let place = BINARY.place();
     let programs = Programs::start(&place).await;
     for (program, process) in programs.all() {
         let before = scrape(process.address()).await;
@@ -198,7 +199,7 @@ async fn made_up_methods_and_paths_make_no_rows() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn slow_requests_are_warned_of_without_their_values_and_not_too_often() {
-    let place = Place::new();
+    let place = BINARY.place();
     let process = Start::standalone(&place).flag("warning-unary-request-duration", "0s").run().await;
     let client = Client::new(process.address());
     let began = std::time::Duration::from_secs(1);
@@ -239,7 +240,7 @@ const BEGIN: &str = "<!-- the table is compared with running servers; KUBEBRAIN_
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_documentation_lists_what_running_servers_show() {
-    let place = Place::new();
+    let place = BINARY.place();
     let programs = Programs::start(&place).await;
     let mut lines = BTreeMap::<String, Line>::new();
     for (program, process) in programs.all() {

@@ -7,14 +7,15 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
+use crate::BINARY;
 use crate::proxies::{GROUPS, cluster, table};
-use crate::support::client::Client;
-use crate::support::http1::get;
-use crate::support::process::{Place, Process, Start};
-use crate::support::until;
+use kit::client::Client;
+use kit::http1::get;
+use kit::process::{Process, Start};
+use kit::until;
 
 fn run(arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_kubebrain"));
+    let mut command = Command::new(BINARY.path());
     command.args(arguments).stdin(Stdio::null()).env_remove("ETCDCTL_ENDPOINTS");
     command.output().expect("the binary runs")
 }
@@ -38,7 +39,7 @@ fn row<'a>(table: &'a str, group: &str) -> Vec<&'a str> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_brain_that_is_gone_is_shown_so_and_takes_only_its_own_check_with_it() {
-    let place = Place::new();
+    let place = BINARY.place();
     let (mut brains, proxies) = cluster(&place).await;
     let proxy = &proxies[0];
     let all = endpoints(proxy);
@@ -91,7 +92,7 @@ async fn a_brain_that_is_gone_is_shown_so_and_takes_only_its_own_check_with_it()
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn urls_of_brains_that_were_swapped_are_named_and_nothing_is_asked_there() {
-    let place = Place::new();
+    let place = BINARY.place();
     let (brains, proxies) = cluster(&place).await;
     let client = Client::new(proxies[0].address());
     client.put("/registry/pods/ns/a", "v").await.expect("a put");
@@ -127,7 +128,7 @@ async fn urls_of_brains_that_were_swapped_are_named_and_nothing_is_asked_there()
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn standalone_shows_epochs_and_compactions_and_has_etcds_checks_only() {
-    let place = Place::new();
+    let place = BINARY.place();
     let server = Start::standalone(&place).run().await.restart().await;
     let client = Client::new(server.address());
     for number in 0..5 {
@@ -151,7 +152,7 @@ async fn standalone_shows_epochs_and_compactions_and_has_etcds_checks_only() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_without_files_has_no_size() {
-    let place = Place::new();
+    let place = BINARY.place();
     let server = Start::standalone(&place).flag("engine", "memory").run().await;
     let (_, status, _) = told(&["ctl", "status", &endpoints(&server), "-o", "json"]);
     let status: Value = serde_json::from_str(&status).expect("JSON");
@@ -163,7 +164,7 @@ async fn a_store_without_files_has_no_size() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_snapshot_replaces_no_file_unless_told_and_restore_counts_as_status_does() {
-    let place = Place::new();
+    let place = BINARY.place();
     let server = Start::standalone(&place).run().await;
     let client = Client::new(server.address());
     for number in 0..4 {
@@ -198,7 +199,7 @@ async fn a_snapshot_replaces_no_file_unless_told_and_restore_counts_as_status_do
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rule_for_a_kind_that_is_spelled_wrong_is_named() {
-    let place = Place::new();
+    let place = BINARY.place();
     let text = table(|_| "{}".to_owned()).replace("kind: pods", "kind: pod");
     let server = Start::standalone(&place).placement(&place.file("placement.yaml", &text)).run().await;
     let log = server.log();
@@ -229,7 +230,7 @@ fn the_program_tells_of_itself() {
     assert!(code == Some(0) && page.contains(".TH") && page.contains("bump\\-revision"), "{page}");
     let (code, _, errors) = told(&["man", "nothing"]);
     assert!(code == Some(1) && errors.contains("standalone"), "{errors}");
-    let place = Place::new();
+    let place = BINARY.place();
     assert_eq!(told(&["man", "--dir", place.path().to_str().expect("UTF-8")]).0, Some(0));
     for page in ["kubebrain.1", "kubebrain-standalone.1", "kubebrain-ctl-snapshot-save.1"] {
         assert!(place.join(page).exists(), "{page}");
@@ -247,7 +248,7 @@ fn the_program_tells_of_itself() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_panics_where_standard_output_is_closed_or_full() {
-    let place = Place::new();
+    let place = BINARY.place();
     let server = Start::standalone(&place).run().await;
     let all = endpoints(&server);
     let commands: [&[&str]; 7] = [
@@ -261,7 +262,7 @@ async fn nobody_panics_where_standard_output_is_closed_or_full() {
     ];
     for arguments in commands {
         let command = || {
-            let mut command = Command::new(env!("CARGO_BIN_EXE_kubebrain"));
+            let mut command = Command::new(BINARY.path());
             command.args(arguments).stdin(Stdio::null()).stderr(Stdio::piped());
             command
         };

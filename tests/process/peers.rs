@@ -7,13 +7,14 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
-use crate::support::bystander::Bystander;
-use crate::support::client::{Client, keys};
-use crate::support::http1::{get, get_over};
-use crate::support::pki::{Authority, Pair, replace};
-use crate::support::process::{Place, Process, Start};
-use crate::support::watch::{key, mod_revision};
-use crate::support::{full_tier, until};
+use crate::BINARY;
+use kit::bystander::Bystander;
+use kit::client::{Client, keys};
+use kit::http1::{get, get_over};
+use kit::pki::{Authority, Pair, replace};
+use kit::process::{Place, Process, Start};
+use kit::watch::{key, mod_revision};
+use kit::{full_tier, until};
 
 /// Core, and pods in a group of their own, at these URLs.
 fn table(core: &str, pods: &str) -> String {
@@ -52,7 +53,7 @@ async fn peer_health(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_proxy_and_its_brains_trust_certificates_of_one_authority_and_nobody_else() {
-    let place = Place::new();
+    let place = BINARY.place();
     let (ours, theirs) = (Authority::new(&place, "ours"), Authority::new(&place, "theirs"));
     let [core, pods, front] = [("core", 1), ("pods", 2), ("proxy", 3)].map(|(name, at)| ours.issue(name, at));
     // One where other machines would reach it.
@@ -101,7 +102,7 @@ async fn a_proxy_and_its_brains_trust_certificates_of_one_authority_and_nobody_e
 /// the certificates are exchanged.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_proxy_says_why_it_does_not_reach_a_brain() {
-    let place = Place::new();
+    let place = BINARY.place();
     let (ours, theirs) = (Authority::new(&place, "ours"), Authority::new(&place, "theirs"));
     let elsewhere = ours.issue_elsewhere("elsewhere.example", 1);
     let late = ours.issue_expired("late", 2);
@@ -194,7 +195,7 @@ async fn a_proxy_says_why_it_does_not_reach_a_brain() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn certificates_change_under_load_and_no_client_notices() {
     let rounds = if full_tier() { 20 } else { 6 };
-    let place = Place::new();
+    let place = BINARY.place();
     let authorities = [Authority::new(&place, "first"), Authority::new(&place, "second")];
     // Where the programs look: files of their own, which the authorities' take the place of.
     let place_of = |name: &str| place.join(name);
@@ -308,7 +309,7 @@ async fn certificates_change_under_load_and_no_client_notices() {
 /// A brain on the same machine as its proxy may have a socket of the file system, and be reached over TLS beside it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_proxy_goes_over_from_plain_sockets_to_tls_and_no_client_notices() {
-    let place = Place::new();
+    let place = BINARY.place();
     let ours = Authority::new(&place, "ours");
     let [core, pods, front] = [("core", 1), ("pods", 2), ("proxy", 3)].map(|(name, at)| ours.issue(name, at));
     let sockets = ["core", "pods"].map(|name| place.join(&format!("{name}.socket")));
@@ -339,7 +340,7 @@ async fn a_proxy_goes_over_from_plain_sockets_to_tls_and_no_client_notices() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn wrong_flags_are_refused_with_one_sentence_that_names_flag_and_file() {
-    let place = Place::new();
+    let place = BINARY.place();
     let ours = Authority::new(&place, "ours");
     let (pair, other) = (ours.issue("a", 1), ours.issue("b", 2));
     let (secure, plain) = (
@@ -451,7 +452,7 @@ async fn wrong_flags_are_refused_with_one_sentence_that_names_flag_and_file() {
 /// What kubeadm gives to etcd for its peers is still only named in the warning of `standalone`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn standalone_has_no_peers_and_reads_no_files_of_theirs() {
-    let place = Place::new();
+    let place = BINARY.place();
     let missing = place.join("missing").to_str().expect("UTF-8").to_owned();
     let server = Start::standalone(&place)
         .flag("peer-cert-file", &missing)

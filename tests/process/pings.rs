@@ -7,15 +7,16 @@ use kubebrain_proto::etcdserverpb::LeaseKeepAliveRequest;
 use kubebrain_shared::wire::frame;
 use prost::Message as _;
 
+use crate::BINARY;
 use crate::load::frames::{PING, Wild, put_frame};
-use crate::support::exposition::scrape;
-use crate::support::process::{Place, Start};
-use crate::support::raw::Raw;
-use crate::support::{in_time, until};
+use kit::exposition::scrape;
+use kit::process::Start;
+use kit::raw::Raw;
+use kit::{in_time, until};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_pings_too_often_is_told_so() {
-    let place = Place::new();
+    let place = BINARY.place();
     let server = Start::standalone(&place).run().await;
     let mut raw = Raw::connect(server.address()).await;
     for _ in 0..3 {
@@ -29,7 +30,7 @@ async fn a_client_that_pings_too_often_is_told_so() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_pace_of_pings_is_a_setting() {
-    let place = Place::new();
+    let place = BINARY.place();
     let server = Start::standalone(&place).flag("grpc-keepalive-min-time", "0s").run().await;
     let mut raw = Raw::connect(server.address()).await;
     for _ in 0..20 {
@@ -50,7 +51,7 @@ async fn held(address: &str) -> f64 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_ping_for_each_answer_is_free_and_a_flood_has_its_pace() {
-    let place = Place::new();
+    let place = BINARY.place();
     for start in [Start::standalone(&place), Start::brain(&place, "default")] {
         let server = start.flag("grpc-keepalive-min-time", "0s").run().await;
         let mut raw = Raw::connect(server.address()).await;

@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
-use crate::support::client::{Client, keys};
-use crate::support::process::{Place, Process, Start};
-use crate::support::until;
-use crate::support::watch::{key, mod_revision};
+use crate::BINARY;
+use kit::client::{Client, keys};
+use kit::process::{Process, Start};
+use kit::until;
+use kit::watch::{key, mod_revision};
 
 const KEPT: &str = "the old placement stays";
 const TAKEN: &str = "a new placement is in use";
@@ -77,7 +78,7 @@ async fn mistakes_in_a_placement_are_named_by_line_and_reason() {
             &["the placement names brains of group core"],
         ),
     ];
-    let place = Place::new();
+    let place = BINARY.place();
     for (what, text, words) in cases {
         let path = place.file("bad.yaml", text);
         let failure = Start::standalone(&place).placement(&path).fails().await;
@@ -112,7 +113,7 @@ async fn reload(server: &mut Process, path: &Path, text: &str, answer: &str) -> 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reload_that_is_wrong_changes_nothing() {
-    let place = Place::new();
+    let place = BINARY.place();
     let path = place.file("placement.yaml", PODS_APART);
     let mut server = Start::standalone(&place).placement(&path).run().await;
     let client = Client::new(server.address());
@@ -176,7 +177,7 @@ async fn a_reload_that_is_wrong_changes_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_empty_kind_moves_to_a_new_group_without_a_restart() {
-    let place = Place::new();
+    let place = BINARY.place();
     let path = place.file("placement.yaml", PODS_APART);
     let mut server = Start::standalone(&place).placement(&path).run().await;
     let client = Client::new(server.address());
@@ -228,7 +229,7 @@ async fn an_empty_kind_moves_to_a_new_group_without_a_restart() {
 /// Where brains are is no part of a table's version; whoever has to reach them reads it all the same.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_brain_that_has_moved_is_found_by_a_reload() {
-    let place = Place::new();
+    let place = BINARY.place();
     let brain = Start::brain(&place, "core").run().await;
     let table = |address: &str| {
         format!("home: core\ndefault: core\ngroups: {{ core: {{ brains: [\"http://{address}\"] }} }}\n")

@@ -6,9 +6,10 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::support::client::Client;
-use crate::support::process::{Place, Process, Start, ctl_behind, under_umask};
-use crate::support::until;
+use crate::BINARY;
+use kit::client::Client;
+use kit::process::{Process, Start, under_umask};
+use kit::until;
 
 fn mode(path: &Path) -> u32 {
     fs::symlink_metadata(path)
@@ -65,7 +66,7 @@ async fn with_tables(start: Start, data: &Path) -> Process {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_the_umask_what_is_written_is_for_its_user_alone() {
     for umask in ["000", "022", "077"] {
-        let place = Place::new();
+        let place = BINARY.place();
         let data = place.join("data");
         let server = with_tables(Start::standalone(&place).umask(umask), &data).await;
         assert!(assert_private(umask, &data) > 10, "segments, tables, manifests, directories");
@@ -75,11 +76,11 @@ async fn whatever_the_umask_what_is_written_is_for_its_user_alone() {
         set(&place.join("backup.db.part"), 0o666);
         let text = |path: &Path| path.to_str().expect("UTF-8").to_owned();
         let endpoint = format!("--endpoint=http://{}", server.address());
-        ctl_behind(&under_umask(umask), ["snapshot", "save", &text(&file), &endpoint]).expect("saved");
+        BINARY.ctl_behind(&under_umask(umask), ["snapshot", "save", &text(&file), &endpoint]).expect("saved");
         assert_eq!(mode(&file), 0o600, "umask {umask}");
         let restored = place.join("restored");
         let into = format!("--data-dir={}", restored.display());
-        ctl_behind(&under_umask(umask), ["restore", &text(&file), &into]).expect("restored");
+        BINARY.ctl_behind(&under_umask(umask), ["restore", &text(&file), &into]).expect("restored");
         assert_private(umask, &restored);
     }
 }
@@ -88,7 +89,7 @@ async fn whatever_the_umask_what_is_written_is_for_its_user_alone() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_socket_has_the_mode_that_the_umask_gives_it() {
     for (umask, wanted) in [("000", 0o777), ("022", 0o755), ("077", 0o700)] {
-        let place = Place::new();
+        let place = BINARY.place();
         let path = place.join("client.sock");
         let start = Start::standalone(&place).clients("unix", path.to_str().expect("UTF-8"));
         let _server = start.umask(umask).run().await;
@@ -98,7 +99,7 @@ async fn a_socket_has_the_mode_that_the_umask_gives_it() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_that_was_left_open_is_closed_at_its_next_start_and_the_log_says_so() {
-    let place = Place::new();
+    let place = BINARY.place();
     let (data, outside) = (place.join("data"), place.file("outside", "not ours"));
     let mut server = with_tables(Start::standalone(&place), &data).await;
     server.signal("TERM");
@@ -122,7 +123,7 @@ async fn a_store_that_was_left_open_is_closed_at_its_next_start_and_the_log_says
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_directory_that_is_not_ours_is_refused_and_left_as_it_is() {
-    let place = Place::new();
+    let place = BINARY.place();
     let etc = place.join("etc");
     fs::create_dir_all(etc.join("ssl")).expect("a directory");
     fs::write(etc.join("passwd"), "root").expect("a file");
@@ -153,7 +154,7 @@ async fn a_directory_that_is_not_this_users_to_close_is_refused_only_if_every_us
         );
         return;
     }
-    let place = Place::new();
+    let place = BINARY.place();
     set(place.path(), 0o755);
     let volume = place.join("volume");
     fs::create_dir(&volume).expect("a directory");
@@ -183,7 +184,6 @@ async fn a_directory_that_is_not_this_users_to_close_is_refused_only_if_every_us
 /// True if the binary runs so.
 fn may(before: &[String]) -> bool {
     let [program, rest @ ..] = before else { return true };
-    let output =
-        Command::new(program).args(rest).args([env!("CARGO_BIN_EXE_kubebrain"), "--version"]).output();
+    let output = Command::new(program).args(rest).args([BINARY.path(), "--version"]).output();
     output.is_ok_and(|output| output.status.success())
 }

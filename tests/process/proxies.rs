@@ -1,8 +1,9 @@
 //! Two proxies over three brains, each a process.
 
-use crate::support::client::{Client, keys, revision};
-use crate::support::process::{Place, Process, Start};
-use crate::support::watch::{key, mod_revision};
+use crate::BINARY;
+use kit::client::{Client, keys, revision};
+use kit::process::{Place, Process, Start};
+use kit::watch::{key, mod_revision};
 
 pub(crate) const GROUPS: [&str; 3] = ["core", "events", "pods"];
 /// A kind of each group, without the slash.
@@ -36,7 +37,7 @@ pub(crate) async fn cluster(place: &Place) -> (Vec<Process>, [Process; 2]) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_one_proxy_has_written_the_other_shows_at_once() {
-    let place = Place::new();
+    let place = BINARY.place();
     let (_brains, proxies) = cluster(&place).await;
     let clients = [Client::new(proxies[0].address()), Client::new(proxies[1].address())];
     let mut watches = Vec::new();
@@ -89,7 +90,7 @@ async fn what_one_proxy_has_written_the_other_shows_at_once() {
 /// A brain that is killed and started again: its proxies' watches go on without a gap, other groups do not notice.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn watches_outlive_a_brain_that_was_killed() {
-    let place = Place::new();
+    let place = BINARY.place();
     let (mut brains, proxies) = cluster(&place).await;
     let client = Client::new(proxies[0].address());
     let mut watches = Vec::new();
@@ -116,7 +117,7 @@ async fn watches_outlive_a_brain_that_was_killed() {
         let expected: Vec<_> = written.iter().filter(|(_, key)| key.starts_with(*prefix)).cloned().collect();
         let mut seen = Vec::new();
         while seen.len() < expected.len() {
-            let events = crate::support::in_time("events", watch.next()).await;
+            let events = kit::in_time("events", watch.next()).await;
             let events = events.expect("the client's stream goes on").expect("it goes on");
             seen.extend(events.iter().map(|event| (mod_revision(event), key(event))));
         }

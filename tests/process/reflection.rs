@@ -8,8 +8,9 @@ use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 use tonic_reflection::pb::v1::{ServerReflectionRequest, ServerReflectionResponse};
 use tonic_reflection::pb::v1alpha;
 
-use crate::support::in_time;
-use crate::support::process::{Place, Start};
+use crate::BINARY;
+use kit::in_time;
+use kit::process::Start;
 
 async fn ask(address: &str, request: MessageRequest) -> Option<MessageResponse> {
     let channel = Channel::new(Connector::Tcp(address.to_owned()), DialConfig::default());
@@ -23,7 +24,7 @@ async fn ask(address: &str, request: MessageRequest) -> Option<MessageResponse> 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn brain_and_proxy_list_what_they_serve_and_describe_it() {
-    let place = Place::new();
+    let place = BINARY.place();
     let servers = [Start::standalone(&place).run().await, Start::brain(&place, "default").run().await];
     for server in &servers {
         let Some(MessageResponse::ListServicesResponse(listed)) =

@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use kubebrain_proto::etcdserverpb::request_op::Request;
 use kubebrain_proto::etcdserverpb::{PutRequest, RangeRequest, RequestOp, TxnRequest};
 
-use crate::support::client::{Client, end_of, keys, revision};
-use crate::support::process::{Place, Start};
-use crate::support::watch::{key, mod_revision};
+use crate::BINARY;
+use kit::client::{Client, end_of, keys, revision};
+use kit::process::Start;
+use kit::watch::{key, mod_revision};
 
 /// Of a key in one of the three groups, or outside the prefix.
 const KINDS: [&str; 4] =
@@ -16,7 +17,7 @@ const KINDS: [&str; 4] =
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_client_sees_one_dense_clock_over_three_groups() {
-    let place = Place::new();
+    let place = BINARY.place();
     let server = Start::standalone(&place).run().await;
     let client = Client::new(server.address());
 
@@ -73,7 +74,7 @@ async fn one_client_sees_one_dense_clock_over_three_groups() {
 /// One client writes a number to a key of each group in turn: whoever reads all groups sees a moment of that.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_list_over_three_groups_is_of_one_moment() {
-    let place = Place::new();
+    let place = BINARY.place();
     let server = Start::standalone(&place).run().await;
     let stop = Arc::new(AtomicBool::new(false));
     // In an order that is not that of the keys.

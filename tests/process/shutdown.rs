@@ -7,10 +7,11 @@ use kubebrain_proto::mvccpb::Event;
 use parking_lot::Mutex;
 use tonic::{Code, Status};
 
-use crate::support::client::{Client, revision};
-use crate::support::process::{Place, Process, Start};
-use crate::support::watch::{Watch, key, mod_revision};
-use crate::support::{in_time, until};
+use crate::BINARY;
+use kit::client::{Client, revision};
+use kit::process::{Process, Start};
+use kit::watch::{Watch, key, mod_revision};
+use kit::{in_time, until};
 
 const WRITERS: usize = 32;
 const PREFIXES: [&str; 4] = ["/registry/pods/", "/registry/events/", "/registry/leases/", "/"];
@@ -112,20 +113,20 @@ async fn drain(mut server: Process) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn standalone_drains_when_it_is_terminated() {
-    let place = Place::new();
+    let place = BINARY.place();
     drain(Start::standalone(&place).run().await).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_brain_drains_when_it_is_terminated() {
-    let place = Place::new();
+    let place = BINARY.place();
     drain(Start::brain(&place, "default").run().await).await;
 }
 
 /// As above with nobody inside: it does not wait for the drain time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_idle_process_ends_at_once() {
-    let place = Place::new();
+    let place = BINARY.place();
     let mut server = Start::standalone(&place).run().await;
     let client = Client::new(server.address());
     client.put("/registry/pods/a", "x").await.expect("a put");
@@ -139,7 +140,7 @@ async fn an_idle_process_ends_at_once() {
 /// kill -9 in the middle, three times: nothing acknowledged is lost, no revision is used twice.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_process_keeps_what_it_acknowledged() {
-    let place = Place::new();
+    let place = BINARY.place();
     let mut server = Start::standalone(&place).run().await;
     let acked = Arc::new(Mutex::new(Vec::<Acked>::new()));
     for round in 1..=3 {

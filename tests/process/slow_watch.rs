@@ -9,11 +9,12 @@ use kubebrain_proto::etcdserverpb::WatchResponse;
 use kubebrain_shared::wire::frame;
 use prost::Message;
 
-use crate::support::client::Client;
-use crate::support::process::{Place, Process, Start};
-use crate::support::raw::{Messages, Raw};
-use crate::support::watch::{create, key, mod_revision};
-use crate::support::{full_tier, in_time};
+use crate::BINARY;
+use kit::client::Client;
+use kit::process::{Place, Process, Start};
+use kit::raw::{Messages, Raw};
+use kit::watch::{create, key, mod_revision};
+use kit::{full_tier, in_time};
 
 const WATCH: &str = "/etcdserverpb.Watch/Watch";
 const PODS: &str = "/registry/pods/";
@@ -95,7 +96,7 @@ fn small(place: &Place) -> Start {
 
 /// The peak of memory while pods are written, and what a client that does not read gets when it does.
 async fn written_with(watchers: usize, count: usize) -> u64 {
-    let place = Place::new();
+    let place = BINARY.place();
     let server = small(&place).run().await;
     let mut raws = Vec::new();
     for _ in 0..watchers {
@@ -134,7 +135,7 @@ async fn a_watch_that_is_not_read_costs_no_memory_and_misses_nothing() {
 async fn a_watch_from_long_ago_costs_no_memory_and_misses_nothing() {
     // So that all of it at once would be far above the bound.
     let (count, value_bytes) = if full_tier() { (1_000_000, 16) } else { (50_000, 512) };
-    let place = Place::new();
+    let place = BINARY.place();
     let server = small(&place).flag("watch-window-bytes", "65536").run().await;
     write_pods(&server, count, 10_000, value_bytes).await;
     // What reading takes whatever its length, the heap's pages above all, is there before it is measured.
@@ -169,7 +170,7 @@ async fn a_watch_from_long_ago_costs_no_memory_and_misses_nothing() {
 /// etcd's headers say how far the store is, also while a watcher catches up.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn headers_of_a_watch_that_catches_up_do_not_go_back() {
-    let place = Place::new();
+    let place = BINARY.place();
     let server = small(&place).flag("watch-window-bytes", "65536").run().await;
     let count = 2000;
     write_pods(&server, count, 100, 16).await;

@@ -10,11 +10,12 @@ use kubebrain_proto::mvccpb::Event;
 use kubebrain_shared::fault::Fault;
 use tonic::{Status, Streaming};
 
+use crate::BINARY;
 use crate::proxies::{GROUPS, cluster, table};
-use crate::support::client::{Client, revision};
-use crate::support::in_time;
-use crate::support::process::{Place, Process, Start, ctl};
-use crate::support::watch::{key, mod_revision};
+use kit::client::{Client, revision};
+use kit::in_time;
+use kit::process::{Process, Start};
+use kit::watch::{key, mod_revision};
 
 /// A kind of each group of `standalone`.
 const KINDS: [&str; 3] = ["/registry/configmaps", "/registry/events", "/registry/pods"];
@@ -59,12 +60,12 @@ async fn all_at(client: &Client, revision: i64) -> RangeResponse {
 
 fn restore(file: &Path, into: &Path, flags: &[&str]) -> Result<String, String> {
     let into = format!("--data-dir={}", into.display());
-    ctl(["restore", file.to_str().expect("UTF-8"), &into].iter().chain(flags))
+    BINARY.ctl(["restore", file.to_str().expect("UTF-8"), &into].iter().chain(flags))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_snapshot_under_writes_and_a_compaction_is_of_one_revision_and_restores_to_it() {
-    let place = Place::new();
+    let place = BINARY.place();
     let server = Start::standalone(&place).run().await;
     let client = Client::new(server.address());
     fill(&client).await;
@@ -100,7 +101,7 @@ async fn a_snapshot_under_writes_and_a_compaction_is_of_one_revision_and_restore
     let file = place.join("snapshot");
     std::fs::write(&file, &bytes).expect("a file");
     drop(server);
-    let status = ctl(["snapshot", "status", &text(&file), "--output=json"]).expect("a status");
+    let status = BINARY.ctl(["snapshot", "status", &text(&file), "--output=json"]).expect("a status");
     assert!(status.contains(&format!("\"hash\":{}", wanted.hash)), "HashKV of it: {status}");
 
     restore(&file, &place.join("restored"), &[]).expect("restores");
@@ -124,7 +125,7 @@ async fn a_snapshot_under_writes_and_a_compaction_is_of_one_revision_and_restore
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bumped_store_tells_old_watchers_and_lists_to_begin_anew() {
-    let place = Place::new();
+    let place = BINARY.place();
     let server = Start::standalone(&place).run().await;
     let client = Client::new(server.address());
     for kind in KINDS {
@@ -132,9 +133,10 @@ async fn a_bumped_store_tells_old_watchers_and_lists_to_begin_anew() {
         client.put(&format!("{kind}/ns/a"), "new").await.expect("a put");
     }
     let file = place.join("snapshot");
-    let saved = ctl(["snapshot", "save", &text(&file), &format!("--endpoint=http://{}", server.address())]);
+    let saved =
+        BINARY.ctl(["snapshot", "save", &text(&file), &format!("--endpoint=http://{}", server.address())]);
     assert!(saved.as_ref().is_ok_and(|said| said.contains("revision 7, 3 keys")), "{saved:?}");
-    let status = ctl(["snapshot", "status", &text(&file), "--output=json"]).expect("a status");
+    let status = BINARY.ctl(["snapshot", "status", &text(&file), "--output=json"]).expect("a status");
     let want = ["\"revision\":7", "\"totalKey\":3", "\"totalVersion\":6", "\"compacted\":-1"];
     assert!(want.iter().all(|part| status.contains(part)), "{status}");
     // Clients have seen more than the snapshot has.
@@ -162,7 +164,7 @@ async fn a_bumped_store_tells_old_watchers_and_lists_to_begin_anew() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn groups_in_processes_of_their_own_are_saved_through_a_proxy_and_restored_one_by_one() {
-    let place = Place::new();
+    let place = BINARY.place();
     let (brains, proxies) = cluster(&place).await;
     let client = Client::new(proxies[0].address());
     for number in 0..60 {
@@ -213,7 +215,7 @@ async fn groups_in_processes_of_their_own_are_saved_through_a_proxy_and_restored
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_damaged_or_cut_is_refused_and_leaves_no_store() {
-    let place = Place::new();
+    let place = BINARY.place();
     let server = Start::standalone(&place).run().await;
     let client = Client::new(server.address());
     fill(&client).await;
@@ -246,7 +248,7 @@ async fn what_is_damaged_or_cut_is_refused_and_leaves_no_store() {
     for (name, bytes, sentence) in cases {
         let file = place.join(name);
         std::fs::write(&file, bytes).expect("a file");
-        for said in [restore(&file, &into, &[]), ctl(["snapshot", "status", &text(&file)])] {
+        for said in [restore(&file, &into, &[]), BINARY.ctl(["snapshot", "status", &text(&file)])] {
             let said = said.expect_err(name);
             assert!(said.contains(sentence) && said.contains(name), "{name}: {said}");
         }
@@ -256,13 +258,13 @@ async fn what_is_damaged_or_cut_is_refused_and_leaves_no_store() {
     restore(&file, &into, &["--skip-hash-check"]).expect("its records are whole");
     let taken = restore(&file, &into, &["--skip-hash-check"]).expect_err("there is a store already");
     assert!(taken.contains("is not empty, it has"), "{taken}");
-    let gone = ctl(["snapshot", "save", &text(&place.join("new")), "--endpoint=http://127.0.0.1:1"]);
+    let gone = BINARY.ctl(["snapshot", "save", &text(&place.join("new")), "--endpoint=http://127.0.0.1:1"]);
     assert!(gone.is_err() && !place.join("new").exists() && !place.join("new.part").exists(), "{gone:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_is_to_stop_cuts_a_snapshot_off() {
-    let place = Place::new();
+    let place = BINARY.place();
     let mut server = Start::standalone(&place).run().await;
     let client = Client::new(server.address());
     fill(&client).await;

@@ -4,11 +4,12 @@ use std::os::unix::net::UnixListener as Bound;
 
 use tokio::net::UnixStream;
 
-use crate::support::http1::get_over;
-use crate::support::pki::Authority;
-use crate::support::process::{Place, Process, Start};
-use crate::support::raw::Raw;
-use crate::support::until;
+use crate::BINARY;
+use kit::http1::get_over;
+use kit::pki::Authority;
+use kit::process::{Process, Start};
+use kit::raw::Raw;
+use kit::until;
 
 const RANGE: &str = "/etcdserverpb.KV/Range";
 
@@ -23,7 +24,7 @@ async fn ready(server: &Process) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_unix_socket_is_served_left_clean_and_taken_over_from_the_dead() {
-    let place = Place::new();
+    let place = BINARY.place();
     let path = place.join("client.sock");
     let start = || Start::standalone(&place).clients("unix", path.to_str().expect("UTF-8"));
     let mut server = start().run().await;
@@ -54,7 +55,7 @@ async fn a_unix_socket_is_served_left_clean_and_taken_over_from_the_dead() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_unix_socket_speaks_tls_where_its_url_says_so() {
-    let place = Place::new();
+    let place = BINARY.place();
     let ours = Authority::new(&place, "ours");
     let pair = ours.issue("server", 1);
     let path = place.join("secure.sock");
@@ -69,7 +70,7 @@ async fn a_unix_socket_speaks_tls_where_its_url_says_so() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_port_is_shared_where_all_processes_agree() {
-    let place = Place::new();
+    let place = BINARY.place();
     let one = Start::standalone(&place).flag("socket-reuse-port", "true").run().await;
     let two = one.start().data_dir(&place.join("two")).run().await;
     assert_eq!(one.address(), two.address());

@@ -4,9 +4,10 @@ use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
-use crate::support::client::Client;
-use crate::support::process::{Place, Start};
-use crate::support::until;
+use crate::BINARY;
+use kit::client::Client;
+use kit::process::Start;
+use kit::until;
 
 /// The manager's end.
 struct Manager {
@@ -45,7 +46,7 @@ impl Manager {
 /// With a socket in the file system and with an abstract one, as managers have them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_says_when_it_is_ready_that_it_lives_and_that_it_stops() {
-    let place = Place::new();
+    let place = BINARY.place();
     let path = place.join("notify");
     let name = format!("kubebrain-test-{}", std::process::id());
     let of_name = SocketAddr::from_abstract_name(&name).expect("a name");
@@ -76,7 +77,7 @@ async fn it_says_when_it_is_ready_that_it_lives_and_that_it_stops() {
 /// Where the writer hangs the watchdog is not answered any more, and says why; a probe says no.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_writer_that_stands_still_is_not_alive() {
-    let place = Place::new();
+    let place = BINARY.place();
     let path = place.join("notify");
     let mut manager = Manager::new(UnixDatagram::bind(&path).expect("a socket"));
     let start = Start::brain(&place, "default")
@@ -96,7 +97,7 @@ async fn a_writer_that_stands_still_is_not_alive() {
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(manager.count("WATCHDOG=1"), alive, "nobody says that it lives");
     until("a probe that says no", async || {
-        (crate::support::http1::get(server.address(), "/livez").await.0 == 503).then_some(())
+        (kit::http1::get(server.address(), "/livez").await.0 == 503).then_some(())
     })
     .await;
     put.abort();
@@ -105,7 +106,7 @@ async fn a_writer_that_stands_still_is_not_alive() {
 /// etcd's own unit: `Type=notify`, its flags, its environment.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn etcds_unit_works_as_it_is() {
-    let place = Place::new();
+    let place = BINARY.place();
     let path = place.join("notify");
     let mut manager = Manager::new(UnixDatagram::bind(&path).expect("a socket"));
     let data = place.join("data");

@@ -7,11 +7,12 @@ use prost::Message as _;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 
-use crate::support::http1::{get, get_over};
-use crate::support::pki::{Authority, Pair, replace};
-use crate::support::process::{Place, Process, Start};
-use crate::support::raw::Raw;
-use crate::support::{in_time, until};
+use crate::BINARY;
+use kit::http1::{get, get_over};
+use kit::pki::{Authority, Pair, replace};
+use kit::process::{Process, Start};
+use kit::raw::Raw;
+use kit::{in_time, until};
 
 const PUT: &str = "/etcdserverpb.KV/Put";
 
@@ -41,7 +42,7 @@ async fn served(server: &Process, authority: &Authority, client: Option<&Pair>) 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_clients_with_a_certificate_of_the_authority_are_served() {
-    let place = Place::new();
+    let place = BINARY.place();
     let (ours, theirs) = (Authority::new(&place, "ours"), Authority::new(&place, "theirs"));
     let (server_pair, client, stranger) =
         (ours.issue("server", 1), ours.issue("client", 2), theirs.issue("client", 2));
@@ -80,7 +81,7 @@ async fn only_clients_with_a_certificate_of_the_authority_are_served() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn revoked_certificates_and_other_names_are_refused() {
-    let place = Place::new();
+    let place = BINARY.place();
     let ours = Authority::new(&place, "ours");
     let (pair, good, revoked, other) = (
         ours.issue("server", 1),
@@ -102,7 +103,7 @@ async fn revoked_certificates_and_other_names_are_refused() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn certificates_are_replaced_in_use_and_no_connection_ends() {
-    let place = Place::new();
+    let place = BINARY.place();
     let (old, new) = (Authority::new(&place, "old"), Authority::new(&place, "new"));
     let (pair, next) = (old.issue("server", 1), new.issue("server", 1));
     let server = Start::standalone(&place).https(&pair.certificate, &pair.key).run().await;
@@ -131,7 +132,7 @@ async fn certificates_are_replaced_in_use_and_no_connection_ends() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_that_speak_no_tls_or_nothing_keep_nobody_from_being_served() {
-    let place = Place::new();
+    let place = BINARY.place();
     let ours = Authority::new(&place, "ours");
     let pair = ours.issue("server", 1);
     let server = Start::standalone(&place).https(&pair.certificate, &pair.key).run().await;
@@ -153,7 +154,7 @@ async fn clients_that_speak_no_tls_or_nothing_keep_nobody_from_being_served() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_large_answer_arrives_whole_over_tls() {
-    let place = Place::new();
+    let place = BINARY.place();
     let ours = Authority::new(&place, "ours");
     let pair = ours.issue("server", 1);
     let server = Start::standalone(&place).https(&pair.certificate, &pair.key).run().await;
@@ -181,7 +182,7 @@ async fn a_large_answer_arrives_whole_over_tls() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn plain_urls_stay_plain_beside_certificates() {
-    let place = Place::new();
+    let place = BINARY.place();
     let ours = Authority::new(&place, "ours");
     let (pair, client) = (ours.issue("server", 1), ours.issue("client", 2));
     let server = Start::standalone(&place)
@@ -207,7 +208,7 @@ async fn plain_urls_stay_plain_beside_certificates() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn wrong_files_are_refused_with_one_sentence_that_names_flag_and_file() {
-    let place = Place::new();
+    let place = BINARY.place();
     let ours = Authority::new(&place, "ours");
     let (a, b) = (ours.issue("a", 1), ours.issue("b", 2));
     let nonsense = place.file("nonsense", "nothing");

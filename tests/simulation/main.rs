@@ -14,9 +14,6 @@ mod client;
 mod directed;
 mod engine;
 mod gate;
-#[path = "../support/judge/mod.rs"]
-#[allow(dead_code, reason = "shared with judges of real processes")]
-mod judge;
 mod masters;
 mod store;
 mod watching;
@@ -30,9 +27,9 @@ use kubebrain_proxy::config::Seams;
 use tokio::sync::watch;
 
 use crate::client::Client;
-use crate::judge::{check, model, record};
 use crate::world::{Plan, Planted, World};
 use check::{Run, Violation};
+use kit::judge::{check, model, record};
 
 /// Lines of a run that are printed around what went wrong.
 const LINES: usize = 30;

@@ -71,7 +71,7 @@ impl Endpoint {
         Self { inner: Arc::new(inner) }
     }
 
-    // Longer than other functions: the one table of all calls, a line or a few for each.
+    // Long: the one table of all calls, a line or a few for each.
     async fn route(self, request: Request<Body>) -> Response<Body> {
         let inner = self.inner;
         if !probe::is_grpc(request.headers()) {

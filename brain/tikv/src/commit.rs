@@ -96,8 +96,8 @@ pub(crate) async fn commit(reader: Reader, plan: Arc<Plan>) -> Result<(), Commit
     }
 }
 
-/// One transaction. `Err`: it surely did nothing, and another one may do better. It is long because its steps share the
-/// transaction, and what each failure means depends on how far it has come.
+/// One transaction. `Err`: it surely did nothing, and another one may do better.
+// Long: its steps share the transaction, and what each failure means depends on how far it has come.
 async fn once(
     reader: &Reader,
     plan: &Plan,

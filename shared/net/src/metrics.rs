@@ -13,6 +13,7 @@ mod call;
 mod frames;
 mod method;
 mod observe;
+mod side;
 mod slow;
 #[cfg(test)]
 mod tests;
@@ -30,8 +31,9 @@ use tonic::body::Body;
 
 use crate::gzip;
 use crate::held::Held;
-pub use call::{Calls, Side};
+pub use call::Calls;
 pub use observe::{Inbound, Observe};
+pub use side::Side;
 pub use slow::Slow;
 
 /// The text format of Prometheus, as every scraper takes it.

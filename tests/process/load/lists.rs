@@ -7,9 +7,9 @@ use kubebrain_shared::wire::{self, FRAME_PREFIX_BYTES, frame};
 use prost::Message;
 
 use super::{BOTH, Bounds, HEAP_BYTES, Hurt};
-use crate::support::client::end_of;
-use crate::support::full_tier;
-use crate::support::raw::{Answer, Raw};
+use kit::client::end_of;
+use kit::full_tier;
+use kit::raw::{Answer, Raw};
 
 const PODS: &str = "/registry/pods/large/";
 const RANGE: &str = "/etcdserverpb.KV/Range";

@@ -19,9 +19,10 @@ use futures_util::stream::{self, StreamExt};
 use tokio::time::Instant;
 
 use self::pulse::Pulse;
-use crate::support::client::{Client, ready};
-use crate::support::process::{Place, Process, Start};
-use crate::support::{PATIENCE, in_time};
+use crate::BINARY;
+use kit::client::{Client, ready};
+use kit::process::{Place, Process, Start};
+use kit::{PATIENCE, in_time};
 
 /// Where a load is put.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +71,7 @@ impl Hurt {
     }
 
     async fn start_with(mode: Mode, flags: impl FnOnce(Start) -> Start) -> Self {
-        let place = Place::new();
+        let place = BINARY.place();
         let server = flags(mode.start(&place)).run().await;
         Self { server, mode, _place: place }
     }

@@ -10,8 +10,8 @@ use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::support::client::Client;
-use crate::support::in_time;
+use kit::client::Client;
+use kit::in_time;
 
 /// Of a kind that no load touches; in standalone it shares the group with the home keys.
 const PREFIX: &str = "/registry/pods/bystander/";

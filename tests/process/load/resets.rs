@@ -13,8 +13,8 @@ use super::frames::{
     put_header,
 };
 use super::{BOTH, Bounds, HEAP_BYTES, Hurt};
-use crate::support::client::end_of;
-use crate::support::full_tier;
+use kit::client::end_of;
+use kit::full_tier;
 
 const PODS: &str = "/registry/pods/large/";
 const RANGE: &str = "/etcdserverpb.KV/Range";

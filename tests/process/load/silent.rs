@@ -9,8 +9,8 @@ use tokio::net::TcpStream;
 
 use super::frames::{DATA, END_HEADERS, HEADERS, Wild, head, put_frame};
 use super::{BOTH, Bounds, HEAP_BYTES, Hurt, Mode};
-use crate::support::raw::Raw;
-use crate::support::{full_tier, in_time};
+use kit::raw::Raw;
+use kit::{full_tier, in_time};
 
 const PUT: &str = "/etcdserverpb.KV/Put";
 

@@ -5,8 +5,8 @@ use kubebrain_proto::etcdserverpb::request_op::Request;
 use kubebrain_proto::etcdserverpb::{PutRequest, RequestOp, TxnRequest};
 
 use super::{BOTH, Bounds, HEAP_BYTES, Hurt};
-use crate::support::client::Client;
-use crate::support::{full_tier, in_time};
+use kit::client::Client;
+use kit::{full_tier, in_time};
 
 const OPS: usize = 128;
 /// Of a transaction; a little below the bound of 1.5 MiB.

@@ -7,9 +7,9 @@ use kubebrain_shared::wire::frame;
 use prost::Message;
 
 use super::{BOTH, Bounds, HEAP_BYTES, Hurt};
-use crate::support::client::{Client, end_of};
-use crate::support::raw::Raw;
-use crate::support::{full_tier, in_time, until};
+use kit::client::{Client, end_of};
+use kit::raw::Raw;
+use kit::{full_tier, in_time, until};
 
 const PODS: &str = "/registry/pods/large/";
 

@@ -11,10 +11,10 @@ use kubebrain_shared::wire::frame;
 use prost::Message;
 
 use super::{BOTH, Bounds, HEAP_BYTES, Hurt};
-use crate::support::client::Client;
-use crate::support::raw::{Messages, Raw, send_part};
-use crate::support::watch::{key, mod_revision};
-use crate::support::{full_tier, in_time};
+use kit::client::Client;
+use kit::raw::{Messages, Raw, send_part};
+use kit::watch::{key, mod_revision};
+use kit::{full_tier, in_time};
 
 const PODS: &str = "/registry/pods/watched/";
 

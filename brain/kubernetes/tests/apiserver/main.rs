@@ -1,17 +1,9 @@
 //! The ballot on a lease of a real kube-apiserver: see `tests/kubernetes`.
 
-#[path = "../../../../tests/support/apiserver.rs"]
-mod apiserver;
-#[path = "../../../../tests/support/cluster.rs"]
-#[allow(dead_code, reason = "its ports")]
-mod cluster;
-#[path = "../../../../tests/support/kit.rs"]
-mod kit;
-
 use std::sync::Arc;
 use std::time::Duration;
 
-use apiserver::ApiServer;
+use kit::apiserver::ApiServer;
 use kubebrain_brain::election::contract;
 use kubebrain_brain::election::{Ballot as _, MasterRecord, Replaced};
 use kubebrain_brain_kubernetes::{Config, LeaseBallot, connect};

@@ -13,7 +13,8 @@ const CEILING_STEP: u64 = 1_000_000;
 const LEASE_BYTES: u64 = 64;
 
 impl Writer {
-    /// Carries one out. It is long because there are many: an arm of some lines for each.
+    /// Carries one out.
+    // Long: there are many, an arm of some lines for each.
     pub(super) async fn take(&mut self, command: Command) {
         self.filling.proposals += i64::from(command.proposes());
         match command {

@@ -73,7 +73,8 @@ const QUESTIONS: [&str; 2] = ["answered", "failed"];
 const FENCES: [&str; 3] = ["proven", "refuted", "failed"];
 
 impl Counted {
-    /// Registers all of it. It is long because there is much: a name and a help for each.
+    /// Registers all of it.
+    // Long: there is much, a name and a help for each.
     pub(super) fn new(metrics: &shared::Metrics) -> Self {
         let milliseconds =
             |start, count| prometheus::exponential_buckets(start, 2.0, count).expect("a growing factor");

@@ -1,4 +1,4 @@
-//! The engine on TiKV, on a placement driver and a store of TiKV's protocol: see `tests/tikv`.
+//! The engine on TiKV, on a placement driver and a store of TiKV's protocol: see `tests/kits/tikv`.
 
 mod contract;
 mod faults;

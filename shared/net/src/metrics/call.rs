@@ -5,7 +5,6 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use kubebrain_shared::method::{Kind, Method};
 use prometheus::{Histogram, IntCounter};
@@ -14,16 +13,9 @@ use tonic::Code;
 
 use super::frames::Passed;
 use super::method;
+use super::side::Side;
+use super::slow::Ended;
 use super::{Metrics, Slow};
-
-/// Whose calls.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Side {
-    /// etcd clients'. Under etcd's names.
-    Clients,
-    /// Proxies'. Under names of our own, so that nothing is counted twice where both are added up.
-    Peers,
-}
 
 /// By number, as gRPC's Go library writes them in labels.
 const CODES: [&str; 17] = [
@@ -86,15 +78,6 @@ struct Head {
 
 /// Two long keys.
 const HEAD_BYTES_MAX: usize = 512;
-
-/// How a call ended.
-pub(super) struct Ended<'a> {
-    pub(super) method: Method,
-    pub(super) code: &'static str,
-    pub(super) took: Duration,
-    pub(super) request_bytes: u64,
-    pub(super) head: &'a [u8],
-}
 
 impl Calls {
     /// Registers the numbers of one side's calls; warns of slow ones.

@@ -2,7 +2,7 @@
 
 use kubebrain_shared::method::{Answers, CLIENTS, Kind, Method, PEERS};
 
-use super::Side;
+use super::side::Side;
 
 /// The value of a label, in the words of gRPC's own metrics.
 pub(super) const fn label(kind: Kind) -> &'static str {

@@ -2,12 +2,19 @@
 
 use std::time::Duration;
 
-use kubebrain_shared::method;
+use kubebrain_shared::method::{self, Method};
 use kubebrain_shared::wire::{FRAME_PREFIX_BYTES, Fields};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::call::Ended;
+/// How a call ended.
+pub(super) struct Ended<'a> {
+    pub(super) method: Method,
+    pub(super) code: &'static str,
+    pub(super) took: Duration,
+    pub(super) request_bytes: u64,
+    pub(super) head: &'a [u8],
+}
 
 /// Lines a second, at most; the others are counted in the next line.
 const LINES_MAX: u32 = 10;

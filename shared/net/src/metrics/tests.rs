@@ -11,7 +11,7 @@ use tonic::body::Body;
 use tonic::codegen::Service as _;
 use tonic::{Code, Status};
 
-use super::call::Ended;
+use super::slow::Ended;
 use super::slow::{Keys, keys};
 use super::{Calls, Inbound, Metrics, Observe, Side, Slow};
 use crate::dial::{Channel, Connector, DialConfig};

@@ -57,7 +57,7 @@ pub(crate) async fn shared() -> Option<Cluster> {
     });
     let cluster = cluster.await.clone();
     if cluster.is_none() {
-        println!("skipped: neither tests/tikv/bin nor KUBEBRAIN_TEST_PD");
+        println!("skipped: neither tests/kits/tikv/bin nor KUBEBRAIN_TEST_PD");
     }
     cluster
 }
@@ -78,8 +78,8 @@ async fn start(ports: Ports, advertised: Option<u16>) -> Option<Cluster> {
         return None; // not in this run, wherever it is
     }
     if !kit.join("bin/tkstore").exists() {
-        assert!(std::env::var("CI").is_err(), "tests/tikv/build has not been run");
-        println!("skipped: no tests/tikv/bin");
+        assert!(std::env::var("CI").is_err(), "tests/kits/tikv/build has not been run");
+        println!("skipped: no tests/kits/tikv/bin");
         return None;
     }
     let directory =
@@ -106,7 +106,7 @@ fn run() -> String {
 }
 
 fn kit() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/tikv")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/kits/tikv")
 }
 
 impl Ports {
