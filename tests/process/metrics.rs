@@ -218,7 +218,7 @@ async fn slow_requests_are_warned_of_without_their_values_and_not_too_often() {
     assert!(!log.contains("confidential"), "values are nobody's business");
 
     let quiet = Start::brain(&place, "quiet").flag("warning-unary-request-duration", "1h");
-    let quiet = quiet.flag("log-filter", "info,kubebrain_shared=debug").run().await;
+    let quiet = quiet.flag("log-filter", "info,kubebrain_net=debug").run().await;
     Client::new(quiet.address()).put("/registry/pods/a", "x").await.expect("a put");
     let log = quiet.log();
     assert!(!log.contains("a request took long"), "{log}");

@@ -142,9 +142,8 @@ impl<T: AsyncWrite + Unpin> PingGuard<T> {
         if self.rule.take().is_some_and(|rule| rule.outbound.is_between())
             && matches!(Pin::new(&mut self.inner).poll_write(cx, GOAWAY), Poll::Ready(Ok(_)))
         {
-            // The first flush of a cork is deferred.
-            let _sent = Pin::new(&mut self.inner).poll_flush(cx);
-            let _sent = Pin::new(&mut self.inner).poll_flush(cx);
+            // A cork puts a flush off, a shutdown it does not; and nothing comes after this.
+            let _sent = Pin::new(&mut self.inner).poll_shutdown(cx);
         }
         io::Error::new(io::ErrorKind::ConnectionAborted, "the client pings too often")
     }

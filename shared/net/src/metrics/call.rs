@@ -96,8 +96,8 @@ impl Calls {
         let with_code = ["grpc_type", "grpc_service", "grpc_method", "grpc_code"];
         let counters = |name: &str, help: &str| metrics.counters(&format!("{prefix}{name}"), help, &labels);
         let started = counters("grpc_server_started_total", "Calls begun.");
-        let received = counters("grpc_server_msg_received_total", "Kind received in calls.");
-        let sent = counters("grpc_server_msg_sent_total", "Kind sent in calls.");
+        let received = counters("grpc_server_msg_received_total", "Messages received in calls.");
+        let sent = counters("grpc_server_msg_sent_total", "Messages sent in calls.");
         let handled = metrics.counters(
             &format!("{prefix}grpc_server_handled_total"),
             "Calls ended, by how; one that the client gave up is Canceled.",

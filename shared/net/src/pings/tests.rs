@@ -2,7 +2,7 @@ use bytes::{BufMut, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
 use super::*;
-use crate::cork::Cork;
+use crate::cork::{Cork, Turns};
 
 const MINIMUM: Duration = Duration::from_secs(5);
 const PING_BYTES: usize = HEAD_BYTES + 8;
@@ -55,6 +55,25 @@ async fn the_fourth_ping_in_a_row_is_answered_with_goaway() {
     drop(guard);
     let mut said = Vec::new();
     client.read_to_end(&mut said).await.expect("an end");
+    assert_eq!(said, GOAWAY);
+}
+
+/// As a connection does it: it reads and gives up in one turn of its task, and there is no other one.
+#[tokio::test(start_paused = true)]
+async fn who_is_sent_away_hears_it_in_the_same_turn() {
+    let (ours, mut client) = tokio::io::duplex(1 << 16);
+    let turns = Turns::default();
+    let mut guard = PingGuard::new(Cork::by_turns(ours, &turns), Some(MINIMUM), Held::default());
+    client.write_all(&[PREFACE, &ping().repeat(4)].concat()).await.expect("room");
+    let mut space = [0; 1024];
+    let mut reading = std::pin::pin!(async {
+        let read = guard.read(&mut space[..PREFACE.len()]).await.and(guard.read(&mut [0; 4 * PING_BYTES]).await);
+        read.expect_err("too many").kind()
+    });
+    let refused = std::future::poll_fn(|cx| turns.poll(reading.as_mut(), cx)).await;
+    assert_eq!(refused, io::ErrorKind::ConnectionAborted);
+    let mut said = vec![0; GOAWAY.len()];
+    client.read_exact(&mut said).await.expect("it is there already");
     assert_eq!(said, GOAWAY);
 }
 
