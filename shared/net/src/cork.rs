@@ -77,7 +77,7 @@ struct Turn {
 impl Turns {
     /// One turn of a connection over a cork that has these turns.
     pub fn poll<F: Future>(&self, connection: Pin<&mut F>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        let now = self.0.now.load(Relaxed) + 1;
+        let now = self.now() + 1;
         self.0.now.store(now, Relaxed);
         let polled = connection.poll(cx);
         if polled.is_pending() && self.age() > 0 {
@@ -86,18 +86,23 @@ impl Turns {
         polled
     }
 
+    /// The number of this turn, from 1; 0 before the first one.
+    pub(crate) fn now(&self) -> u64 {
+        self.0.now.load(Relaxed)
+    }
+
     /// How many turns ago the flush was put off that waits; 0 if it was in this one, or if none waits.
     fn age(&self) -> u64 {
         match self.0.put_off.load(Relaxed) {
             0 => 0,
-            turn => self.0.now.load(Relaxed) - turn,
+            turn => self.now() - turn,
         }
     }
 
     /// A flush is asked for: true where it waits for the next turn.
     fn put_off(&self, cx: &Context<'_>) -> bool {
         if self.0.put_off.load(Relaxed) == 0 {
-            self.0.put_off.store(self.0.now.load(Relaxed), Relaxed);
+            self.0.put_off.store(self.now(), Relaxed);
             cx.waker().wake_by_ref();
         }
         self.age() == 0

@@ -2,8 +2,9 @@
 //!
 //! * Which of the two HTTPs it speaks stands in the first bytes. hyper waits for them without end; the gate notices
 //!   whether they came. What follows has bounds of its own: a head of HTTP/1 its timeout, an idle connection our pings.
-//! * h2 reads on as long as something is there, so that one busy connection would keep a thread and fill the queue of
-//!   tasks before any of them runs. The gate ends a turn after [`TURN_BYTES`]: requests that came run first.
+//! * h2 reads on as long as something is there, and hyper reads again for each request that it takes, so that one busy
+//!   connection would keep a thread and fill the queue of tasks before any of them runs. The gate gives [`TURN_BYTES`] in
+//!   one turn of the connection's task ([`Turns`]): requests that came run first.
 //! * Frames that cost their sender nothing and make work here (resets, settings, pings, empty data) have a pace. Who
 //!   sends more is read more slowly; nobody is thrown out, as a client may well give up thousands of requests at once.
 //!   So have small messages of streams, which h2 throws out too many of.
@@ -23,6 +24,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
+use crate::cork::Turns;
 use crate::held::{Bound, Held};
 use crate::pings::{ACK, DATA, Frames, HEADERS, PING, PREFACE};
 
@@ -48,6 +50,10 @@ pub(crate) struct Gate<T> {
     spoken: Spoken,
     /// Bytes of this turn.
     turn: usize,
+    /// Where a turn begins; without it, after each read that gave nothing.
+    turns: Option<Turns>,
+    /// The turn that `turn` is of.
+    number: u64,
     pace: Option<Pace>,
     rest: Option<Pin<Box<Sleep>>>,
 }
@@ -183,7 +189,37 @@ impl<T> Gate<T> {
             small: Bucket::new(SMALL_PER_SECOND, SMALL_BURST),
             held,
         };
-        (Self { inner, matched: 0, spoken: spoken.clone(), turn: 0, pace: Some(pace), rest: None }, spoken)
+        (
+            Self {
+                inner,
+                matched: 0,
+                spoken: spoken.clone(),
+                turn: 0,
+                turns: None,
+                number: 0,
+                pace: Some(pace),
+                rest: None,
+            },
+            spoken,
+        )
+    }
+
+    /// For a connection that is polled by these turns.
+    pub(crate) fn by_turns(self, turns: &Turns) -> Self {
+        Self { turns: Some(turns.clone()), ..self }
+    }
+
+    /// Whether this turn has had what is its.
+    fn is_full(&mut self) -> bool {
+        let number = self.turns.as_ref().map_or(0, Turns::now);
+        if number != self.number {
+            (self.number, self.turn) = (number, 0);
+        }
+        let full = self.turn >= TURN_BYTES;
+        if full && self.turns.is_none() {
+            self.turn = 0;
+        }
+        full
     }
 
     fn hear(&mut self, mut bytes: &[u8]) {
@@ -221,15 +257,15 @@ impl<T: AsyncRead + Unpin> AsyncRead for Gate<T> {
             ready!(rest.as_mut().poll(cx));
             self.rest = None;
         }
-        if self.turn >= TURN_BYTES {
-            self.turn = 0;
+        if self.is_full() {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.inner).poll_read(cx, buffer);
         let bytes = &buffer.filled()[before..];
-        self.turn = if read.is_pending() { 0 } else { self.turn + bytes.len() };
+        let ends = read.is_pending() && self.turns.is_none();
+        self.turn = if ends { 0 } else { self.turn + bytes.len() };
         self.hear(bytes);
         read
     }

@@ -172,7 +172,7 @@ async fn serve_handler(io: Box<dyn Io>, handler: Handler, config: &ServeConfig, 
         .keep_alive_timeout(config.keepalive_timeout);
     let (io, spoken) = Gate::new(io, config.control_frames_per_second, config.held.clone());
     let turns = Turns::default();
-    let io = Cork::by_turns(io, &turns);
+    let io = Cork::by_turns(io.by_turns(&turns), &turns);
     let io = TokioIo::new(PingGuard::new(io, config.ping_interval_min, config.held.clone()));
     let connection = builder.serve_connection(io, service_fn(handler));
     let mut connection = std::pin::pin!(connection);

@@ -102,6 +102,32 @@ async fn a_turn_ends_however_much_there_is() {
     assert!(turns.iter().all(|turn| *turn < TURN_BYTES + (4 << 10)), "{turns:?}");
 }
 
+/// As hyper does it, which reads again for each request that it takes.
+#[tokio::test]
+async fn whoever_reads_again_in_one_turn_gets_nothing_more() {
+    let (mut theirs, ours) = tokio::io::duplex(1 << 20);
+    theirs.write_all(&begin()).await.expect("there is room");
+    theirs.write_all(&vec![0; 1 << 19]).await.expect("there is room");
+    let turns = Turns::default();
+    let (gate, _spoken) = Gate::new(ours, None, Held::default());
+    let mut gate = gate.by_turns(&turns);
+    let mut memory = vec![0; 4 << 10];
+    for _ in 0..10 {
+        let mut got = 0;
+        let mut reading = std::pin::pin!(poll_fn(|cx| {
+            let mut pending = 0;
+            while pending < 5 {
+                let mut buffer = ReadBuf::new(&mut memory);
+                pending += usize::from(Pin::new(&mut gate).poll_read(cx, &mut buffer).is_pending());
+                got += buffer.filled().len();
+            }
+            Poll::<()>::Pending
+        }));
+        poll_fn(|cx| Poll::Ready(turns.poll(reading.as_mut(), cx).is_pending())).await;
+        assert!((TURN_BYTES..TURN_BYTES + (4 << 10)).contains(&got), "{got}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn half_a_preface_says_nothing() {
     for (said, spoken) in [

@@ -67,7 +67,8 @@ async fn who_is_sent_away_hears_it_in_the_same_turn() {
     client.write_all(&[PREFACE, &ping().repeat(4)].concat()).await.expect("room");
     let mut space = [0; 1024];
     let mut reading = std::pin::pin!(async {
-        let read = guard.read(&mut space[..PREFACE.len()]).await.and(guard.read(&mut [0; 4 * PING_BYTES]).await);
+        let read =
+            guard.read(&mut space[..PREFACE.len()]).await.and(guard.read(&mut [0; 4 * PING_BYTES]).await);
         read.expect_err("too many").kind()
     });
     let refused = std::future::poll_fn(|cx| turns.poll(reading.as_mut(), cx)).await;
