@@ -90,3 +90,10 @@ pub(crate) fn spread(lines: Vec<usize>) -> Vec<String> {
     }
     wrong
 }
+
+/// Source files that the page names in backticks, with their folders, and that are not there.
+pub(crate) fn files(page: &Page<'_>, tree: &Tree) -> Vec<String> {
+    let quoted = page.0.split('`').filter(|word| word.ends_with(".rs") && word.contains('/'));
+    let gone = quoted.filter(|file| !file.contains(char::is_whitespace) && tree.text(file).is_none());
+    gone.map(|file| format!("the page names {file}, which is not there")).collect()
+}

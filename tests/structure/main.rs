@@ -89,6 +89,7 @@ fn modules_use_only_what_stands_to_their_left() {
 #[test]
 fn the_map_names_what_is_there() {
     nothing(&checks::names(&page(), &TREE));
+    nothing(&checks::files(&page(), &TREE));
 }
 
 #[test]

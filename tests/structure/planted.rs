@@ -155,6 +155,9 @@ fn a_name_in_the_map_without_a_file_is_found() {
         ("tests/full", ""),
         (".ci/run", ""),
     ]);
+    let files = |page: &str| checks::files(&Page(page), &tree);
+    assert_eq!(files("| the layout | `shared/src/wire.rs` |, `some::path`, `wires.rs`"), [""; 0]);
+    finds(&files("| the layout | `shared/src/wires.rs` |"), "names shared/src/wires.rs");
     let names = |map: &str| checks::names(&Page(&format!("```map\n{map}\n```\n")), &tree);
     let good = "shared/src  what both mean; I/O is no folder\n  wire placement/  the table, ring/: its hashes\n      \
                 file, as tests/full reads it; /health\ntests/full .ci/run  all of it";
