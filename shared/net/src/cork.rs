@@ -24,12 +24,12 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::turns::Turns;
 
 /// What a cork keeps at most. Higher saves system calls for large answers and costs memory per busy connection.
 pub const BUFFER_BYTES_MAX: usize = 256 * 1024;
@@ -58,59 +58,6 @@ pub struct Cork<T> {
 enum Failure {
     Unreported(io::Error),
     Reported,
-}
-
-/// The turns of the task that polls a connection, as its cork sees them. For a connection that is polled where it is
-/// handed in: hyper's client polls it in a task of its own.
-#[derive(Clone, Debug, Default)]
-pub struct Turns(Arc<Turn>);
-
-/// Only one task has to do with it, though not always on one thread.
-#[derive(Debug, Default)]
-struct Turn {
-    /// Counted from 1.
-    now: AtomicU64,
-    /// The one in which a flush was put off; 0 if none is.
-    put_off: AtomicU64,
-}
-
-impl Turns {
-    /// One turn of a connection over a cork that has these turns.
-    pub fn poll<F: Future>(&self, connection: Pin<&mut F>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        let now = self.now() + 1;
-        self.0.now.store(now, Relaxed);
-        let polled = connection.poll(cx);
-        if polled.is_pending() && self.age() > 0 {
-            cx.waker().wake_by_ref(); // it neither wrote nor flushed
-        }
-        polled
-    }
-
-    /// The number of this turn, from 1; 0 before the first one.
-    pub(crate) fn now(&self) -> u64 {
-        self.0.now.load(Relaxed)
-    }
-
-    /// How many turns ago the flush was put off that waits; 0 if it was in this one, or if none waits.
-    fn age(&self) -> u64 {
-        match self.0.put_off.load(Relaxed) {
-            0 => 0,
-            turn => self.now() - turn,
-        }
-    }
-
-    /// A flush is asked for: true where it waits for the next turn.
-    fn put_off(&self, cx: &Context<'_>) -> bool {
-        if self.0.put_off.load(Relaxed) == 0 {
-            self.0.put_off.store(self.now(), Relaxed);
-            cx.waker().wake_by_ref();
-        }
-        self.age() == 0
-    }
-
-    fn carried_out(&self) {
-        self.0.put_off.store(0, Relaxed);
-    }
 }
 
 impl<T> Cork<T> {

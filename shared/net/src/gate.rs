@@ -24,9 +24,9 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
-use crate::cork::Turns;
 use crate::held::{Bound, Held};
 use crate::pings::{ACK, DATA, Frames, HEADERS, PING, PREFACE};
+use crate::turns::Turns;
 
 /// What is read of one connection before others get their turn: some twenty requests. With 16 KiB three connections that
 /// ask for lists and reset them leave a bystander 22 to 70 of 1000 of its pace, with this some 250.
@@ -49,12 +49,10 @@ pub(crate) struct Gate<T> {
     /// Of HTTP/2's preface; all of it where something else came.
     matched: usize,
     spoken: Spoken,
-    /// Bytes of this turn.
-    turn: usize,
-    /// Where a turn begins; without it, after each read that gave nothing.
-    turns: Option<Turns>,
-    /// The turn that `turn` is of.
-    number: u64,
+    turns: Turns,
+    /// The last turn in which something was asked for, and the bytes that came in it.
+    turn: u64,
+    taken: usize,
     pace: Option<Pace>,
     rest: Option<Pin<Box<Sleep>>>,
 }
@@ -179,8 +177,9 @@ impl Spoken {
 }
 
 impl<T> Gate<T> {
-    /// `per_second` frames that make work; `None`: as many as come. `held` counts whom a pace held back.
-    pub(crate) fn new(inner: T, per_second: Option<NonZeroU32>, held: Held) -> (Self, Spoken) {
+    /// Of a connection that is polled by `turns`. `per_second` frames that make work; `None`: as many as come. `held`
+    /// counts whom a pace held back.
+    pub(crate) fn new(inner: T, per_second: Option<NonZeroU32>, held: Held, turns: &Turns) -> (Self, Spoken) {
         let spoken = Spoken::default();
         let pace = Pace {
             inbound: Frames::default(),
@@ -195,9 +194,9 @@ impl<T> Gate<T> {
                 inner,
                 matched: 0,
                 spoken: spoken.clone(),
+                turns: turns.clone(),
                 turn: 0,
-                turns: None,
-                number: 0,
+                taken: 0,
                 pace: Some(pace),
                 rest: None,
             },
@@ -205,22 +204,13 @@ impl<T> Gate<T> {
         )
     }
 
-    /// For a connection that is polled by these turns.
-    pub(crate) fn by_turns(self, turns: &Turns) -> Self {
-        Self { turns: Some(turns.clone()), ..self }
-    }
-
     /// Whether this turn has had what is its.
     fn is_full(&mut self) -> bool {
-        let number = self.turns.as_ref().map_or(0, Turns::now);
-        if number != self.number {
-            (self.number, self.turn) = (number, 0);
+        let turn = self.turns.now();
+        if turn != self.turn {
+            (self.turn, self.taken) = (turn, 0);
         }
-        let full = self.turn >= TURN_BYTES;
-        if full && self.turns.is_none() {
-            self.turn = 0;
-        }
-        full
+        self.taken >= TURN_BYTES
     }
 
     fn hear(&mut self, mut bytes: &[u8]) {
@@ -265,8 +255,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Gate<T> {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.inner).poll_read(cx, buffer);
         let bytes = &buffer.filled()[before..];
-        let ends = read.is_pending() && self.turns.is_none();
-        self.turn = if ends { 0 } else { self.turn + bytes.len() };
+        self.taken += bytes.len();
         self.hear(bytes);
         read
     }

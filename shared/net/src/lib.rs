@@ -10,6 +10,7 @@ pub mod gzip;
 pub mod metrics;
 pub mod eager;
 pub mod tls;
+pub mod turns;
 pub mod cork;
 mod pings;
 mod gate;

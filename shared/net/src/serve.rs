@@ -8,7 +8,7 @@
 //! server waits for the last of them, which is at most the drain time and a moment.
 
 use std::convert::Infallible;
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
@@ -20,6 +20,7 @@ use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
+use kubebrain_shared::stop::Stop;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::mpsc;
@@ -27,12 +28,12 @@ use tonic::codegen::Service;
 use tracing::{debug, info, warn};
 
 use crate::connections::{Connections, Party, Place};
-use crate::cork::{Cork, Turns};
+use crate::cork::Cork;
 use crate::gate::Gate;
 use crate::held::{Bound, Held};
 use crate::pings::PingGuard;
 use crate::tls::TlsServer;
-use kubebrain_shared::stop::Stop;
+use crate::turns::Turns;
 
 /// How connections are served.
 #[derive(Clone, Debug)]
@@ -170,9 +171,9 @@ async fn serve_handler(io: Box<dyn Io>, handler: Handler, config: &ServeConfig, 
         .max_local_error_reset_streams(config.pending_resets_max)
         .keep_alive_interval(config.keepalive_interval)
         .keep_alive_timeout(config.keepalive_timeout);
-    let (io, spoken) = Gate::new(io, config.control_frames_per_second, config.held.clone());
     let turns = Turns::default();
-    let io = Cork::by_turns(io.by_turns(&turns), &turns);
+    let (io, spoken) = Gate::new(io, config.control_frames_per_second, config.held.clone(), &turns);
+    let io = Cork::by_turns(io, &turns);
     let io = TokioIo::new(PingGuard::new(io, config.ping_interval_min, config.held.clone()));
     let connection = builder.serve_connection(io, service_fn(handler));
     let mut connection = std::pin::pin!(connection);
@@ -181,10 +182,9 @@ async fn serve_handler(io: Box<dyn Io>, handler: Handler, config: &ServeConfig, 
         biased;
         () = stop.asked() => {
             connection.as_mut().graceful_shutdown();
-            let ended = poll_fn(|cx| turns.poll(connection.as_mut(), cx));
-            tokio::time::timeout(config.drain, ended).await.unwrap_or(Ok(()))
+            tokio::time::timeout(config.drain, turns.around(connection)).await.unwrap_or(Ok(()))
         }
-        ended = poll_fn(|cx| turns.poll(connection.as_mut(), cx)) => ended,
+        ended = turns.around(connection.as_mut()) => ended,
         () = spoken.not_within(config.header_timeout) => {
             config.held.count(Bound::FirstBytes);
             debug!("a connection that says nothing is closed");

@@ -3,6 +3,7 @@
 mod traces;
 
 use std::future::poll_fn;
+use std::pin::pin;
 
 use bytes::{BufMut, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -27,11 +28,15 @@ fn begin() -> BytesMut {
 async fn seconds_for(bytes: &[u8]) -> u64 {
     let (mut theirs, ours) = tokio::io::duplex(2 << 20);
     theirs.write_all(bytes).await.expect("there is room");
-    let (mut gate, _spoken) = Gate::new(ours, NonZeroU32::new(PER_SECOND), Held::default());
+    let turns = Turns::default();
+    let (mut gate, _spoken) = Gate::new(ours, NonZeroU32::new(PER_SECOND), Held::default(), &turns);
     let (began, mut read) = (Instant::now(), vec![0; bytes.len()]);
-    for part in read.chunks_mut(100) {
-        gate.read_exact(part).await.expect("all of it");
-    }
+    let reading = pin!(async {
+        for part in read.chunks_mut(100) {
+            gate.read_exact(part).await.expect("all of it");
+        }
+    });
+    turns.around(reading).await;
     assert_eq!(read, bytes);
     began.elapsed().as_secs()
 }
@@ -78,12 +83,12 @@ async fn a_turn_ends_however_much_there_is() {
     let (mut theirs, ours) = tokio::io::duplex(1 << 20);
     theirs.write_all(&begin()).await.expect("there is room");
     theirs.write_all(&vec![0; 1 << 20][..1 << 19]).await.expect("there is room");
-    let (mut gate, _spoken) = Gate::new(ours, None, Held::default());
-    let mut turns = Vec::new();
+    let (counted, mut turns) = (Turns::default(), Vec::new());
+    let (mut gate, _spoken) = Gate::new(ours, None, Held::default(), &counted);
     let (mut memory, mut all) = (vec![0; 4 << 10], 0);
     while all < 1 << 19 {
         let mut turn = 0;
-        poll_fn(|cx| {
+        let reading = pin!(poll_fn(|cx| {
             loop {
                 let mut buffer = ReadBuf::new(&mut memory);
                 match Pin::new(&mut gate).poll_read(cx, &mut buffer) {
@@ -94,8 +99,8 @@ async fn a_turn_ends_however_much_there_is() {
                 }
                 turn += buffer.filled().len();
             }
-        })
-        .await;
+        }));
+        counted.around(reading).await;
         all += turn;
         turns.push(turn);
     }
@@ -109,12 +114,11 @@ async fn whoever_reads_again_in_one_turn_gets_nothing_more() {
     theirs.write_all(&begin()).await.expect("there is room");
     theirs.write_all(&vec![0; 1 << 19]).await.expect("there is room");
     let turns = Turns::default();
-    let (gate, _spoken) = Gate::new(ours, None, Held::default());
-    let mut gate = gate.by_turns(&turns);
+    let (mut gate, _spoken) = Gate::new(ours, None, Held::default(), &turns);
     let mut memory = vec![0; 4 << 10];
     for _ in 0..10 {
         let mut got = 0;
-        let mut reading = std::pin::pin!(poll_fn(|cx| {
+        let mut reading = pin!(poll_fn(|cx| {
             let mut pending = 0;
             while pending < 5 {
                 let mut buffer = ReadBuf::new(&mut memory);
@@ -139,7 +143,7 @@ async fn half_a_preface_says_nothing() {
     ] {
         let (mut theirs, ours) = tokio::io::duplex(1 << 10);
         theirs.write_all(said).await.expect("there is room");
-        let (mut gate, heard) = Gate::new(ours, None, Held::default());
+        let (mut gate, heard) = Gate::new(ours, None, Held::default(), &Turns::default());
         let mut buffer = [0; 64];
         if !said.is_empty() {
             let _bytes = gate.read(&mut buffer).await.expect("what was said");

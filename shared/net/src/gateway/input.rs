@@ -7,6 +7,8 @@ use std::task::{Context, Poll, ready};
 use bytes::{Bytes, BytesMut};
 use http_body::{Body as _, Frame};
 use http_body_util::BodyExt as _;
+use kubebrain_shared::fault::Fault;
+use kubebrain_shared::wire;
 use prost_reflect::MessageDescriptor;
 use tokio::sync::oneshot;
 use tonic::Status;
@@ -15,8 +17,6 @@ use tonic::body::Body;
 use super::json;
 use crate::budget::{Budget, Share, UNCOUNTED_BYTES};
 use crate::intake::BODY_MAX;
-use kubebrain_shared::fault::Fault;
-use kubebrain_shared::wire;
 
 /// A body, and what it takes of `budget` while it is used.
 ///

@@ -6,12 +6,12 @@ use http::HeaderMap;
 use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
 use kubebrain_proto::etcdserverpb as pb;
+use kubebrain_shared::fault::Fault;
 use parking_lot::Mutex;
 use prost::Message;
 use tower::service_fn;
 
 use super::*;
-use kubebrain_shared::fault::Fault;
 
 /// What a service was asked: path, headers, and the messages that came.
 type Asked = Arc<Mutex<Vec<(String, HeaderMap, Vec<Bytes>)>>>;

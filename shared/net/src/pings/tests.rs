@@ -2,7 +2,8 @@ use bytes::{BufMut, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
 use super::*;
-use crate::cork::{Cork, Turns};
+use crate::cork::Cork;
+use crate::turns::Turns;
 
 const MINIMUM: Duration = Duration::from_secs(5);
 const PING_BYTES: usize = HEAD_BYTES + 8;
@@ -66,12 +67,12 @@ async fn who_is_sent_away_hears_it_in_the_same_turn() {
     let mut guard = PingGuard::new(Cork::by_turns(ours, &turns), Some(MINIMUM), Held::default());
     client.write_all(&[PREFACE, &ping().repeat(4)].concat()).await.expect("room");
     let mut space = [0; 1024];
-    let mut reading = std::pin::pin!(async {
+    let reading = std::pin::pin!(async {
         let read =
             guard.read(&mut space[..PREFACE.len()]).await.and(guard.read(&mut [0; 4 * PING_BYTES]).await);
         read.expect_err("too many").kind()
     });
-    let refused = std::future::poll_fn(|cx| turns.poll(reading.as_mut(), cx)).await;
+    let refused = turns.around(reading).await;
     assert_eq!(refused, io::ErrorKind::ConnectionAborted);
     let mut said = vec![0; GOAWAY.len()];
     client.read_exact(&mut said).await.expect("it is there already");

@@ -138,10 +138,11 @@ async fn play(trace: &[Step], calls: u32) -> (Duration, io::Result<()>, String) 
     let (mut client, ours) = tokio::io::duplex(1 << 20);
     let metrics = Metrics::new();
     let held = metrics.held();
-    let (gate, _spoken) = Gate::new(ours, Some(PER_SECOND), held.clone());
+    let turns = Turns::default();
+    let (gate, _spoken) = Gate::new(ours, Some(PER_SECOND), held.clone(), &turns);
     let mut server = PingGuard::new(Cork::new(gate), Some(PINGS_EACH), held);
     let began = Instant::now();
-    let exchange = async {
+    let exchange = pin!(async {
         pass(&mut client, &mut server, &begin()).await?;
         for _ in 0..calls {
             for step in trace {
@@ -162,8 +163,8 @@ async fn play(trace: &[Step], calls: u32) -> (Duration, io::Result<()>, String) 
             }
         }
         Ok(())
-    };
-    let outcome = exchange.await;
+    });
+    let outcome = turns.around(exchange).await;
     (began.elapsed(), outcome, metrics.page())
 }
 
