@@ -4,10 +4,10 @@
 //! Below the mark stand only single records that are kept for those who sleep (see `sweep`); nothing looks for its way
 //! there. The record at the mark is always there: a trim stays below the tail of its time.
 
-use super::codec;
-use super::codec::{Damaged, Layout, Record, Small};
-use crate::engine::{ReadError, Snapshot};
 use thiserror::Error;
+
+use super::codec::{self, Damaged, Layout, Record, Small};
+use crate::engine::{ReadError, Snapshot};
 
 /// Why the log was not read.
 #[derive(Debug, Error)]

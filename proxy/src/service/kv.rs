@@ -1,9 +1,9 @@
 //! Range, RangeStream, Put and DeleteRange: one group's as they came, several groups' by fan-out.
 
-use kubebrain_shared::method;
 use std::sync::Arc;
 
 use http::Response;
+use kubebrain_shared::method;
 use tonic::Status;
 use tonic::body::Body;
 

@@ -1,7 +1,6 @@
 //! [`Streams`]: the calls of which a client's side goes on as long as the answer. They meet no layer that is for requests
 //! with one message and an end.
 
-use kubebrain_shared::method;
 use std::future::{Ready, ready};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -9,6 +8,7 @@ use std::task::{Context, Poll};
 use futures_util::future::Either;
 use http::{Request, Response};
 use kubebrain_net::eager::Eager;
+use kubebrain_shared::method;
 use tonic::Status;
 use tonic::body::Body;
 use tower::{Layer, Service};

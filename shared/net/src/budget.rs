@@ -18,6 +18,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, Response};
 use http_body::Frame;
+use kubebrain_shared::fault::Fault;
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use tokio::time::Instant;
@@ -25,7 +26,6 @@ use tonic::Status;
 use tonic::body::Body;
 
 use crate::held::{self, Bound};
-use kubebrain_shared::fault::Fault;
 
 /// Up to this an answer is not counted: its stream costs about as much.
 pub const UNCOUNTED_BYTES: u64 = 16 << 10;

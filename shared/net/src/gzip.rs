@@ -24,13 +24,13 @@ use flate2::Compression;
 use flate2::bufread::{GzEncoder, MultiGzDecoder};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, header};
 use http_body::{Body as HttpBody, Frame, SizeHint};
+use kubebrain_shared::wire::{FRAME_PREFIX_BYTES, frame_prefix};
 use tonic::Status;
 use tonic::body::Body;
 
 use crate::budget::{Budget, CHUNK_BYTES, UNCOUNTED_BYTES};
 use crate::held::Held;
 use crate::intake::{Intake, Taken};
-use kubebrain_shared::wire::{FRAME_PREFIX_BYTES, frame_prefix};
 
 /// What large requests may take of memory while they are compressed. They are let in one after the other then.
 const PACKED_BYTES: u64 = 32 << 20;

@@ -14,14 +14,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::Request;
 use http_body::{Body, Frame, SizeHint};
+use kubebrain_shared::fault::Fault;
+use kubebrain_shared::wire::FRAME_PREFIX_BYTES;
 use parking_lot::Mutex;
 use tokio::time::Sleep;
 use tonic::Status;
 
 use crate::budget::{Budget, Share, UNCOUNTED_BYTES};
 use crate::held::Bound;
-use kubebrain_shared::fault::Fault;
-use kubebrain_shared::wire::FRAME_PREFIX_BYTES;
 
 /// A request's message must be there within this time.
 pub const BODY_MAX: Duration = Duration::from_secs(30);

@@ -18,13 +18,13 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, h
 use http_body_util::Full;
 use hyper::body::Incoming;
 use kubebrain_proto::etcdserverpb::AlarmType;
+use kubebrain_shared::group::GroupName;
 use tokio::time::timeout;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::Service;
 
 use crate::serve::Serve;
-use kubebrain_shared::group::GroupName;
 
 /// The etcd release whose behaviour these servers have, as `Status` and `/version` say; clients switch features on by it.
 pub const ETCD_VERSION: &str = "3.7.0";

@@ -5,13 +5,13 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use kubebrain_shared::stop::Stopper;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 use crate::serve::tests::{echo, within};
 use crate::serve::{ServeConfig, serve_connection};
-use kubebrain_shared::stop::Stopper;
 
 /// Counts the writes that reach it.
 struct Counting<T> {

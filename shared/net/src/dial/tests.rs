@@ -3,6 +3,7 @@ use kubebrain_proto::health::health_check_response::ServingStatus;
 use kubebrain_proto::health::health_client::HealthClient;
 use kubebrain_proto::health::health_server::{Health, HealthServer};
 use kubebrain_proto::health::{HealthCheckRequest, HealthCheckResponse};
+use kubebrain_shared::stop::Stopper;
 use tokio::net::TcpListener;
 use tonic::codegen::tokio_stream;
 use tonic::{Code, Request, Response};
@@ -10,7 +11,6 @@ use tonic::{Code, Request, Response};
 use super::*;
 use crate::serve::tests::{call, echo, within};
 use crate::serve::{ServeConfig, memory, serve_memory, serve_tcp};
-use kubebrain_shared::stop::Stopper;
 
 struct Always;
 

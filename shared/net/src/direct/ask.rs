@@ -3,13 +3,13 @@
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Method, Request, Uri, header};
 use http_body_util::{BodyExt as _, Full};
+use kubebrain_shared::fault::Fault;
+use kubebrain_shared::wire;
 use prost::Message;
 use tonic::body::Body;
 use tonic::{Code, Status};
 
 use super::Direct;
-use kubebrain_shared::fault::Fault;
-use kubebrain_shared::wire;
 
 /// An answer that has begun.
 #[derive(Debug)]

@@ -5,11 +5,11 @@ use futures_util::{StreamExt as _, stream};
 use http::{HeaderMap, HeaderValue};
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::Incoming;
+use kubebrain_shared::stop::Stopper;
 
 use super::*;
 use crate::dial::{Channel, Connector, DialConfig, DialError};
 use crate::serve::{ServeConfig, memory, serve_memory};
-use kubebrain_shared::stop::Stopper;
 
 /// A service that does what the request's path says.
 #[derive(Clone, Default)]

@@ -4,11 +4,11 @@ use std::time::Duration;
 use flate2::write::GzEncoder as Writer;
 use futures_util::stream;
 use http_body_util::{BodyExt as _, StreamBody};
+use kubebrain_shared::wire::frame;
 use tonic::Code;
 
 use super::*;
 use crate::intake::intake;
-use kubebrain_shared::wire::frame;
 
 const MIB: usize = 1 << 20;
 

@@ -6,6 +6,8 @@ use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use kubebrain_proto::etcdserverpb as pb;
+use kubebrain_shared::stop::Stopper;
+use kubebrain_shared::wire;
 use prost::Message as _;
 use tonic::body::Body;
 use tonic::codegen::Service as _;
@@ -18,8 +20,6 @@ use crate::dial::{Channel, Connector, DialConfig};
 use crate::gzip::Gzip;
 use crate::held::Held;
 use crate::serve::{ServeConfig, memory, serve_memory};
-use kubebrain_shared::stop::Stopper;
-use kubebrain_shared::wire;
 
 /// The value of a line of the page; `None` if it has none.
 fn value(page: &str, row: &str) -> Option<f64> {

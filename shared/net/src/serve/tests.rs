@@ -3,12 +3,12 @@ use std::net::SocketAddr;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http_body_util::{BodyExt, Full};
+use kubebrain_shared::stop::Stopper;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
 use tonic::body::Body;
 
 use super::*;
-use kubebrain_shared::stop::Stopper;
 
 /// `/echo` streams back what comes; `/hang` never answers; `/slow` answers after half a second, `/kib` with 1 KiB,
 /// every other path with itself.

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use kubebrain_shared::stop::Stop;
 use parking_lot::Mutex;
 use rustls::client::Resumption;
 use rustls::client::WebPkiServerVerifier;
@@ -23,7 +24,6 @@ use tokio_rustls::client::TlsStream;
 use super::files::{self, Current};
 use super::listed::{Listed, Refused};
 use super::{TlsError, look};
-use kubebrain_shared::stop::Stop;
 
 /// What is trusted, and what is shown. Share it in an [`Arc`]: whoever follows the files does it for all.
 pub struct TlsClient {

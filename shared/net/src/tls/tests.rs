@@ -1,3 +1,4 @@
+use kubebrain_shared::stop::Stopper;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
     date_time_ymd,
@@ -10,7 +11,6 @@ use super::*;
 use crate::dial::{Channel, Connector, DialConfig, DialError};
 use crate::serve::tests::{call, echo, within};
 use crate::serve::{Listener, ServeConfig, serve_listener};
-use kubebrain_shared::stop::Stopper;
 
 fn suites_of(names: &[&str]) -> Result<Vec<String>, String> {
     let config =
