@@ -29,7 +29,7 @@ use crate::pings::{ACK, DATA, Frames, HEADERS, PING, PREFACE};
 use crate::turns::Turns;
 
 /// What is read of one connection before others get their turn: some twenty requests. With 16 KiB three connections that
-/// ask for lists and reset them leave a bystander 22 to 70 of 1000 of its pace, with this some 250.
+/// ask for lists and reset them leave a bystander 22 to 70 of 1000 of its pace, with this 80 to 340.
 const TURN_BYTES: usize = 4 << 10;
 /// Below this h2 counts a frame of a stream as small, and gives the connection up above some eight thousand that are not
 /// read. Whoever reads them may not get a processor for a while, so they have a pace too.
