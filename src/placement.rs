@@ -10,7 +10,38 @@ use kubebrain_shared::placement::Placement;
 /// A file that is looked at once in this time is noticed soon enough and costs nothing.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
+/// What `standalone` begins with where no file is given.
+pub(crate) const BUILTIN: &str = "\
+home: core
+default: core
+groups: { core: {}, pods: {}, events: {} }
+kinds:
+  - { kind: pods, group: pods }
+  - { kind: events, group: events }
+";
+
+/// A file that was read.
+#[derive(Clone)]
+pub(crate) struct File {
+    /// As people know it.
+    pub name: String,
+    pub text: String,
+    pub table: Arc<Placement>,
+}
+
+impl File {
+    pub(crate) fn builtin() -> Self {
+        let table = Arc::new(Placement::builtin());
+        Self { name: "the builtin placement".to_owned(), text: BUILTIN.to_owned(), table }
+    }
+}
+
 pub(crate) fn read(path: &Path) -> Result<Arc<Placement>> {
+    Ok(read_file(path)?.table)
+}
+
+/// With its text.
+pub(crate) fn read_file(path: &Path) -> Result<File> {
     let text = std::fs::read_to_string(path).with_context(|| format!("placement {}", path.display()))?;
     let placement =
         Placement::parse(&text).map_err(|errors| anyhow!("placement {}:\n{errors}", path.display()))?;
@@ -21,7 +52,7 @@ pub(crate) fn read(path: &Path) -> Result<Arc<Placement>> {
             path.display()
         );
     }
-    Ok(Arc::new(placement))
+    Ok(File { name: path.display().to_string(), text, table: Arc::new(placement) })
 }
 
 /// Notices changes of a placement file.
@@ -54,28 +85,35 @@ impl Watched {
         }
     }
 
-    /// Reads it again. `None`: there is no file, or nothing is new in it, wherever brains are.
-    pub(crate) fn reload(&self, current: &Placement) -> Option<Arc<Placement>> {
-        self.reload_unless(|next| next.version() == current.version())
-    }
-
-    /// The same for who has to reach the brains.
+    /// Reads it again for the addresses in it, for who goes by the cluster's placement. `None`: there is no file, or nothing
+    /// is new in it.
     pub(crate) fn reload_with_addresses(&self, current: &Placement) -> Option<Arc<Placement>> {
-        self.reload_unless(|next| next == current)
+        let read = self.reload("the contact addresses stay as they were")?;
+        if *read.table == *current {
+            tracing::info!(file = read.name, "the placement file was read again: nothing has changed");
+            return None;
+        }
+        Some(read.table)
     }
 
-    fn reload_unless(&self, is_same: impl Fn(&Placement) -> bool) -> Option<Arc<Placement>> {
-        let path = self.path.as_ref()?;
-        match read(path) {
-            Ok(placement) if is_same(&placement) => {
-                tracing::info!(file = %path.display(), "the placement file was read again: nothing has changed");
-                None
-            }
-            Ok(placement) => Some(placement),
+    /// Reads it again. `None`: there is no file, or it cannot be used, which is said with what comes of it.
+    pub(crate) fn reload(&self, otherwise: &str) -> Option<File> {
+        match read_file(self.path.as_ref()?) {
+            Ok(file) => Some(file),
             Err(error) => {
-                tracing::error!("the old placement stays: {error:#}");
+                tracing::error!("{otherwise}: {error:#}");
                 None
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_builtin_placement_has_a_text() {
+        assert_eq!(Placement::parse(BUILTIN), Ok(Placement::builtin()));
     }
 }

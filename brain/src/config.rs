@@ -71,6 +71,9 @@ pub struct Config {
     pub metrics: Metrics,
     /// Rows that were read to open or to follow, ever.
     pub loaded: Arc<AtomicU64>,
+    /// The group is one of a cluster, and has nothing but what is recorded as its own until it has heard of a placement.
+    /// Default: it goes by the table that it is opened with.
+    pub awaits_placement: bool,
     /// What is wrong on purpose.
     #[cfg(any(test, feature = "faults"))]
     pub planted: Planted,
@@ -107,6 +110,7 @@ impl Config {
             tenure: None,
             metrics: Metrics::default(),
             loaded: Arc::default(),
+            awaits_placement: false,
             #[cfg(any(test, feature = "faults"))]
             planted: Planted::default(),
         }

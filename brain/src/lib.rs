@@ -19,6 +19,7 @@ mod lead;
 mod follow;
 mod copy;
 pub mod store;
+pub mod authority;
 pub mod election;
 pub mod watch;
 pub mod compaction;

@@ -29,6 +29,40 @@ pub struct Planted {
     pub closes_before_events: bool,
     /// A slave that is promoted does not read what the log has after what it applied.
     pub skips_tail: bool,
+    /// Who goes by a document does not begin at its revision.
+    pub ignores_floor: bool,
+    /// Who goes by a document does not take over its compacted revision.
+    pub ignores_compacted: bool,
+    /// A group adopts the next document without the present one.
+    pub skips_base: bool,
+    /// A group serves what it gains once it has adopted.
+    pub serves_early: bool,
+    /// A group lets go of keys.
+    pub lets_keys_go: bool,
+    /// A group lets go of units that have history.
+    pub lets_history_go: bool,
+    /// A slave waits for its master's revision, and not for what its master goes by.
+    pub waits_by_revision: bool,
+    /// A slave hears what its master goes by some responses later.
+    pub hears_late: bool,
+    /// A late document takes the place of a newer one.
+    pub takes_older: bool,
+    /// What was decided before what a group goes by takes its place, if its number is above it.
+    pub ignores_after: bool,
+    /// An adoption is not in the log.
+    pub adopts_in_memory: bool,
+    /// Whose keys are is judged before the revision of the answer is fixed.
+    pub judges_first: bool,
+    /// Watchers of what a group gives away go on.
+    pub keeps_watches: bool,
+    /// Progress that was ready before a watcher was handed over is told after.
+    pub keeps_progress: bool,
+    /// A slave takes two documents that say the same for one.
+    pub compares_contents: bool,
+    /// A group that has lost its data goes by what it is told.
+    pub ignores_losses: bool,
+    /// A watcher that is handed over is told that all was sent, whether it was or not.
+    pub claims_all_sent: bool,
 }
 
 /// Of a whole process, by `KUBEBRAIN_PLANTED`: `panic=KEY` or `hang=KEY` is what the writer does when it is to put KEY.

@@ -6,12 +6,14 @@
 use http::{HeaderMap, HeaderValue, Method, Request, header};
 use kubebrain_shared::fault::Fault;
 use kubebrain_shared::metadata;
+use kubebrain_shared::placement::DocumentId;
 use tokio::time::Instant;
 use tonic::Status;
 use tonic::body::Body;
 
 use crate::answer::Answer;
 use crate::core::Core;
+pub(crate) use crate::failure::Failure;
 use crate::group::{Attempt, Group, Miss, Place, RoutingPolicy, Tried};
 use crate::grpc::{self, Framed};
 use crate::metrics::Outcome;
@@ -24,24 +26,10 @@ pub(crate) struct Ask<'a> {
     /// The client's headers, our own stripped.
     pub(crate) headers: &'a HeaderMap,
     pub(crate) message: Framed,
-    /// The placement version, if the group is asked for its part only.
-    pub(crate) part: Option<u64>,
+    /// By which document, if the group is asked for its part only.
+    pub(crate) part: Option<DocumentId>,
     /// Whether the group is raised to the floor first: everything but fences.
     pub(crate) floor: bool,
-}
-
-/// Why there is no answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Failure {
-    /// It did not leave, or was handed back: surely not applied.
-    #[error("the request was not sent")]
-    NotSent,
-    /// The group does not own the keys, or has another table: surely not applied.
-    #[error("the group is not the owner")]
-    NotOwner,
-    /// It may have been applied.
-    #[error("the outcome is not known")]
-    Unknown,
 }
 
 impl Core {
@@ -117,7 +105,11 @@ impl Core {
             self.floor.raise(revision);
         }
         match &answer.error {
-            Some(status) if metadata::is_not_owner(status) => Err(Failure::NotOwner),
+            Some(status) if metadata::is_not_owner(status) => {
+                tracing::debug!(group = %group.name(), path = ask.path, %status, "refused");
+                self.changes().ask(group.name());
+                Err(Failure::NotOwner)
+            }
             _ => Ok(answer),
         }
     }
@@ -127,7 +119,7 @@ impl Core {
         &self,
         path: &'static str,
         headers: &HeaderMap,
-        part: Option<u64>,
+        part: Option<DocumentId>,
         body: Body,
     ) -> Request<Body> {
         let mut request = Request::new(body);
@@ -139,7 +131,7 @@ impl Core {
         headers.insert(header::CONTENT_TYPE, grpc::CONTENT_TYPE);
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
         headers.insert(metadata::FLOOR, metadata::number(self.floor_to_send()));
-        if let Some(value) = part.and_then(|version| HeaderValue::from_str(&format!("{version:x}")).ok()) {
+        if let Some(value) = part.and_then(|id| HeaderValue::from_str(&id.to_string()).ok()) {
             headers.insert(metadata::PART, value);
         }
         request

@@ -6,6 +6,7 @@ use arc_swap::ArcSwap;
 use kubebrain_net::budget::Budget;
 use kubebrain_net::intake;
 use kubebrain_net::reflection::{CLIENT_SERVICES, Reflection};
+use kubebrain_shared::placement::DocumentId;
 use kubebrain_shared::revision::Revision;
 use kubebrain_shared::stop::{Stop, Stopper};
 use parking_lot::Mutex;
@@ -28,16 +29,22 @@ pub(crate) struct Core {
     pub(crate) reflection: Option<Reflection>,
     table: ArcSwap<Table>,
     identity: ArcSwap<Identity>,
-    /// The placement's version; changes after the table did.
-    version: watch::Sender<u64>,
+    /// Which document the table is of; told after the table was replaced.
+    documents: watch::Sender<DocumentId>,
     ready: watch::Sender<bool>,
+    /// Lineages that this proxy has gone by before.
+    left: Mutex<Vec<u64>>,
+    /// Why there is no placement yet, for people.
+    trouble: Mutex<String>,
+    /// At or above whatever was shown before this start, where that was kept.
+    ceiling: Mutex<Option<Revision>>,
     changes: Arc<TopologyChanges>,
     stopper: Mutex<Option<Stopper>>,
 }
 
 impl Core {
     pub(crate) fn new(config: Config, table: Table, changes: Arc<TopologyChanges>) -> Self {
-        let version = watch::Sender::new(table.version());
+        let documents = watch::Sender::new(table.id());
         Self {
             in_flight: Arc::new(Semaphore::new(config.in_flight_max)),
             requests: Budget::of_requests(intake::DEFAULT_BYTES, config.held.clone()),
@@ -46,8 +53,11 @@ impl Core {
             reflection: Reflection::new(CLIENT_SERVICES.iter().copied()).ok(),
             table: ArcSwap::from_pointee(table),
             identity: ArcSwap::default(),
-            version,
+            documents,
             ready: watch::Sender::new(false),
+            left: Mutex::default(),
+            trouble: Mutex::default(),
+            ceiling: Mutex::default(),
             changes,
             stopper: Mutex::new(Some(Stopper::default())),
         }
@@ -59,10 +69,51 @@ impl Core {
     }
 
     pub(crate) fn replace_table(&self, table: Table) {
-        let version = table.version();
+        let id = table.id();
         self.table.store(Arc::new(table));
-        self.version.send_replace(version);
+        self.documents.send_replace(id);
         self.changes.announce();
+    }
+
+    /// Lineages that this proxy has gone by before.
+    pub(crate) fn left(&self) -> Vec<u64> {
+        self.left.lock().clone()
+    }
+
+    /// Another lineage has taken this one's place.
+    pub(crate) fn leave(&self, lineage: u64) {
+        let mut left = self.left.lock();
+        if !left.contains(&lineage) {
+            left.push(lineage);
+        }
+    }
+
+    /// Why there is no placement yet, for people; empty before anybody was asked.
+    pub(crate) fn trouble(&self) -> String {
+        self.trouble.lock().clone()
+    }
+
+    /// Says it in the log too, each reason once.
+    pub(crate) fn set_trouble(&self, trouble: String) {
+        let mut before = self.trouble.lock();
+        if *before != trouble {
+            if !trouble.is_empty() {
+                tracing::warn!("not ready: {trouble}. It is asked again");
+            }
+            *before = trouble;
+        }
+    }
+
+    /// What was shown before this start is at or below this; none where that was not kept.
+    pub(crate) fn ceiling(&self) -> Option<Revision> {
+        *self.ceiling.lock()
+    }
+
+    /// Goes on where a proxy before it was.
+    pub(crate) fn remember(&self, identity: Option<Identity>, left: Vec<u64>, ceiling: Option<Revision>) {
+        identity.into_iter().for_each(|identity| self.set_identity(identity));
+        *self.left.lock() = left;
+        *self.ceiling.lock() = ceiling;
     }
 
     /// The changes in who serves what, in all groups, and in tables.
@@ -75,9 +126,9 @@ impl Core {
         Retry::new(self.config.retry_for, &self.changes)
     }
 
-    /// Receives the version of every new table.
-    pub(crate) fn tables(&self) -> watch::Receiver<u64> {
-        self.version.subscribe()
+    /// Hears of every new table, also where it is of the same document.
+    pub(crate) fn tables(&self) -> watch::Receiver<DocumentId> {
+        self.documents.subscribe()
     }
 
     pub(crate) fn identity(&self) -> Identity {

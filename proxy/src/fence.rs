@@ -8,6 +8,7 @@ use kubebrain_proto::etcdserverpb::{StatusRequest, StatusResponse};
 use kubebrain_proto::peer::{AdvanceRequest, AdvanceResponse};
 use kubebrain_shared::fault::Fault;
 use kubebrain_shared::method;
+use kubebrain_shared::placement::DocumentId;
 use kubebrain_shared::revision::Revision;
 use tonic::Status;
 
@@ -43,6 +44,10 @@ impl Core {
             .ok_or_else(|| Status::internal("a brain's revision is out of bounds"))?;
         group.reached(revision);
         self.floor.raise(revision);
+        let (now, said) = (self.table().id(), DocumentId { lineage: answer.lineage, number: answer.number });
+        if said.number > 0 && (said.lineage != now.lineage || said.number > now.number) {
+            self.changes().ask(group.name()); // its stream is late, if it is not behind
+        }
         Ok(Advanced { revision, compacted: answer.compacted })
     }
 

@@ -10,6 +10,7 @@ impl Core {
         Figures {
             ready: *self.ready().borrow(),
             floor: self.floor.get(),
+            placement: self.table().document().number(),
             in_flight: self.config.in_flight_max - self.in_flight.available_permits(),
             groups: self.table().groups().map(|group| of_group(group)).collect(),
         }

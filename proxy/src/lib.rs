@@ -13,6 +13,7 @@
 //! * The floor is raised before an answer can be seen; every forwarded request carries it. A revision that a client
 //!   merely names never becomes one.
 //! * A write is sent again only where it surely was not applied. What is not known is `Unavailable`.
+//! * It goes by one document at a time, which the home group has committed; of a lineage never by an older number.
 //! * Streams end with `Unavailable` when the proxy stops, never with OK.
 //! * Every queue has a bound; watch streams are pulled by their client.
 //!
@@ -24,13 +25,17 @@ pub mod proxy;
 
 mod seams;
 mod floor;
+mod kept;
 mod identity;
 mod grpc;
 mod topology;
+mod failure;
 mod retry;
 mod classify;
 mod group;
 mod table;
+mod learn;
+mod starting;
 mod core;
 mod answer;
 mod call;
@@ -50,4 +55,4 @@ mod tests;
 pub use classify::agreement::check as check_shallow_reading;
 pub use config::{Config, Inside, Server};
 pub use group::{GroupView, NodeView, Role};
-pub use proxy::{Answering, Proxy, Service};
+pub use proxy::{Answering, Contacts, Joining, Proxy, Reach, Service};

@@ -2,21 +2,27 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use futures_util::future::join_all;
 use kubebrain_net::dial::Connector;
 use kubebrain_shared::compaction::Policy;
 use kubebrain_shared::group::GroupName;
-use kubebrain_shared::placement::Placement;
+use kubebrain_shared::placement::{Document, DocumentId};
 use kubebrain_shared::revision::Revision;
 use kubebrain_shared::stop::Stop;
+use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
 use crate::config::Config;
 use crate::core::Core;
 use crate::group::{Group, GroupView};
+use crate::kept::Kept;
+use crate::learn::Learner;
+pub use crate::learn::{Contacts, Reach};
 use crate::service::compact::Together;
+use crate::starting;
 use crate::table::Table;
 
 pub use crate::stack::{Answering, Service};
@@ -27,25 +33,80 @@ const IDENTITY_EVERY: u32 = 10;
 /// One proxy. [`Proxy::stop`] ends it and waits; dropping it only asks.
 pub struct Proxy {
     core: Arc<Core>,
+    contacts: watch::Sender<Contacts>,
+}
+
+/// How a proxy finds its cluster.
+#[derive(Debug)]
+pub struct Joining {
+    /// The way to a brain.
+    pub reach: Reach,
+    /// Where brains may be found.
+    pub contacts: Contacts,
+    /// Where it keeps what it needs to start while the home group is away; nowhere by default.
+    pub directory: Option<PathBuf>,
 }
 
 impl Proxy {
-    /// A proxy that has not talked to anybody. `connectors` are the brains of each group of the placement.
-    pub fn new(
-        config: Config,
-        placement: Arc<Placement>,
-        connectors: HashMap<GroupName, Vec<Connector>>,
-    ) -> Self {
+    /// A proxy that has not talked to anybody and goes by this document. `connectors` are the brains of each of its groups.
+    pub fn new(config: Config, document: Document, connectors: HashMap<GroupName, Vec<Connector>>) -> Self {
         let changes = Arc::default();
-        let table = Table::new(placement, connectors, None, &config, &changes);
-        let core = Arc::new(Core::new(config, table, changes));
-        let shown = Arc::downgrade(&core);
-        core.config.metrics.show(move || shown.upgrade().map(|core| core.figures()));
-        Self { core }
+        let table = Table::new(document, connectors, None, &config, &changes);
+        Self::of(Core::new(config, table, changes), Contacts::default())
     }
 
-    /// Fences every group, so that this proxy's floor is at or above all that any of them has acknowledged; ready
-    /// then. Returns when ready or stopped; a group that does not answer is waited for.
+    fn of(core: Core, contacts: Contacts) -> Self {
+        let core = Arc::new(core);
+        let shown = Arc::downgrade(&core);
+        core.config.metrics.show(move || shown.upgrade().map(|core| core.figures()));
+        Self { core, contacts: watch::Sender::new(contacts) }
+    }
+
+    /// A proxy that learns the cluster's placement from whoever it finds, and every next one. Where it has kept one, it goes
+    /// by that until it hears of another. Called within a runtime: its tasks begin here.
+    pub fn joining(config: Config, joining: Joining) -> Self {
+        let Joining { reach, contacts, directory } = joining;
+        let changes = Arc::default();
+        let (kept, found) = directory.map(Kept::open).unzip();
+        let found = found.unwrap_or_default();
+        let table = match found.document {
+            Some(document) => {
+                tracing::info!(number = document.number(), "begins by the placement that it has kept");
+                let connectors = Learner::connectors_of(&document, &reach, &contacts);
+                Table::new(document, connectors, None, &config, &changes)
+            }
+            None => Table::unknown(&config, &changes),
+        };
+        let proxy = Self::of(Core::new(config, table, changes), contacts);
+        proxy.core.remember(found.identity, found.left, found.ceiling);
+        if let Some(kept) = kept {
+            let core = Arc::clone(&proxy.core);
+            proxy.core.keep("the task that keeps what the next start needs", |stop| kept.run(core, stop));
+        }
+        proxy.learn(reach);
+        proxy
+    }
+
+    /// From now on it goes by whatever placement its brains tell. Once; called within a runtime.
+    pub fn learn(&self, reach: Reach) {
+        let learner = Learner::new(&self.core, reach, self.contacts.subscribe());
+        self.core.table().listen(&self.core.config);
+        self.core.keep("the task that learns the placement", |stop| learner.run(stop));
+    }
+
+    /// Brains of the cluster may be found at these addresses from now on.
+    pub fn set_contacts(&self, contacts: Contacts) {
+        self.contacts.send_if_modified(|before| {
+            let is_new = *before != contacts;
+            *before = contacts;
+            is_new
+        });
+    }
+
+    /// Reaches every group, so that this proxy's floor is at or above all that any of them has acknowledged; ready then.
+    /// One that has kept how far it was is ready as soon as some group answers: nothing that it shows is below what it has
+    /// shown before, and what belongs to the others waits and is refused. Returns when ready or stopped; before there is a
+    /// placement that is waited for.
     ///
     /// # Cancel safety
     /// A dropped call leaves a proxy that is not ready; it may be called again.
@@ -54,12 +115,30 @@ impl Proxy {
         self.core.table().listen(&self.core.config);
         tokio::select! {
             () = stop.asked() => return,
-            () = fence_all(&self.core) => {}
+            () = starting::reach_groups(&self.core) => {}
         }
         if !self.core.ready().send_replace(true) {
             let core = Arc::clone(&self.core);
             self.core.keep("the task that keeps revisions near each other", |stop| refresh(core, stop));
         }
+    }
+
+    /// The groups that have not answered since the start.
+    pub fn away(&self) -> Vec<GroupName> {
+        let table = self.core.table();
+        let mut away: Vec<_> = table.groups().filter(|group| group.known() == Revision::ZERO).collect();
+        away.sort_by(|one, next| one.name().cmp(next.name()));
+        away.into_iter().map(|group| group.name().clone()).collect()
+    }
+
+    /// The placement that it goes by; without a number before it has heard of one, and of one that has none.
+    pub fn document(&self) -> Document {
+        self.core.table().document().clone()
+    }
+
+    /// Hears of every placement that comes into use.
+    pub fn documents(&self) -> watch::Receiver<DocumentId> {
+        self.core.tables()
     }
 
     /// The service for `shared::serve`.
@@ -86,18 +165,10 @@ impl Proxy {
         groups
     }
 
-    /// Replaces the table. Requests in flight end by the old one; watchers move over without a gap. A group that stays
+    /// Goes by another document. Requests in flight end by the old one; watchers move over without a gap. A group that stays
     /// keeps its connections unless `connectors` names it again.
-    pub fn replace_placement(
-        &self,
-        placement: Arc<Placement>,
-        connectors: HashMap<GroupName, Vec<Connector>>,
-    ) {
-        let (config, changes) = (&self.core.config, self.core.changes());
-        let table = Table::new(placement, connectors, Some(&self.core.table()), config, changes);
-        table.listen(config);
-        tracing::info!(version = format!("{:x}", table.version()), "the placement was replaced");
-        self.core.replace_table(table);
+    pub fn replace_placement(&self, document: Document, connectors: HashMap<GroupName, Vec<Connector>>) {
+        self.core.use_document(document, connectors);
     }
 
     /// Compacts all groups by a policy, at one revision, until the stop. Once is enough for all proxies; with several, each
@@ -143,30 +214,6 @@ impl fmt::Debug for Proxy {
             .field("ready", &self.is_ready())
             .field("floor", &self.floor())
             .finish_non_exhaustive()
-    }
-}
-
-/// Until every group of the newest table has answered, and home has said who it is.
-async fn fence_all(core: &Core) {
-    let mut said = String::new();
-    loop {
-        // First who they are: a brain of another group would answer as well.
-        join_all(core.table().groups().map(|group| group.heard())).await;
-        let fenced = core.fence(core.table().groups()).await;
-        let learned = core.learn_identity().await;
-        match fenced.map(|_| ()).and(learned) {
-            Ok(()) => return,
-            // Each reason once.
-            Err(status) if said == status.message() => {}
-            Err(status) => {
-                tracing::warn!(
-                    reason = status.message(),
-                    "not ready: not every group answers. Clients wait, and are refused as Unavailable after some seconds"
-                );
-                status.message().clone_into(&mut said);
-            }
-        }
-        let _never_over = core.retry().pause().await;
     }
 }
 

@@ -9,10 +9,13 @@ use prometheus::IntCounter;
 use tokio::time::Instant;
 use tonic::Status;
 
+use crate::failure::Failure;
 use crate::topology::TopologyChanges;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const PAUSE_MAX: Duration = Duration::from_millis(500);
+/// While keys go from one group to another: both know within milliseconds of each other.
+const OWNER_PAUSE_MAX: Duration = Duration::from_millis(25);
 /// What is left for the last try, so that the client hears how it ended.
 const LAST_TRY: Duration = Duration::from_millis(20);
 
@@ -50,9 +53,25 @@ impl Retry {
     /// # Errors
     /// `Unavailable` "request timed out" when the time is over: never a code that makes a client apply it again.
     pub(crate) async fn pause(&mut self) -> Result<(), Status> {
+        self.pause_within(PAUSE_MAX, Fault::Timeout).await
+    }
+
+    /// The same after a failure. Who was refused by a group that does not own the keys is tried again sooner: the next table
+    /// is on its way, or the group that gains them is about to hear of it.
+    ///
+    /// # Errors
+    /// As [`Retry::pause`]; "leader changed" where it was such a refusal: surely not applied.
+    pub(crate) async fn pause_after(&mut self, failure: Failure) -> Result<(), Status> {
+        match failure {
+            Failure::NotOwner => self.pause_within(OWNER_PAUSE_MAX, Fault::LeaderChanged).await,
+            Failure::NotSent | Failure::Unknown => self.pause().await,
+        }
+    }
+
+    async fn pause_within(&mut self, longest: Duration, over: Fault) -> Result<(), Status> {
         let left = self.until.saturating_duration_since(Instant::now());
-        let left = left.checked_sub(LAST_TRY).filter(|left| !left.is_zero()).ok_or(Fault::Timeout)?;
-        let heard = self.changes.pause(self.seen, self.pause.min(left)).await;
+        let left = left.checked_sub(LAST_TRY).filter(|left| !left.is_zero()).ok_or(over)?;
+        let heard = self.changes.pause(self.seen, self.pause.min(longest).min(left)).await;
         self.pause = if heard { FIRST_PAUSE } else { (self.pause * 2).min(PAUSE_MAX) };
         self.seen = self.changes.count();
         self.counter.iter().for_each(IntCounter::inc);

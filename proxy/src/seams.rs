@@ -15,4 +15,12 @@ pub struct Seams {
     pub skip_sync_point: bool,
     /// Each group's part of a range is read at its own "now".
     pub read_parts_at_now: bool,
+    /// A watcher's part that its group gives away goes on at what it has seen there, not at what the group says was all.
+    pub resume_moved_at_own_closed: bool,
+    /// Whatever document a brain tells is taken, also an older one.
+    pub believe_older: bool,
+    /// A document that gives the same keys to the same groups is not taken, whatever its number.
+    pub compare_content: bool,
+    /// A watcher from now on is created without raising its groups to that moment first.
+    pub create_unraised: bool,
 }

@@ -1,10 +1,13 @@
 //! [`TopologyChanges`]: a request that nobody took may find somebody after one of them.
 
+use std::collections::BTreeSet;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use kubebrain_shared::group::GroupName;
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
@@ -20,9 +23,36 @@ pub(crate) type Rest = Pin<Box<dyn Future<Output = ()> + Send>>;
 pub(crate) struct TopologyChanges {
     count: AtomicU64,
     told: Notify,
+    news: Notify,
+    /// Groups whose brains should be asked what they go by.
+    asked: Mutex<BTreeSet<GroupName>>,
 }
 
 impl TopologyChanges {
+    /// A brain goes by another placement than before, by its own words: whoever learns should look.
+    pub(crate) fn placement_told(&self) {
+        self.news.notify_one();
+    }
+
+    /// A group may go by another placement, or soon will: it does not own what it was asked for, or says so beside an answer.
+    pub(crate) fn ask(&self, group: &GroupName) {
+        let mut asked = self.asked.lock();
+        if !asked.contains(group) {
+            asked.insert(group.clone());
+        }
+        drop(asked);
+        self.news.notify_one();
+    }
+
+    /// Returns after one of the two, with the groups that should be asked. For one who learns.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub(crate) async fn news(&self) -> BTreeSet<GroupName> {
+        self.news.notified().await;
+        std::mem::take(&mut *self.asked.lock())
+    }
+
     /// How many there were. Asked before a try, so that none is missed after it.
     pub(crate) fn count(&self) -> u64 {
         self.count.load(Ordering::Acquire)

@@ -15,6 +15,11 @@ impl GroupName {
         fits.then(|| Self(text.into()))
     }
 
+    /// The owner of what is nobody's: no group has this name.
+    pub(crate) fn nobody() -> Self {
+        Self("".into())
+    }
+
     /// As text.
     pub fn as_str(&self) -> &str {
         &self.0

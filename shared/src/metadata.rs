@@ -12,17 +12,19 @@ use crate::revision::Revision;
 pub const FLOOR: HeaderName = HeaderName::from_static("kubebrain-floor");
 /// On an answer's header block: the revision of its `ResponseHeader`, decimal.
 pub const REVISION: HeaderName = HeaderName::from_static("kubebrain-revision");
-/// On a request for a range that spans groups: the version of the placement by which this group is asked for its
-/// part, in hex. A brain with another table refuses; one with the same serves only keys that it owns.
+/// On a request for a range that spans groups: the [`DocumentId`](crate::placement::DocumentId) of the placement by which
+/// this group is asked for its part. A brain that goes by another one refuses; one with the same serves only keys that it owns.
 pub const PART: HeaderName = HeaderName::from_static("kubebrain-part");
 /// On a watch stream of a proxy, with any value: it knows which starts its clients have named, and holds progress back
 /// itself. The brain tells all that it has.
 pub const PROGRESS: HeaderName = HeaderName::from_static("kubebrain-progress");
+/// On a call about the placement, with any value: another brain passes it on, and it goes no further.
+pub const PASSED_ON: HeaderName = HeaderName::from_static("kubebrain-passed-on");
 /// On a refusal: why, as [`NOT_OWNER`] or [`NOT_MASTER`]; surely nothing was applied.
 pub const REFUSAL: HeaderName = HeaderName::from_static("kubebrain-refusal");
 /// On an answer to `Status`: a number that the groups of one store have in common, in hex. Sizes are added up by store.
 pub const STORE: HeaderName = HeaderName::from_static("kubebrain-store");
-/// The brain does not own the keys, or has another placement than the one named by [`PART`].
+/// The brain does not own the keys, is about to lose them, or goes by another placement than the one named by [`PART`].
 pub const NOT_OWNER: HeaderValue = HeaderValue::from_static("not-owner");
 
 /// The brain is not its group's master.

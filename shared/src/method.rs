@@ -127,6 +127,8 @@ methods! {
     }
     "kubebrain.admin.v1.Admin" {
         GROUPS "Groups" Unary Master;
+        ADMIN_PLACEMENT "Placement" Unary Master unbounded;
+        CHANGE_PLACEMENT "ChangePlacement" Unary Master unbounded;
     }
     "grpc.reflection.v1.ServerReflection" {
         REFLECTION "ServerReflectionInfo" BidiStream Itself;
@@ -148,6 +150,8 @@ methods! {
         STANDING "Standing" ServerStream Itself;
         FOLLOW "Follow" ServerStream Master;
         ASK "Ask" BidiStream Master;
+        PLACE "Place" Unary Master;
+        PLACEMENT "Placement" Unary Itself;
     }
 
     /// Calls of etcd that are answered with a refusal: there are no users and roles.

@@ -18,9 +18,15 @@
 //! Invariants: [`Placement::owner`], [`Placement::owners`] and [`Placement::partition`] never contradict each other;
 //! equal [`Placement::version`]s mean equal owners of all keys, on every machine and in every release (fixed hashes).
 
+mod change;
+mod check;
+mod diff;
+mod document;
 mod file;
 mod kinds;
 mod ring;
+mod spelling;
+mod whose;
 mod yaml;
 
 use std::collections::BTreeMap;
@@ -29,7 +35,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+pub use self::check::{Finding, Severity, Use, check};
+pub use self::diff::{Change, Difference};
+pub use self::document::{Document, DocumentError, DocumentId, Pair, TEXT_BYTES_MAX};
 use self::ring::Ring;
+pub use self::whose::Whose;
 use crate::group::GroupName;
 use crate::range::KeyRange;
 
@@ -133,6 +143,18 @@ impl Placement {
             default: Owner::Group(group.clone()),
             groups: BTreeMap::from([(group, Vec::new())]),
             rules: BTreeMap::new(),
+        })
+    }
+
+    /// Whoever is recorded as the owner of all keys that begin with so much has them, the longest one first; the rest is
+    /// nobody's. With the prefix of `table`.
+    pub fn recorded(table: &Self, owners: impl IntoIterator<Item = (Bytes, GroupName)>) -> Self {
+        Self::new(Draft {
+            prefix: table.prefix().clone(),
+            home: GroupName::nobody(),
+            default: Owner::Group(GroupName::nobody()),
+            groups: BTreeMap::new(),
+            rules: owners.into_iter().collect(),
         })
     }
 

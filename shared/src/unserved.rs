@@ -8,7 +8,7 @@ use crate::method;
 const NO_USERS: &str = "there are no users and roles: let clients show certificates (--client-cert-auth), and keep \
     everybody else off the network";
 const NO_MEMBERS: &str = "there are no voting members to change: name the brains of each group in the placement file, \
-    which is read again when it changes";
+    and apply it by kubebrain ctl placement";
 const NO_DOWNGRADE: &str = "there is no cluster version to lower: stop this program and start the other version on the \
     same data; one that cannot read it says so and changes nothing";
 

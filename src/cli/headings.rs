@@ -7,7 +7,7 @@ use clap::{Arg, Command};
 const HEADINGS: &[(&str, &[&str])] = &[
     ("Logging", &["log-", "enable-log-"]),
     ("Identity", &["name", "initial-cluster"]),
-    ("Groups", &["group", "placement"]),
+    ("Groups", &["group", "placement", "join"]),
     ("Listening", &["listen-", "advertise-", "initial-advertise-", "socket-"]),
     ("TLS between proxies and brains", &["peer-"]),
     ("TLS", &["cert-", "key-", "trusted-", "client-", "cipher-", "tls-"]),

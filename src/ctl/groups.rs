@@ -10,13 +10,14 @@ use kubebrain_proto::peer::StandingResponse;
 use kubebrain_proto::peer::standing_response::Role;
 use tokio::time::timeout;
 
-use super::servers::{Output, Servers, sentence};
+use super::placements::{self, OfMost};
+use super::servers::{Output, Reach, Servers, sentence};
 use super::table;
 use super::verdict::Verdict;
 use crate::print;
 
 /// What one server says of the groups that it knows.
-pub(super) async fn ask(servers: &Servers, endpoint: &str) -> Result<GroupsResponse, String> {
+pub(super) async fn ask(servers: &Reach, endpoint: &str) -> Result<GroupsResponse, String> {
     let channel = servers.certificates.channel(endpoint).map_err(|error| format!("{error:#}"))?;
     let asked =
         timeout(servers.command_timeout, async { AdminClient::new(channel).groups(GroupsRequest {}).await });
@@ -31,10 +32,11 @@ type Groups = BTreeMap<String, BTreeMap<(String, String), Brain>>;
 
 /// Fails where a server does not answer, a group has no master or a brain does not do its part: see [`Verdict`].
 pub(super) async fn run(servers: Servers) -> Result<()> {
-    let answers = join_all(servers.endpoints.iter().map(|endpoint| ask(&servers, endpoint))).await;
+    let answers =
+        join_all(servers.reach.endpoints.iter().map(|endpoint| ask(&servers.reach, endpoint))).await;
     let (mut groups, mut led) = (Groups::new(), BTreeSet::new());
     let mut verdict = Verdict::default();
-    for (endpoint, answer) in servers.endpoints.iter().zip(answers) {
+    for (endpoint, answer) in servers.reach.endpoints.iter().zip(answers) {
         match answer {
             Ok(answer) => {
                 verdict.add(judge_brains(&answer));
@@ -50,15 +52,22 @@ pub(super) async fn run(servers: Servers) -> Result<()> {
             Err(why) => verdict.refused(format!("{endpoint}: {why}")),
         }
     }
+    // Of all answers together: servers that are asked one by one tell of themselves alone.
+    let others = placements::of_most(groups.values().flat_map(BTreeMap::values));
+    for (group, brains) in &groups {
+        for (brain, note) in brains.values().filter_map(|brain| Some((brain, others.note(brain)?))) {
+            verdict.reduced(format!("group {group}: brain {}: {note}", called(brain)));
+        }
+    }
     match servers.output {
         Output::Table => {
             let rows: Vec<_> = groups
                 .iter()
-                .flat_map(|(group, brains)| brains.values().map(|brain| row(group, brain)))
+                .flat_map(|(group, brains)| brains.values().map(|brain| row(group, brain, &others)))
                 .collect();
             table::print(&HEAD, &rows)?;
         }
-        Output::Json => print::line(&format!("{:#}", json(&groups)))?,
+        Output::Json => print::line(&format!("{:#}", json(&groups, &others)))?,
     }
     for group in groups.keys().filter(|group| !led.contains(*group)) {
         verdict.refused(masterless(group));
@@ -69,6 +78,12 @@ pub(super) async fn run(servers: Servers) -> Result<()> {
 /// Of one server's answer: which groups have no master, and which brains are gone or do not do their part.
 pub(super) fn judge(answer: &GroupsResponse) -> Verdict {
     let mut verdict = judge_brains(answer);
+    let others = placements::of_most(answer.groups.iter().flat_map(|group| &group.brains));
+    for group in &answer.groups {
+        for (brain, note) in group.brains.iter().filter_map(|brain| Some((brain, others.note(brain)?))) {
+            verdict.reduced(format!("group {}: brain {}: {note}", group.name, called(brain)));
+        }
+    }
     for group in answer.groups.iter().filter(|group| !is_led(answer, group)) {
         verdict.refused(masterless(&group.name));
     }
@@ -162,10 +177,10 @@ fn role(brain: &Brain) -> &'static str {
     }
 }
 
-const HEAD: [&str; 9] =
-    ["GROUP", "BRAIN", "ROLE", "EPOCH", "REVISION", "COMPACTED", "BEHIND", "READS", "NOTE"];
+const HEAD: [&str; 10] =
+    ["GROUP", "BRAIN", "ROLE", "EPOCH", "REVISION", "COMPACTED", "BEHIND", "READS", "PLACEMENT", "NOTE"];
 
-fn row(group: &str, brain: &Brain) -> Vec<String> {
+fn row(group: &str, brain: &Brain, others: &OfMost) -> Vec<String> {
     let Some(standing) = &brain.standing else {
         let mut row = vec![group.to_owned(), brain.address.clone(), role(brain).to_owned()];
         row.extend((3..HEAD.len() - 1).map(|_| "-".to_owned()));
@@ -187,11 +202,16 @@ fn row(group: &str, brain: &Brain) -> Vec<String> {
         compacted,
         behind,
         if standing.reads { "yes" } else { "no" }.to_owned(),
-        trouble(brain).to_owned(),
+        placements::shown(standing),
+        match (trouble(brain), others.note(brain)) {
+            (trouble, None) => trouble.to_owned(),
+            ("", Some(note)) => note,
+            (trouble, Some(note)) => format!("{trouble}; {note}"),
+        },
     ]
 }
 
-fn json(groups: &Groups) -> serde_json::Value {
+fn json(groups: &Groups, others: &OfMost) -> serde_json::Value {
     let brain = |brain: &Brain| {
         let standing = brain.standing.clone().unwrap_or_default();
         serde_json::json!({
@@ -207,7 +227,10 @@ fn json(groups: &Groups) -> serde_json::Value {
             "trouble": trouble(brain),
             "master": standing.master,
             "memberId": format!("{:x}", standing.member_id),
-            "placementVersion": format!("{:x}", standing.placement),
+            "placementLineage": format!("{:x}", standing.placement_lineage),
+            "placementNumber": standing.placement_number,
+            "placementAdopted": standing.placement_adopted,
+            "placementNote": others.note(brain).unwrap_or_default(),
             "dbSize": (standing.stored_bytes > 0).then_some(standing.stored_bytes),
             "clientUrls": standing.client_urls,
             "peerUrls": standing.peer_urls,
@@ -245,7 +268,10 @@ mod tests {
         for told in [answer("a", Role::Master, 7), answer("b", Role::Slave, 9), answer("a", Role::Slave, 5)] {
             merge(&mut groups, told);
         }
-        let rows: Vec<_> = groups["core"].values().map(|brain| row("core", brain)[1..5].join(" ")).collect();
+        let rows: Vec<_> = groups["core"]
+            .values()
+            .map(|brain| row("core", brain, &OfMost::default())[1..5].join(" "))
+            .collect();
         assert_eq!(rows, ["a master 0 7", "b slave 0 9"]);
         assert!(groups["core"].values().any(is_master));
     }
@@ -258,7 +284,10 @@ mod tests {
             gone: true,
             ..Brain::default()
         };
-        assert_eq!(row("core", &brain).join(" "), "core 10.0.0.1:2380 gone - - - - - refused");
+        assert_eq!(
+            row("core", &brain, &OfMost::default()).join(" "),
+            "core 10.0.0.1:2380 gone - - - - - - refused"
+        );
         assert!(!is_master(&brain));
     }
 
@@ -271,8 +300,8 @@ mod tests {
         let verdict = judge(&told);
         assert_eq!(verdict.code(), 3);
         assert!(verdict.to_string().starts_with("group core has no master"), "{verdict}");
-        let shown = row("core", &told.groups[0].brains[0]);
-        assert_eq!((&shown[2][..], &shown[7][..], &shown[8][..]), ("gone", "no", "refused"));
+        let shown = row("core", &told.groups[0].brains[0], &OfMost::default());
+        assert_eq!((&shown[2][..], &shown[7][..], &shown[9][..]), ("gone", "no", "refused"));
 
         // of two, the other one is there
         told.groups[0].brains.push(answer("b", Role::Master, 8).groups[0].brains[0].clone());
@@ -308,5 +337,38 @@ mod tests {
         let verdict = judge(&told);
         let wanted = "group core: brain b: the master does not answer";
         assert_eq!((verdict.code(), verdict.to_string().as_str()), (4, wanted));
+    }
+
+    #[test]
+    fn who_goes_by_another_placement_is_named() {
+        let mut told = answer("a", Role::Master, 7);
+        for (name, number) in [("b", 17), ("c", 16), ("d", 0)] {
+            told.groups[0].brains.push(answer(name, Role::Slave, 7).groups[0].brains[0].clone());
+            let last = told.groups[0].brains.last_mut().and_then(|brain| brain.standing.as_mut());
+            last.expect("a standing").placement_number = number;
+        }
+        let master = told.groups[0].brains[0].standing.as_mut().expect("a standing");
+        (master.placement_number, master.placement_adopted) = (17, 18);
+        let verdict = judge(&told);
+        let wanted = "group core: brain c: goes by placement number 16, most go by 17; \
+                      group core: brain d: goes by no placement, most go by number 17";
+        assert_eq!((verdict.code(), verdict.to_string().as_str()), (4, wanted));
+        let mut groups = BTreeMap::new();
+        merge(&mut groups, told);
+        let others = placements::of_most(groups.values().flat_map(BTreeMap::values));
+        let rows: Vec<_> =
+            groups["core"].values().map(|brain| row("core", brain, &others)[8..].join(" ")).collect();
+        assert_eq!(
+            rows,
+            [
+                "17, 18 adopted ",
+                "17 ",
+                "16 goes by placement number 16, most go by 17",
+                "- goes by no placement, most go by number 17"
+            ]
+        );
+        let json = json(&groups, &others);
+        let first = &json["groups"][0]["brains"][0];
+        assert_eq!((&first["placementNumber"], &first["placementAdopted"]), (&17.into(), &18.into()));
     }
 }

@@ -60,6 +60,16 @@ impl Certificates {
 /// Several servers that are asked the same.
 #[derive(Debug, Args)]
 pub(super) struct Servers {
+    #[command(flatten)]
+    pub reach: Reach,
+    /// For people or for machines.
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+}
+
+/// Whom to ask, and how.
+#[derive(Debug, Args)]
+pub(super) struct Reach {
     /// Whom to ask, by their client URLs: proxies know all groups, a brain its own.
     #[arg(
         long,
@@ -76,9 +86,6 @@ pub(super) struct Servers {
     #[arg(long, env = "ETCDCTL_COMMAND_TIMEOUT", value_name = "DURATION", default_value = "5s",
           value_parser = duration::parse)]
     pub command_timeout: Duration,
-    /// For people or for machines.
-    #[arg(short, long, value_enum, default_value_t = Output::Table)]
-    pub output: Output,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -8,9 +8,9 @@ use kubebrain_proto::etcdserverpb::{RangeRequest, StatusRequest, StatusResponse}
 use kubebrain_shared::metadata;
 use tokio::time::{Instant, timeout};
 
-use super::servers::{Output, Servers, sentence};
+use super::servers::{Output, Reach, Servers, sentence};
 use super::verdict::Verdict;
-use super::{groups, size, table};
+use super::{groups, placements, size, table};
 use crate::print;
 
 /// One server, as far as it answered.
@@ -21,6 +21,8 @@ struct Seen {
     name: String,
     version: String,
     groups: Vec<String>,
+    /// By which numbers of the placement its brains go, each once.
+    placements: Vec<u64>,
     status: StatusResponse,
     /// Of a linearizable read; none of a brain whose group does not own the key that is read.
     read_ms: Option<f64>,
@@ -31,7 +33,7 @@ struct Seen {
 
 /// Fails where a server does not answer, or not well: see [`Verdict`].
 pub(super) async fn run(servers: Servers) -> Result<()> {
-    let seen = join_all(servers.endpoints.iter().map(|endpoint| look(&servers, endpoint))).await;
+    let seen = join_all(servers.reach.endpoints.iter().map(|endpoint| look(&servers.reach, endpoint))).await;
     match servers.output {
         Output::Table => table::print(&HEAD, &seen.iter().map(row).collect::<Vec<_>>())?,
         Output::Json => {
@@ -43,13 +45,14 @@ pub(super) async fn run(servers: Servers) -> Result<()> {
     all.done()
 }
 
-async fn look(servers: &Servers, endpoint: &str) -> Seen {
+async fn look(servers: &Reach, endpoint: &str) -> Seen {
     let mut seen = Seen {
         endpoint: endpoint.to_owned(),
         server: String::new(),
         name: String::new(),
         version: String::new(),
         groups: Vec::new(),
+        placements: Vec::new(),
         status: StatusResponse::default(),
         read_ms: None,
         is_unsized: true,
@@ -58,6 +61,7 @@ async fn look(servers: &Servers, endpoint: &str) -> Seen {
     match groups::ask(servers, endpoint).await {
         Ok(answer) => {
             seen.verdict = groups::judge(&answer);
+            seen.placements = placements::numbers(&answer.groups);
             seen.is_unsized = !answer.groups.iter().all(groups::is_sized);
             seen.server = answer.server;
             seen.name = answer.name;
@@ -98,8 +102,19 @@ async fn look(servers: &Servers, endpoint: &str) -> Seen {
     seen
 }
 
-const HEAD: [&str; 11] = [
-    "ENDPOINT", "SERVER", "NAME", "VERSION", "GROUPS", "REVISION", "EPOCH", "SIZE", "IN USE", "READ", "NOTE",
+const HEAD: [&str; 12] = [
+    "ENDPOINT",
+    "SERVER",
+    "NAME",
+    "VERSION",
+    "GROUPS",
+    "REVISION",
+    "EPOCH",
+    "SIZE",
+    "IN USE",
+    "READ",
+    "PLACEMENT",
+    "NOTE",
 ];
 
 fn row(seen: &Seen) -> Vec<String> {
@@ -119,6 +134,7 @@ fn row(seen: &Seen) -> Vec<String> {
         if seen.is_unsized { "-".to_owned() } else { bytes(status.db_size) },
         bytes(status.db_size_in_use),
         seen.read_ms.map_or("-".to_owned(), |ms| format!("{ms:.1} ms")),
+        or_dash(seen.placements.iter().map(u64::to_string).collect::<Vec<_>>().join(",")),
         seen.verdict.to_string(),
     ]
 }
@@ -131,6 +147,7 @@ fn json(seen: &Seen) -> serde_json::Value {
         "name": seen.name,
         "version": seen.version,
         "groups": seen.groups,
+        "placementNumbers": seen.placements,
         "revision": status.header.as_ref().map_or(0, |header| header.revision),
         "epoch": status.raft_term,
         "dbSize": (!seen.is_unsized).then_some(status.db_size),

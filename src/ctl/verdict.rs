@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-/// Requests of clients are refused: a server does not answer, a group has no master, an alarm is raised.
+/// Requests of clients are refused: a server does not answer, a group has no master, an alarm is raised. Of `placement`:
+/// it is not known whether what was asked for came to be.
 const REFUSED: u8 = 3;
 /// Everything is served, and something is missing: a brain is gone, or does not do its part.
 const REDUCED: u8 = 4;
@@ -27,6 +28,11 @@ impl Verdict {
         if !self.reduced.contains(&what) {
             self.reduced.push(what);
         }
+    }
+
+    /// What was asked for may come to be yet, or not: it is not known in time.
+    pub(super) fn unknown(why: String) -> anyhow::Error {
+        Self { refused: vec![why], reduced: Vec::new() }.into()
     }
 
     pub(super) fn add(&mut self, other: Self) {

@@ -15,7 +15,8 @@ pub(crate) struct Standalone {
     pub clients: Clients,
     #[command(flatten)]
     pub compaction: Compaction,
-    /// Which group owns which keys. Without it: core, pods and events.
+    /// Which group owns which keys: what it begins with, and each other content that it gets. Without it: core, pods and
+    /// events.
     #[arg(long, env = "KUBEBRAIN_PLACEMENT", value_name = "FILE")]
     pub placement: Option<PathBuf>,
 }
@@ -35,9 +36,13 @@ pub(crate) struct Brain {
     pub peers: PeerServing,
     #[command(flatten)]
     pub election: Election,
-    /// Which group owns which keys. Without it this group owns all.
+    /// A placement file: where the cluster's brains are, and at its home group what the cluster begins with. The cluster's
+    /// placement is what counts from then on. Without it and without --join this group owns all.
     #[arg(long, env = "KUBEBRAIN_PLACEMENT", value_name = "FILE")]
     pub placement: Option<PathBuf>,
+    /// Brains, of whatever group, that know the cluster's placement.
+    #[arg(long, env = "KUBEBRAIN_JOIN", value_name = "PEER-URL,...", value_delimiter = ',')]
+    pub join: Vec<String>,
 }
 
 #[derive(Debug, Args)]
@@ -48,9 +53,16 @@ pub(crate) struct Proxy {
     pub compaction: Compaction,
     #[command(flatten)]
     pub peers: PeerFiles,
-    /// Which group owns which keys, and where its brains are.
+    /// A placement file whose brains are asked for the cluster's placement, which is the one that counts; read again when it
+    /// changes.
     #[arg(long, env = "KUBEBRAIN_PLACEMENT", value_name = "FILE")]
-    pub placement: PathBuf,
+    pub placement: Option<PathBuf>,
+    /// Brains, of whatever group, that are asked for the cluster's placement.
+    #[arg(long, env = "KUBEBRAIN_JOIN", value_name = "PEER-URL,...", value_delimiter = ',')]
+    pub join: Vec<String>,
+    /// Where it keeps what it needs to start while the home group is away. Without it nothing is kept.
+    #[arg(long, env = "KUBEBRAIN_PROXY_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
 }
 
 pub(crate) fn group(text: &str) -> Result<GroupName, String> {

@@ -53,6 +53,10 @@ pub(crate) struct Serving {
     /// Serve only clients whose certificate is made out to one of these names.
     #[arg(long, env = "ETCD_CLIENT_CERT_ALLOWED_HOSTNAME", value_name = "NAME,...", value_delimiter = ',')]
     pub client_cert_allowed_hostname: Vec<String>,
+    /// Clients may change the placement whose certificate has one of these common names. Without it nobody may on clients'
+    /// URLs; brains' URLs for peers take changes from whoever reaches them.
+    #[arg(long, env = "KUBEBRAIN_PLACEMENT_ADMIN", value_name = "CN,...", value_delimiter = ',')]
+    pub placement_admin: Vec<String>,
     /// Cipher suites of TLS 1.2; all that are safe unless said.
     #[arg(long, env = "ETCD_CIPHER_SUITES", value_name = "SUITE,...", value_delimiter = ',')]
     pub cipher_suites: Vec<String>,

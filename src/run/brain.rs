@@ -11,11 +11,13 @@
 //! empty one. Where no other process can share the storage there is no election: it opens, and is master until it ends.
 
 mod candidate;
+mod cluster;
 mod endpoints;
 mod following;
 mod leading;
 #[cfg(feature = "kubernetes")]
 mod lease;
+mod reach;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,7 +40,9 @@ use crate::run::shutdown::{self, Signals};
 use crate::run::storage::{self, Storage};
 use crate::{flags, placement};
 use candidate::RunningElection;
+use cluster::{Cluster, Deciding};
 use endpoints::Endpoints;
+use reach::Network;
 
 /// One brain, whatever its role.
 struct Brain<'a> {
@@ -47,7 +51,10 @@ struct Brain<'a> {
     config: config::Config,
     compaction: Option<Policy>,
     endpoints: Endpoints,
+    /// Whose prefix holds until a placement is heard of; of a brain that is part of no cluster, all that holds.
     table: Arc<Placement>,
+    /// `None` where its group owns everything.
+    cluster: Option<Arc<Cluster>>,
     watched: placement::Watched,
     signals: Signals,
     election: Option<RunningElection>,
@@ -101,14 +108,23 @@ pub(crate) async fn run(flags: flags::Brain, process: &Process) -> Result<()> {
     let compaction = flags.compaction.policy()?;
     let clients = Front::bind(&flags.clients, process).await?;
     let peers = Peers::bind(&flags.peers, &flags.clients.serving).await?;
-    let table = match &flags.placement {
-        Some(path) => placement::read(path)?,
+    let file = flags.placement.as_deref().map(placement::read_file).transpose()?;
+    let join: Vec<String> =
+        flags.join.iter().map(|url| url.trim().trim_end_matches('/').to_owned()).collect();
+    let join: Vec<String> = join.into_iter().filter(|url| !url.is_empty()).collect();
+    let is_clustered = file.is_some() || !join.is_empty();
+    let table = match &file {
+        Some(file) => file.table.clone(),
         None => Arc::new(Placement::single(flags.group.clone())),
     };
     if !table.groups().any(|(group, _)| *group == flags.group) {
-        bail!("--group {}: the placement has no such group", flags.group);
+        tracing::warn!(
+            "--group {}: the file has no such group; it serves nothing until the cluster's placement names it. To add it: name it in \
+             a placement file, and `kubebrain ctl placement apply FILE`",
+            flags.group
+        );
     }
-    if compaction.is_some() && table.groups().count() > 1 {
+    if compaction.is_some() && (table.groups().count() > 1 || !join.is_empty()) {
         bail!(
             "--auto-compaction-retention: this group is one of several, which must be compacted at one revision: set it \
              on the proxy instead"
@@ -128,6 +144,7 @@ pub(crate) async fn run(flags: flags::Brain, process: &Process) -> Result<()> {
     let storage = storage::open(&flags.store, &flags.clients, &numbers, process).await?;
     let config = config::Config {
         metrics: config::Metrics::new(&numbers.metrics),
+        awaits_placement: is_clustered,
         ..storage.config(flags.group.clone(), &flags.store, &flags.clients)
     };
     let accepting = Stopper::default();
@@ -135,8 +152,18 @@ pub(crate) async fn run(flags: flags::Brain, process: &Process) -> Result<()> {
     let election = candidate::stand(&flags, &storage, &endpoints).await?;
     let tenure = election.as_ref().map(|election| election.candidacy.tenure().clone());
     let config = config::Config { tenure, ..config };
-    if election.is_some() {
-        endpoints.reach(flags.peers.brains()?, &accepting);
+    let brains = Arc::new(flags.peers.brains()?);
+    if election.is_some() || is_clustered {
+        endpoints.reach(brains.clone(), &accepting);
+    }
+    let cluster = is_clustered.then(|| {
+        let network = Network::new(brains, join);
+        network.contacts(&table);
+        Cluster::new(flags.group.clone(), endpoints.peer_urls.clone(), network, file)
+    });
+    if let Some(cluster) = &cluster {
+        endpoints.announcer.decided_by(Arc::new(Deciding(cluster.clone())));
+        accepting.keep("the task that compares placements", |stop| cluster.clone().watch(stop));
     }
     let for_clients =
         Announced::new(endpoints.announcer.clone(), Audience::Clients, endpoints.clients.clone());
@@ -161,6 +188,7 @@ pub(crate) async fn run(flags: flags::Brain, process: &Process) -> Result<()> {
         compaction,
         endpoints,
         table,
+        cluster,
         watched,
         signals,
         election,
@@ -188,6 +216,15 @@ pub(crate) async fn run(flags: flags::Brain, process: &Process) -> Result<()> {
 }
 
 impl Brain<'_> {
+    /// Reads the file again, for the addresses in it.
+    fn read_again(&self) {
+        let Some(cluster) = &self.cluster else { return };
+        if let Some(file) = self.watched.reload("the contact addresses stay as they were") {
+            tracing::info!(file = file.name, "the contact addresses were read again");
+            cluster.read_again(file);
+        }
+    }
+
     /// Until it is told to end, or cannot go on.
     async fn live(&mut self) -> Result<()> {
         match self.learn_ids().await {

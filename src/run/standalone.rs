@@ -1,147 +1,90 @@
 //! `kubebrain standalone`: a proxy and every group of the placement in one process. The proxy asks the service that a
 //! listener for proxies would serve, directly; its watch streams go over connections in memory.
+//!
+//! The placement is the cluster's, as with brains apart: the home group's log has it, and the file is what it begins with.
+//! Each other content that the file gets is applied once, to all groups or to none.
 
-use std::collections::{BTreeMap, HashMap};
+mod groups;
+mod inside;
+
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use kubebrain_brain::authority::{Applied, Authority, Seed};
 use kubebrain_brain::config;
 use kubebrain_brain::rows::Layout;
-use kubebrain_brain::service::{Audience, Endpoint, EndpointConfig, Members};
-use kubebrain_brain::store::{GroupState, Store};
-use kubebrain_net::dial::Connector;
-use kubebrain_net::direct::Direct;
+use kubebrain_brain::service::Announcer;
+use kubebrain_brain::store::GroupState;
 use kubebrain_net::opening::Opening;
 use kubebrain_net::probe::ETCD_VERSION;
-use kubebrain_net::serve::{ServeConfig, memory, serve_memory};
+use kubebrain_proto::peer::StandingResponse;
 use kubebrain_proxy::Proxy;
 use kubebrain_shared::group::GroupName;
-use kubebrain_shared::placement::Placement;
-use kubebrain_shared::revision::Revision;
+use kubebrain_shared::placement::Document;
 use kubebrain_shared::stop::Stopper;
 use parking_lot::Mutex;
+use tokio::sync::mpsc;
+use tonic::Status;
 
 use crate::flags::{ReadFence, Standalone};
-use crate::placement;
+use crate::placement::{self, File};
 use crate::process::{Place, Process};
 use crate::run::listen::Front;
 use crate::run::numbers::Numbers;
 use crate::run::shutdown::{self, Heard, Signals};
-use crate::run::storage::{self, Storage};
-use crate::run::{opening, proxy};
+use crate::run::{opening, proxy, storage};
+use groups::Groups;
+use inside::{Here, Inside, Wanted};
 
-/// The groups of this process.
-struct Groups<'a> {
-    process: &'a Process,
-    flags: Standalone,
-    storage: Storage,
-    metrics: config::Metrics,
-    running: BTreeMap<GroupName, Running>,
-    /// What clients find until all groups are open.
-    opening: Opening<kubebrain_proxy::Service>,
-    /// Connections from the proxy.
-    accepting: Stopper,
-    /// Streams that end when the process does.
-    streams: Stopper,
+const KEPT: &str = "the old placement stays";
+
+/// What becomes of a file.
+type Applying = BoxFuture<'static, Result<Applied, Status>>;
+
+fn reads(path: Option<&std::path::Path>) -> Result<File> {
+    let file = match path {
+        Some(path) => placement::read_file(path)?,
+        None => File::builtin(),
+    };
+    check(&file)?;
+    Ok(file)
 }
 
-struct Running {
-    store: Store,
-    connector: Connector,
-}
-
-impl Running {
-    fn connectors(&self) -> Vec<Connector> {
-        vec![self.connector.clone()]
+fn check(file: &File) -> Result<()> {
+    match file.table.groups().find(|(_, brains)| !brains.is_empty()) {
+        Some((group, _)) => bail!(
+            "the placement names brains of group {group}: in standalone all groups run in this process"
+        ),
+        None => Ok(()),
     }
 }
 
-impl Groups<'_> {
-    /// Opens a group and serves it to the proxy.
-    async fn open(&self, group: &GroupName, placement: &Arc<Placement>) -> Result<Running> {
-        let config = config::Config {
-            metrics: self.metrics.clone(),
-            ..self.storage.config(group.clone(), &self.flags.store, &self.flags.clients)
-        };
-        let say = |what| self.opening.waits_for(what);
-        let opened = opening::store(config, &self.storage.engine, placement, self.process, &say).await;
-        let store = opened.with_context(|| storage::unopened(group, &self.flags.store))?;
-        let config = EndpointConfig {
-            audience: Audience::Peers,
-            progress_interval: self.flags.clients.watch_progress_notify_interval,
-            name: self.flags.clients.name.clone(),
-            client_urls: Vec::new(),
-            peer_urls: Vec::new(),
-            members: Members::led_by(store.state().identity().member),
-        };
-        let endpoint = Endpoint::new(store.clone(), config, self.streams.handle());
-        let (connector, listener) = memory();
-        let connector = Connector::Inside(Direct::new(endpoint.clone()), connector);
-        self.accepting.keep("the task that accepts the proxy's streams", |stop| {
-            serve_memory(listener, endpoint, ServeConfig::default(), stop)
-        });
-        Ok(Running { store, connector })
-    }
+fn seed(file: &File) -> Seed {
+    let (text, name) = (file.text.clone(), file.name.clone());
+    Seed { text, file: name, lineage: rand::random(), is_watched: true }
+}
 
-    fn connectors(&self) -> HashMap<GroupName, Vec<Connector>> {
-        self.running.iter().map(|(group, running)| (group.clone(), running.connectors())).collect()
-    }
+fn apply(authority: &Authority, file: File) -> Applying {
+    let authority = authority.clone();
+    async move { authority.apply_file(&file.text).await }.boxed()
+}
 
-    fn stores(&self) -> Vec<Store> {
-        self.running.values().map(|running| running.store.clone()).collect()
-    }
-
-    /// Takes a new placement into use in all groups, or in none: all prepare, new groups open, all are advanced past
-    /// whatever any of them has shown, all commit. Gives the connectors of the new groups.
-    async fn replace(&mut self, next: &Arc<Placement>) -> Result<HashMap<GroupName, Vec<Connector>>> {
-        let names: Vec<GroupName> = next.groups().map(|(group, _)| group.clone()).collect();
-        let old = self.stores();
-        let prepared = self.prepare(&old, next, &names).await;
-        let opened = match prepared {
-            Ok(opened) => opened,
-            Err(error) => {
-                for store in &old {
-                    store.abort_placement().await;
-                }
-                return Err(error);
-            }
-        };
-        for store in &old {
-            store.commit_placement().await?;
+/// Says what became of a file; what holds now is said when it is in use.
+fn told(outcome: &Result<Applied, Status>) {
+    match outcome {
+        Ok(Applied::Now(_)) => {}
+        Ok(Applied::Already(_)) => {
+            tracing::info!("the placement file was read again: nothing has changed");
         }
-        let connectors =
-            opened.iter().map(|(group, running)| (group.clone(), running.connectors())).collect();
-        self.running.extend(opened);
-        let gone: Vec<_> = self.running.keys().filter(|group| !names.contains(group)).cloned().collect();
-        for group in gone {
-            if let Some(running) = self.running.remove(&group) {
-                running.store.close().await;
-            }
-        }
-        Ok(connectors)
-    }
-
-    async fn prepare(
-        &self,
-        old: &[Store],
-        next: &Arc<Placement>,
-        names: &[GroupName],
-    ) -> Result<Vec<(GroupName, Running)>> {
-        for store in old {
-            store.prepare(next.clone()).await?;
-        }
-        let mut opened = Vec::new();
-        for group in names.iter().filter(|group| !self.running.contains_key(group)) {
-            opened.push((group.clone(), self.open(group, next).await?));
-        }
-        let new = opened.iter().map(|(_, running)| &running.store);
-        let stores: Vec<&Store> = old.iter().chain(new).collect();
-        let shown = stores.iter().map(|store| store.state().committed()).max().unwrap_or(Revision::INITIAL);
-        for store in stores {
-            store.advance(shown).await.map_err(|fault| anyhow::anyhow!("{}", fault.wire().1))?;
-        }
-        Ok(opened)
+        Ok(Applied::Stale(document)) => tracing::warn!(
+            "{KEPT}: this content of the file was applied before, and number {} after it; apply it by `kubebrain ctl \
+             placement apply`, or change the file",
+            document.number()
+        ),
+        Err(status) => tracing::error!("{KEPT}: {}", status.message()),
     }
 }
 
@@ -153,13 +96,8 @@ pub(crate) async fn run(flags: Standalone, process: &Process) -> Result<()> {
         bail!("--read-fence=lease: there is no master lease without an election, and standalone has none");
     }
     let clients = Front::bind(&flags.clients, process).await?;
-    let mut table = match &flags.placement {
-        Some(path) => placement::read(path)?,
-        None => Arc::new(Placement::builtin()),
-    };
-    if let Some((group, _)) = table.groups().find(|(_, brains)| !brains.is_empty()) {
-        bail!("the placement names brains of group {group}: in standalone all groups run in this process");
-    }
+    let file = reads(flags.placement.as_deref())?;
+    let table = file.table.clone();
     let starting = process.starts(
         "standalone",
         Place {
@@ -185,17 +123,21 @@ pub(crate) async fn run(flags: Standalone, process: &Process) -> Result<()> {
         held: numbers.held.clone(),
         ..proxy::config(&flags.clients, &clients.urls)
     };
+    let accepting = Stopper::default();
+    let (streams, (inside, mut wanted)) = (Stopper::default(), Inside::new());
     let mut groups = Groups {
         process,
         flags,
         storage,
         metrics: config::Metrics::new(&numbers.metrics),
         running: BTreeMap::new(),
+        inside,
+        announcer: Announcer::new(StandingResponse::default(), streams.handle()),
         opening: Opening::new(ETCD_VERSION),
         accepting: Stopper::default(),
-        streams: Stopper::default(),
+        streams,
+        table: table.clone(),
     };
-    let accepting = Stopper::default();
     clients.serve(&numbers.for_clients(groups.opening.clone()), &numbers.held, &accepting);
     let layout = Layout::new(groups.flags.store.store_prefix.as_bytes(), table.home());
     let new = storage::new_cluster(&groups.flags.store);
@@ -208,47 +150,82 @@ pub(crate) async fn run(flags: Standalone, process: &Process) -> Result<()> {
         learned = opening::cluster(table.home(), &groups.storage.engine, &layout, new, &say) => learned,
     };
     groups.storage.cluster = learned.with_context(|| storage::unopened(table.home(), &groups.flags.store))?;
-    for (group, _) in table.groups() {
-        let running = tokio::select! { biased;
-            () = signals.stop() => {
-                accepting.stop().await;
-                return Ok(());
-            }
-            running = groups.open(group, &table) => running?,
-            never = process.systemd.live(|_| true) => match never {},
-        };
-        groups.running.insert(group.clone(), running);
-    }
-    let proxy = Proxy::new(proxy_config, table.clone(), groups.connectors());
+    let deciding = Stopper::default();
+    let begun = tokio::select! { biased;
+        () = signals.stop() => None,
+        begun = begin(&mut groups, &file, &deciding) => Some(begun?),
+        never = process.systemd.live(|_| true) => match never {},
+    };
+    let first = match begun {
+        Some(authority) => hold_first(&mut groups, &authority, &file, &mut watched, &mut wanted, &mut signals)
+            .await?
+            .map(|first| (authority, first)),
+        None => None,
+    };
+    let Some((authority, mut document)) = first else {
+        deciding.stop().await;
+        accepting.stop().await;
+        return Ok(());
+    };
+    let proxy = Proxy::new(proxy_config, document.clone(), groups.connectors(document.table().groups().map(|(group, _)| group)));
     proxy.start().await;
     compaction.into_iter().for_each(|policy| proxy.compact_automatically(policy));
     groups.opening.open(proxy.service());
     process.ready(starting, &format!("all groups are open, at {}", proxy.floor()));
     let broken = vec![accepting.broken().boxed(), groups.accepting.broken().boxed(), proxy.broken().boxed()];
     let mut broken = std::pin::pin!(shutdown::broken(broken));
+    let mut decided = authority.changes();
+    let (mut applying, mut next): (Option<Applying>, Option<Document>) = (None, None);
     let outcome = loop {
+        groups.keep(&authority.needed()).await;
+        if let Ok(current) = authority.current().await
+            && current.id() != document.id()
+        {
+            next = Some(current);
+        }
         let running = groups.stores();
         *stores.lock() = running.iter().map(|store| store.state().clone()).collect();
         let is_well = |within| stores.lock().iter().all(|shared| shared.is_beating(within));
-        tokio::select! { biased; // the engine's reason is the cause of its groups'
+        let taken_up = async {
+            match &next {
+                Some(next) => authority.taken_up(next).await,
+                None => std::future::pending().await,
+            }
+        };
+        let reload = tokio::select! { biased; // the engine's reason is the cause of its groups'
             heard = signals.next() => match heard {
                 Heard::Stop => break Ok(()),
-                Heard::Reload => {}
+                Heard::Reload => true,
             },
-            () = watched.changed() => {}
+            () = watched.changed() => true,
             error = shutdown::poisoned(groups.storage.embedded.as_deref()) => break Err(error),
             error = shutdown::ended(&running) => break Err(error),
             error = &mut broken => break Err(error),
-            never = process.systemd.live(is_well) => match never {},
-        }
-        if let Some(next) = watched.reload(&table) {
-            match groups.replace(&next).await {
-                Ok(connectors) => {
-                    proxy.replace_placement(next.clone(), connectors);
-                    tracing::info!(version = format!("{:x}", next.version()), "a new placement is in use");
-                    table = next;
+            Some(wanted) = wanted.recv() => match groups.open_wanted(wanted, &mut signals).await {
+                Some(()) => false,
+                None => break Ok(()),
+            },
+            () = taken_up => {
+                if let Some(taken) = next.take() {
+                    let known = |group: &GroupName| document.names(group);
+                    let new = taken.table().groups().map(|(group, _)| group).filter(|group| !known(group));
+                    proxy.replace_placement(taken.clone(), groups.connectors(new));
+                    tracing::info!(number = taken.number(), "a new placement is in use");
+                    document = taken;
                 }
-                Err(error) => tracing::error!("the old placement stays: {error:#}"),
+                false
+            }
+            outcome = ended(&mut applying) => {
+                told(&outcome);
+                false
+            }
+            Ok(()) = decided.changed() => false,
+            never = process.systemd.live(is_well) => match never {},
+        };
+        if reload && let Some(file) = watched.reload(KEPT) {
+            match check(&file) {
+                Ok(()) => applying = Some(apply(&authority, file)),
+                Err(error) => tracing::error!("{KEPT}: {error:#}"),
             }
         }
     };
@@ -256,6 +233,7 @@ pub(crate) async fn run(flags: Standalone, process: &Process) -> Result<()> {
     accepting.ask();
     proxy.stop().await;
     accepting.stop().await;
+    deciding.stop().await;
     let Groups { running, accepting, streams, .. } = groups;
     streams.ask();
     accepting.stop().await;
@@ -263,4 +241,86 @@ pub(crate) async fn run(flags: Standalone, process: &Process) -> Result<()> {
         running.store.close().await;
     }
     outcome
+}
+
+/// The outcome of a file that is being applied, once.
+async fn ended(applying: &mut Option<Applying>) -> Result<Applied, Status> {
+    let Some(outcome) = applying else { return std::future::pending().await };
+    let outcome = outcome.await;
+    *applying = None;
+    outcome
+}
+
+/// Opens the groups of the file, or of the placement that they know, and whoever decides it.
+async fn begin(groups: &mut Groups<'_>, file: &File, deciding: &Stopper) -> Result<Authority> {
+    for (group, _) in file.table.groups() {
+        groups.open(group).await?;
+    }
+    // The file may be another one than the cluster's placement, which counts.
+    let known = groups.newest();
+    let table = known.as_ref().map_or(&*file.table, Document::table).clone();
+    let home = groups.open(table.home()).await?;
+    for (group, _) in table.groups() {
+        groups.open(group).await?;
+    }
+    groups.are_named();
+    let authority = Authority::new(home, Arc::new(groups.inside.clone()), Some(seed(file)));
+    groups.announcer.decided_by(Arc::new(Here(authority.clone())));
+    let run = authority.clone();
+    deciding.keep("the task that decides the placement", |stop| async move { run.run(stop).await });
+    Ok(authority)
+}
+
+/// Waits until a placement holds in all groups, and applies the file where it has another content than was applied last.
+/// `None`: the process is told to end.
+async fn hold_first(
+    groups: &mut Groups<'_>,
+    authority: &Authority,
+    file: &File,
+    watched: &mut placement::Watched,
+    wanted: &mut mpsc::Receiver<Wanted>,
+    signals: &mut Signals,
+) -> Result<Option<Document>> {
+    groups.opening.waits_for("the placement is not agreed on by all groups");
+    let (is_given, deciding) = (groups.flags.placement.is_some(), authority.clone());
+    let text = file.text.clone();
+    let first = async move {
+        if is_given && deciding.has_placement() {
+            match deciding.apply_file(&text).await {
+                Ok(Applied::Already(_)) => {}
+                outcome => told(&outcome),
+            }
+        }
+        let document = deciding.current().await.map_err(|status| anyhow::anyhow!("{}", status.message()))?;
+        deciding.taken_up(&document).await;
+        deciding.current().await.map_err(|status| anyhow::anyhow!("{}", status.message()))
+    };
+    let mut first = std::pin::pin!(first);
+    loop {
+        let stores = groups.stores();
+        tokio::select! { biased;
+            heard = signals.next() => match heard {
+                Heard::Stop => return Ok(None),
+                Heard::Reload => reseed(authority, watched),
+            },
+            () = watched.changed() => reseed(authority, watched),
+            error = shutdown::poisoned(groups.storage.embedded.as_deref()) => return Err(error),
+            error = shutdown::ended(&stores) => return Err(error),
+            Some(wanted) = wanted.recv() => match groups.open_wanted(wanted, signals).await {
+                Some(()) => {}
+                None => return Ok(None),
+            },
+            first = &mut first => return first.map(Some),
+            never = groups.process.systemd.live(|_| true) => match never {},
+        }
+    }
+}
+
+fn reseed(authority: &Authority, watched: &placement::Watched) {
+    if let Some(file) = watched.reload("it is not looked at") {
+        match check(&file) {
+            Ok(()) => authority.reseed(seed(&file)),
+            Err(error) => tracing::error!("it is not looked at: {error:#}"),
+        }
+    }
 }

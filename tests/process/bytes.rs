@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Response};
 use kubebrain_proto::etcdserverpb::{PutRequest, RangeRequest, ResponseHeader, StatusResponse};
-use kubebrain_proto::peer::AdvanceResponse;
+use kubebrain_proto::peer::{AdvanceResponse, PlacementResponse, StandingResponse};
 use kubebrain_shared::wire::{frame, put_bytes_field, put_varint, put_varint_field};
 use parking_lot::Mutex;
 use prost::Message;
@@ -116,12 +116,19 @@ impl Fake {
                 let header = Some(ResponseHeader { cluster_id: 1, member_id: 2, revision: 42, raft_term: 3 });
                 let answer = match head.uri.path() {
                     "/kubebrain.peer.v1.Peer/Advance" => {
-                        frame(&AdvanceResponse { revision: 42, compacted: -1, placement: 0 }.encode_to_vec())
+                        frame(&AdvanceResponse { revision: 42, compacted: -1, ..<_>::default() }.encode_to_vec())
                     }
                     "/etcdserverpb.Maintenance/Status" => frame(
                         &StatusResponse { header, version: "3.7.0".into(), ..Default::default() }
                             .encode_to_vec(),
                     ),
+                    "/kubebrain.peer.v1.Peer/Standing" => {
+                        frame(&StandingResponse { group: "default".into(), ..<_>::default() }.encode_to_vec())
+                    }
+                    "/kubebrain.peer.v1.Peer/Placement" => {
+                        let alone = PlacementResponse { group: "default".into(), alone: true, ..<_>::default() };
+                        frame(&alone.encode_to_vec())
+                    }
                     RANGE => {
                         fake.asked.lock().push((head.headers.clone(), asked.freeze()));
                         fake.answer.clone()

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use crate::BINARY;
 use kit::client::{Client, keys};
+use kit::groups::{Groups, apply, report};
 use kit::process::{Process, Start};
 use kit::until;
 use kit::watch::{key, mod_revision};
@@ -92,8 +93,8 @@ async fn mistakes_in_a_placement_are_named_by_line_and_reason() {
     let failure = Start::standalone(&place).placement(Path::new("/nowhere.yaml")).fails().await;
     assert!(failure.message.contains("placement /nowhere.yaml"), "{failure:?}");
     let path = place.file("bad.yaml", PODS_APART);
-    let failure = Start::brain(&place, "nobody").placement(&path).fails().await;
-    assert!(failure.message.contains("--group nobody: the placement has no such group"), "{failure:?}");
+    let passive = Start::brain(&place, "nobody").placement(&path).run().await;
+    assert!(passive.log().contains("--group nobody: the file has no such group"), "{}", passive.log());
     let failure = Start::proxy(&place, "proxy", &path).fails().await;
     assert!(failure.message.contains("group core has no brains"), "{failure:?}");
 }
@@ -167,12 +168,15 @@ async fn a_reload_that_is_wrong_changes_nothing() {
     let client = Client::new(server.address());
     assert_eq!(client.put("/registry/pods/a", "again").await.expect("a put"), revision + 1);
 
-    // A start is refused as a reload is.
+    // A start goes by what the cluster goes by, and says so.
     let start = server.start();
     drop(server);
     std::fs::write(&path, cases[2].1).expect("a file");
-    let failure = start.fails().await;
-    assert!(failure.message.contains("/registry/pods/"), "{failure:?}");
+    let server = start.run().await;
+    let log = server.log();
+    assert!(log.contains(KEPT) && log.contains("/registry/pods/"), "{log}");
+    let client = Client::new(server.address());
+    assert_eq!(client.put("/registry/pods/a", "still").await.expect("a put"), revision + 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -214,7 +218,7 @@ async fn an_empty_kind_moves_to_a_new_group_without_a_restart() {
     let all = ["/registry/example.com/widgets/ns/a", "/registry/nodes/a", "/registry/pods/a"];
     assert_eq!(keys(&client.list("/").await.expect("a list")), all);
 
-    // A restart by the new table has it all; by the old one it is refused.
+    // A restart by the new table has it all; one with the old one in its file says that it is from before.
     let server = server.restart().await;
     let client = Client::new(server.address());
     assert_eq!(keys(&client.list("/").await.expect("a list")), all);
@@ -222,8 +226,82 @@ async fn an_empty_kind_moves_to_a_new_group_without_a_restart() {
     let start = server.start();
     drop(server);
     std::fs::write(&path, PODS_APART).expect("a file");
-    let failure = start.fails().await;
-    assert!(failure.message.contains("/registry/example.com/widgets/"), "{failure:?}");
+    let server = start.run().await;
+    let log = server.log();
+    assert!(log.contains(KEPT) && log.contains("/registry/example.com/widgets/"), "{log}");
+    let client = Client::new(server.address());
+    assert_eq!(keys(&client.list("/").await.expect("a list")), all);
+}
+
+/// Every brain goes by this number, and nothing is under way.
+async fn all_go_by(groups: &Groups, names: &[&str], number: u64) {
+    for name in names {
+        until(&format!("number {number} at {name}"), async || {
+            let held = groups.goes_by(name).await.ok()?;
+            (held.current?.number == number && held.adopted.is_none()).then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn brains_of_a_cluster_go_by_one_placement_also_where_home_is_killed_during_a_change() {
+    let place = BINARY.place();
+    let table = |at: &dyn Fn(&str) -> String| {
+        format!(
+            "home: core\ndefault: core\ngroups: {{ core: {}, pods: {}, events: {} }}\n\
+             kinds:\n  - {{ kind: pods, group: pods }}\n  - {{ kind: events, group: events }}\n",
+            at("core"),
+            at("pods"),
+            at("events")
+        )
+    };
+    let names = ["core", "pods", "events"];
+    let mut groups = Groups::start(&place, &names, &table, |start| start).await;
+    all_go_by(&groups, &names, 1).await;
+    // Any brain says how it stands, by home's word.
+    let first = std::fs::read_to_string(&groups.file).expect("a file");
+    for name in names {
+        let report = report(groups.channel(name)).await.expect("a report");
+        assert_eq!(report.document.expect("one").text, first, "{name}");
+    }
+    // A file that changes is adopted by nobody, and is said to differ.
+    let next = format!("{first}  - {{ kind: jobs, group: pods }}\n");
+    std::fs::write(&groups.file, &next).expect("a file");
+    until("a line in the log", async || {
+        let log = groups.brains["events"].log();
+        log.contains("kubebrain ctl placement apply").then_some(())
+    })
+    .await;
+    assert_eq!(groups.goes_by("pods").await.expect("it answers").current.expect("one").number, 1);
+
+    // Home is killed once it has prepared; the next one carries it out, or takes it back.
+    let pods = groups.channel("pods");
+    let events = groups.brains.remove("events").expect("it runs");
+    let sent = apply(&pods, &next);
+    events.signal("STOP");
+    let killed = async {
+        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+        events.signal("CONT");
+        let core = groups.brains.get_mut("core").expect("it runs");
+        core.kill().await;
+        let again = core.start().run().await;
+        groups.brains.insert("core".to_owned(), again);
+    };
+    let (_outcome, ()) = tokio::join!(sent, killed);
+    groups.brains.insert("events".to_owned(), events);
+    let after = until("an end of the change", async || {
+        let report = report(groups.channel("pods")).await.ok()?;
+        report.document.filter(|_| report.prepared.is_none())
+    })
+    .await;
+    all_go_by(&groups, &names, after.number).await;
+    if after.text != next {
+        apply(&pods, &next).await.expect("nobody has keys of that kind");
+    }
+    let report = report(groups.channel("events")).await.expect("a report").document.expect("one");
+    assert_eq!(report.text, next);
+    all_go_by(&groups, &names, report.number).await;
 }
 
 /// Where brains are is no part of a table's version; whoever has to reach them reads it all the same.
@@ -244,7 +322,7 @@ async fn a_brain_that_has_moved_is_found_by_a_reload() {
     drop(brain);
     let brain = start.run().await;
     assert_ne!(brain.peer_address(), before, "the kernel gave the same port");
-    reload(&mut proxy, &path, &table(brain.peer_address()), TAKEN).await;
+    reload(&mut proxy, &path, &table(brain.peer_address()), "the contact addresses were read again").await;
     let last = client.put("/registry/pods/b", "1").await.expect("a put");
     let seen: Vec<_> = watch.events_to(last).await.iter().map(key).collect();
     assert_eq!(seen, ["/registry/pods/a", "/registry/pods/b"]);

@@ -19,8 +19,8 @@ pub(crate) fn table(brain: impl Fn(&str) -> String) -> String {
 
 /// Brains, and two proxies of them.
 pub(crate) async fn cluster(place: &Place) -> (Vec<Process>, [Process; 2]) {
-    // Where brains are does not change what a table means: they need not know.
-    let owners = place.file("owners.yaml", &table(|_| "{}".to_owned()));
+    // Where they are is known once they are there: the file is read again then.
+    let owners = place.file("placement.yaml", &table(|_| "{}".to_owned()));
     let mut brains = Vec::new();
     for group in GROUPS {
         brains.push(Start::brain(place, group).placement(&owners).run().await);
@@ -128,4 +128,73 @@ async fn watches_outlive_a_brain_that_was_killed() {
         sorted.sort();
         assert_eq!(sorted, expected, "{prefix}");
     }
+}
+
+/// The URL of a brain for its peers.
+fn url(brain: &Process) -> String {
+    format!("http://{}", brain.peer_address())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proxy_needs_an_address_and_no_more() {
+    let place = BINARY.place();
+    let failure = Start::joining(&place, "nobody", &[]).fails().await;
+    assert!(failure.message.contains("--join=PEER-URL"), "{failure:?}");
+    let failure = Start::joining(&place, "nobody", &["ftp://127.0.0.1:1".to_owned()]).fails().await;
+    assert!(failure.message.contains("brains have http://"), "{failure:?}");
+    let (brains, proxies) = cluster(&place).await;
+    let urls: Vec<String> = brains.iter().map(url).collect();
+    let third = Start::joining(&place, "third", &urls).run().await;
+    let wrote = Client::new(proxies[0].address()).put("/registry/pods/a", "x").await.expect("a put");
+    let read = Client::new(third.address()).get("/registry/pods/a").await.expect("a get");
+    assert!(revision(&read) >= wrote && read.kvs.len() == 1, "{read:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_means_something_else_is_said_once_and_changes_nothing() {
+    let place = BINARY.place();
+    let (brains, proxies) = cluster(&place).await;
+    let at = |name: &str| {
+        let found = GROUPS.iter().position(|group| *group == name).expect("a group");
+        format!("{{ brains: [\"{}\"] }}", url(&brains[found]))
+    };
+    let other = table(at).replace("kind: pods, group: pods", "kind: pods, group: events");
+    let path = place.file("other.yaml", &other);
+    let third = Start::proxy(&place, "third", &path).run().await;
+    let client = Client::new(third.address());
+    Client::new(proxies[0].address()).put("/registry/pods/a", "x").await.expect("a put");
+    client.put("/registry/pods/b", "x").await.expect("a put where the cluster has them");
+    let list = client.list("/registry/pods/").await.expect("a list");
+    assert_eq!(keys(&list), ["/registry/pods/a", "/registry/pods/b"]);
+    let said = format!("kubebrain ctl placement apply {}", path.display());
+    assert_eq!(third.log().matches(&said).count(), 1, "{}", third.log());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proxy_that_keeps_what_it_knows_starts_without_home() {
+    let place = BINARY.place();
+    let (mut brains, _proxies) = cluster(&place).await;
+    let urls: Vec<String> = brains.iter().map(url).collect();
+    let kept = place.join("kept");
+    let third = Start::joining(&place, "third", &urls).data_dir(&kept).umask("0").run().await;
+    let client = Client::new(third.address());
+    let wrote = client.put("/registry/pods/a", "x").await.expect("a put");
+    kit::until("it is kept", async || kept.join("floor").exists().then_some(())).await;
+    for (path, mode) in [(kept.clone(), 0o700), (kept.join("placement"), 0o600), (kept.join("floor"), 0o600)]
+    {
+        let found = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(&path).expect("it is there"));
+        assert_eq!(found & 0o777, mode, "{}", path.display());
+    }
+    let start = third.start();
+    drop(third);
+    let home = brains.remove(0);
+    let home_start = home.start();
+    drop(home);
+    // who asks for a page waits for all groups, so what is served is asked for
+    let third = start.run().await;
+    let client = Client::new(third.address());
+    let again = client.put("/registry/pods/b", "x").await.expect("pods are there");
+    assert!(again > wrote, "{again} after {wrote}");
+    assert!(third.log().contains("all groups answer but core"), "{}", third.log());
+    brains.insert(0, home_start.run().await);
 }

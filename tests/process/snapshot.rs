@@ -193,7 +193,7 @@ async fn groups_in_processes_of_their_own_are_saved_through_a_proxy_and_restored
     std::fs::write(&file, &bytes).expect("a file");
     drop((proxies, brains));
 
-    let owners = place.file("owners.yaml", &table(|_| "{}".to_owned()));
+    let owners = place.file("placement.yaml", &table(|_| "{}".to_owned()));
     let mut brains: Vec<Process> = Vec::new();
     for group in GROUPS {
         let into = place.join(&format!("{group}-again"));

@@ -26,7 +26,11 @@ pub(crate) struct Disk {
     log: Mutex<Log>,
     /// Planted fault: `absent` is not looked at.
     ignores_absent: bool,
+    /// Hears of each revision as it is committed.
+    hears: Option<Hears>,
 }
+
+type Hears = Box<dyn Fn(&Committed) + Send + Sync>;
 
 #[derive(Default)]
 struct Log {
@@ -44,7 +48,17 @@ impl Disk {
             clock,
             log: Mutex::default(),
             ignores_absent,
+            hears: None,
         })
+    }
+
+    /// One whose commits somebody hears of at once.
+    pub(crate) fn watched(groups: &[GroupName], clock: Arc<Clock>, hears: Hears) -> Arc<Self> {
+        let mut disk = Self::new(groups, clock, false);
+        if let Some(disk) = Arc::get_mut(&mut disk) {
+            disk.hears = Some(hears);
+        }
+        disk
     }
 
     /// Everything committed so far, and what is wrong with it.
@@ -92,13 +106,17 @@ impl Disk {
                     (change.key, kv.flatten())
                 });
                 let changes = changes.collect();
-                log.committed.push(Committed {
+                let committed = Committed {
                     group: group.clone(),
                     revision,
                     changes,
                     tick: self.clock.tick(),
                     at: Instant::now(),
-                });
+                };
+                if let Some(hears) = &self.hears {
+                    hears(&committed);
+                }
+                log.committed.push(committed);
             }
         }
         if let Some(((key, revision), _)) = rows.first_key_value() {

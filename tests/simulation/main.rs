@@ -15,6 +15,7 @@ mod directed;
 mod engine;
 mod gate;
 mod masters;
+mod placement;
 mod store;
 mod watching;
 mod world;

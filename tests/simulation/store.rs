@@ -333,7 +333,8 @@ impl Bench {
     }
 
     async fn stream(&self, range: Range) -> Result<pb::RangeResponse, Fault> {
-        let (_, chunks, _share) = self.store.range_stream(range, Revision::ZERO).await?;
+        let (_, chunks, _share) =
+            self.store.range_stream(range, Revision::ZERO, None).await.map_err(fault)?;
         let mut chunks = std::pin::pin!(chunks);
         let mut whole = pb::RangeResponse::default();
         while let Some(chunk) = chunks.next().await {
@@ -522,7 +523,7 @@ impl Bench {
 fn fault(error: WriteError) -> Fault {
     match error {
         WriteError::Fault(fault) => fault,
-        WriteError::NotOwner(what) | WriteError::TooLarge(what) => panic!("{what}"),
+        error @ (WriteError::Unserved(_) | WriteError::TooLarge(_)) => panic!("{error:?}"),
     }
 }
 

@@ -14,7 +14,7 @@ use kubebrain_net::serve::{ServeConfig, memory, serve_memory};
 use kubebrain_proxy::Proxy;
 use kubebrain_proxy::config::Seams;
 use kubebrain_shared::group::GroupName;
-use kubebrain_shared::placement::Placement;
+use kubebrain_shared::placement::{Document, Placement};
 use kubebrain_shared::stop::Stopper;
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
@@ -266,7 +266,7 @@ impl World {
             let connector = Connector::Memory(brain.gate.connector());
             let connectors = HashMap::from([(group.clone(), vec![connector])]);
             let proxy = Arc::clone(&front.lock().proxy);
-            proxy.replace_placement((*self.placement).clone().into(), connectors);
+            proxy.replace_placement(Document::unnumbered((*self.placement).clone()), connectors);
         }
     }
 
@@ -294,7 +294,7 @@ impl World {
             seams: self.plan.planted.seams,
             ..kubebrain_proxy::Config::default()
         };
-        let proxy = Arc::new(Proxy::new(config, Arc::clone(&self.placement), connectors));
+        let proxy = Arc::new(Proxy::new(config, Document::unnumbered((*self.placement).clone()), connectors));
         proxy.start().await;
         let (connector, listener) = memory();
         let accepting = Stopper::default();

@@ -13,12 +13,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use kubebrain_shared::fault::Fault;
-use kubebrain_shared::placement::Placement;
 use kubebrain_shared::range::KeyRange;
 use kubebrain_shared::revision::Revision;
 use kubebrain_shared::snapshot::Content;
 use prost::Message as _;
 
+use crate::decide::held::Held;
 use crate::engine::Span;
 use crate::read::fault::read_fault;
 use crate::rows::codec::LeaseRow;
@@ -48,7 +48,8 @@ pub struct ContentAt {
 /// A group's kept rows as of one revision, which is pinned while this lives.
 pub(crate) struct Kept<'a> {
     state: &'a GroupState,
-    placement: Arc<Placement>,
+    /// Whose the keys are; loaded after the revision was fixed.
+    held: Arc<Held>,
     at: u64,
     compacted: i64,
     header: Revision,
@@ -95,8 +96,8 @@ impl<'a> Kept<'a> {
         if at > header {
             return Err(Fault::FutureRevision);
         }
-        let placement = state.placement.load_full();
-        Ok(Self { state, placement, at: at.get(), compacted, header, _pin: pin })
+        let held = state.held.load_full();
+        Ok(Self { state, held, at: at.get(), compacted, header, _pin: pin })
     }
 
     pub(crate) const fn at(&self) -> Revision {
@@ -114,7 +115,7 @@ impl<'a> Kept<'a> {
     /// Begins to read.
     pub(crate) fn cursor(&self) -> Cursor {
         let group = &self.state.group;
-        let parts = self.placement.partition(&KeyRange::ALL);
+        let parts = self.held.table().partition(&KeyRange::ALL);
         let parts = parts.unwrap_or_else(|| vec![(KeyRange::ALL, group.clone())]);
         let own = parts.iter().filter(|(_, owner)| owner == group);
         let spans = own.map(|(range, _)| self.state.layout.data_span(range)).collect();
@@ -150,7 +151,7 @@ impl<'a> Kept<'a> {
     /// The key, and whether this is its newest version, if it is kept.
     fn keeps(&self, cursor: &mut Cursor, key: Bytes, revision: u64, deleted: bool) -> Option<(Bytes, bool)> {
         if key != cursor.key {
-            cursor.own = self.placement.owner(&key) == &self.state.group;
+            cursor.own = self.held.serves(&self.state.group, &key);
             (cursor.begun, cursor.settled) = (false, false);
             cursor.key = key;
         }

@@ -5,4 +5,4 @@ pub(crate) mod answer;
 pub(crate) mod index;
 pub(crate) mod pending;
 pub(crate) mod evaluate;
-pub(crate) mod owned;
+pub(crate) mod held;

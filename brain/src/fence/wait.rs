@@ -20,13 +20,12 @@ use crate::state::timeout::ANSWER_TIMEOUT;
 pub(crate) fn ticket(state: &GroupState) -> Ticket {
     let fence = &state.fence;
     let slave = state.is_slave();
-    let placement = slave.then(|| state.placement.load().version());
     let wait: Duration = if slave { SLAVE_TIMEOUT } else { ANSWER_TIMEOUT };
     let until = (slave || fence.asks()).then(|| Instant::now() + wait);
     let begun = fence.begun();
     #[cfg(any(test, feature = "faults"))]
     let begun = if fence.planted_faults().early_fence { Proof(begun.0.saturating_sub(1)) } else { begun };
-    Ticket { begun, until, placement }
+    Ticket { begun, until, to_slave: slave }
 }
 
 /// Returns when what was read in memory since `ticket` may be answered; on a slave, what is read from then on.
@@ -67,10 +66,6 @@ pub(crate) async fn fence_slave(
             && timeout_at(until, reach(state, need)).await.is_err()
         {
             state.follow.tell_late();
-            return Err(Fault::LeaderChanged);
-        }
-        // Whose keys are whose was judged by a placement that may have been replaced when the question was asked.
-        if ticket.placement != Some(state.placement.load().version()) {
             return Err(Fault::LeaderChanged);
         }
         if state.committed().get() >= floor {

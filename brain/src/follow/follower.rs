@@ -8,14 +8,15 @@ use std::time::Duration;
 
 use futures_util::stream::BoxStream;
 use futures_util::{FutureExt as _, StreamExt as _};
-use kubebrain_proto::peer::FollowResponse;
-use kubebrain_shared::placement::Placement;
+use kubebrain_proto::peer::{FollowResponse, PlacementState};
+use kubebrain_shared::placement::{Pair, Placement};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::apply::{self, Told};
 use super::load::Loading;
 use crate::config::Config;
+use crate::decide::held::Held;
 use crate::fence::slave::ask_master;
 use crate::state::group::GroupState;
 use crate::state::upstream::{Upstream, UpstreamError};
@@ -35,17 +36,20 @@ pub(super) struct Follower {
     state: Arc<GroupState>,
     config: Arc<Config>,
     upstream: watch::Receiver<Option<Arc<dyn Upstream>>>,
-    offered: watch::Receiver<Arc<Placement>>,
+    /// By which it goes where its group goes by no document.
+    table: Arc<Placement>,
+    /// What it goes by once it has come as far as that was recorded.
+    next: Option<Held>,
     /// All keys, before they are shown.
     loading: Option<Loading>,
-    /// The version of the master's placement; 0 before it was told.
-    heard: u64,
     /// Level is whoever has applied up to here; `None` while the master is asked.
     goal: Option<u64>,
     /// Something was heard in this subscription.
     spoke: bool,
     #[cfg(any(test, feature = "faults"))]
-    held: Vec<apply::Arrived>,
+    withheld: Vec<apply::Arrived>,
+    #[cfg(any(test, feature = "faults"))]
+    unheard: std::collections::VecDeque<PlacementState>,
 }
 
 /// Why a subscription ended.
@@ -54,26 +58,30 @@ enum End {
     Lost(String),
     /// What comes next is gone: everything is loaded anew.
     Compacted,
+    /// Which keys are the group's is known only now: everything is loaded anew.
+    Placed,
 }
 
 impl Follower {
     pub(super) fn new(
         state: Arc<GroupState>,
         config: Arc<Config>,
-        offered: watch::Receiver<Arc<Placement>>,
+        table: Arc<Placement>,
     ) -> Self {
         let upstream = state.follow.upstream();
         Self {
             state,
             config,
             upstream,
-            offered,
+            table,
+            next: None,
             loading: None,
-            heard: 0,
             goal: None,
             spoke: false,
             #[cfg(any(test, feature = "faults"))]
-            held: Vec::new(),
+            withheld: Vec::new(),
+            #[cfg(any(test, feature = "faults"))]
+            unheard: std::collections::VecDeque::new(),
         }
     }
 
@@ -99,6 +107,7 @@ impl Follower {
             };
             match end {
                 End::Compacted => self.begin_anew("its history is compacted: everything is loaded anew"),
+                End::Placed => self.begin_anew("the group goes by a placement now: everything is loaded anew"),
                 End::Lost(why) => self.fall_behind(&why),
             }
             if self.spoke {
@@ -140,9 +149,9 @@ impl Follower {
         let subscribed = timeout(SILENCE_MAX, upstream.follow(from)).await;
         let mut responses = subscribed.map_err(|_| lost("the master does not answer"))?.map_err(End::from)?;
         let mut response = hear(&mut responses).await?;
-        self.note(&response);
+        self.note(&response)?;
         if !loaded && self.loading.is_none() {
-            response = self.load(response, &mut responses).await?;
+            response = self.load(response).await?;
         }
         self.take(response)?;
         let mut goal = ask(&self.state);
@@ -158,10 +167,9 @@ impl Follower {
                 }
                 response = hear(&mut responses) => {
                     let response = response?;
-                    self.note(&response);
+                    self.note(&response)?;
                     self.take(response)?;
                 }
-                Ok(()) = self.offered.changed() => self.agree(),
                 () = state.follow.late() => {
                     self.fall_behind("it is far behind its master, or cannot look into the log");
                     goal = ask(&self.state);
@@ -170,24 +178,8 @@ impl Follower {
         }
     }
 
-    /// Loads everything, by the master's placement; gives the last response before that, without its events: they are in
-    /// what is read.
-    async fn load(
-        &mut self,
-        mut response: FollowResponse,
-        responses: &mut Responses,
-    ) -> Result<FollowResponse, End> {
-        while !self.state.follow.is_agreed() {
-            self.judge();
-            tokio::select! {
-                biased;
-                Ok(()) = self.offered.changed() => self.agree(),
-                next = hear(responses) => {
-                    response = next?;
-                    self.note(&response);
-                }
-            }
-        }
+    /// Loads everything, by the master's placement; gives the response back without its events: they are in what is read.
+    async fn load(&mut self, response: FollowResponse) -> Result<FollowResponse, End> {
         self.state.follow.change(|following| "loading all keys".clone_into(&mut following.trouble));
         self.state.metrics.follow.loads.inc();
         let told = Told { closed: response.closed.cast_unsigned(), compacted: response.compacted };
@@ -197,27 +189,77 @@ impl Follower {
     }
 
     /// Takes down what a response says beside its events.
-    fn note(&mut self, response: &FollowResponse) {
+    fn note(&mut self, response: &FollowResponse) -> Result<(), End> {
         self.spoke = true;
-        self.heard = response.placement;
-        self.agree();
+        let placement = response.placement.as_ref();
+        #[cfg(any(test, feature = "faults"))]
+        let late = self.heard_late(response);
+        #[cfg(any(test, feature = "faults"))]
+        let placement = late.as_ref().or(placement);
+        match placement {
+            Some(told) => self.meet(told)?,
+            None => return Err(lost("the master is of an older version, which says nothing of placements: upgrade it")),
+        }
         self.state.set_epoch(response.epoch);
         self.state.follow.change(|following| {
             following.epoch = response.epoch;
             following.leaving = response.leaving;
         });
+        Ok(())
     }
 
-    /// The table that both this process and its master have is the one that holds.
-    fn agree(&mut self) {
-        let offered = self.offered.borrow_and_update().clone();
-        let holds = self.state.placement.load().version();
-        if offered.version() == self.heard && holds != self.heard {
-            self.state.placement.store(offered);
-            // Streams look at whose their keys are now.
-            self.state.hub.wake();
+    /// What the master goes by. What is given away is served no longer, before anything that came after that is applied;
+    /// what is gained is served once everything that came before is.
+    fn meet(&mut self, told: &PlacementState) -> Result<(), End> {
+        let held = self.state.held.load_full();
+        let latest = self.next.as_ref().unwrap_or(&held);
+        let (document, pair) = (latest.document().id(), Pair { number: told.number, adopted: told.adopted });
+        let same = document.lineage == told.lineage && latest.pair() == pair;
+        if told.number == 0 && self.config.awaits_placement {
+            // What is recorded is not known here.
+            self.state.follow.set_placed();
+            return Ok(());
         }
-        self.state.follow.set_agreed(self.state.placement.load().version() == self.heard);
+        if same && !latest.is_nothing() {
+            return Ok(());
+        }
+        let next = latest.told(told).map_err(End::Lost)?;
+        #[cfg(any(test, feature = "faults"))]
+        if self.config.planted.compares_contents
+            && next.table().owns_alike(latest.table())
+            && next.adopted().or(latest.adopted()).is_none()
+        {
+            self.next = None;
+            self.state.hold(next);
+            return Ok(());
+        }
+        let first = held.pair().number == 0 && self.config.awaits_placement && pair.number > 0;
+        if first && (self.state.follow.is_loaded() || self.loading.is_some()) {
+            self.next = None;
+            self.state.hold(Held::unheard(Placement::clone(&self.table)));
+            self.state.follow.set_loaded(false);
+            self.state.cut_off();
+            self.state.hold(next);
+            return Err(End::Placed);
+        }
+        if self.state.follow.is_loaded() {
+            self.state.hold(held.until(&next));
+            self.next = Some(next);
+        } else {
+            self.next = None;
+            self.state.hold(next); // nothing is served yet
+        }
+        self.state.follow.set_placed();
+        Ok(())
+    }
+
+    /// Goes by what it was told, if it has come so far.
+    fn settle(&mut self) {
+        let applied = self.state.committed();
+        if let Some(next) = self.next.take_if(|next| next.at() <= applied) {
+            self.state.hold(next);
+            self.state.hub.stir(); // who waits for it may go on
+        }
     }
 
     /// Applies a response.
@@ -238,17 +280,31 @@ impl Follower {
             self.state.replace(contents);
             self.state.follow.set_loaded(true);
         }
+        if self.state.follow.is_loaded() {
+            self.settle();
+        }
         // Last: a batch counts as applied once all of it is.
         self.state.follow.raise_batch(response.batch);
         self.state.follow.raise_swept(u64::try_from(response.swept).unwrap_or(0));
         Ok(())
     }
 
+    /// Planted: see `Planted::hears_late`.
+    #[cfg(any(test, feature = "faults"))]
+    fn heard_late(&mut self, response: &FollowResponse) -> Option<PlacementState> {
+        if !self.config.planted.hears_late || !self.state.follow.is_loaded() {
+            self.unheard.clear();
+            return None;
+        }
+        self.unheard.extend(response.placement.clone());
+        if self.unheard.len() > 6 { self.unheard.pop_front() } else { self.unheard.front().cloned() }
+    }
+
     /// Planted: see `Planted::closes_before_events`.
     #[cfg(any(test, feature = "faults"))]
     fn hold(&mut self, arrived: Vec<apply::Arrived>) -> Vec<apply::Arrived> {
         match self.config.planted.closes_before_events {
-            true => std::mem::replace(&mut self.held, arrived),
+            true => std::mem::replace(&mut self.withheld, arrived),
             false => arrived,
         }
     }
@@ -256,14 +312,8 @@ impl Follower {
     /// Says whether it is level.
     fn judge(&self) {
         let course = &self.state.follow;
-        let trouble = if !course.is_agreed() {
-            let own = self.state.placement.load().version();
-            let newest = self.offered.borrow().version();
-            format!(
-                "its placement file is another one than the master's: version {newest:x} here, in use {own:x}, the master has \
-                 {:x}; give both the same file",
-                self.heard
-            )
+        let trouble = if self.config.awaits_placement && self.state.held.load().pair().number == 0 {
+            "its group has no placement yet".to_owned()
         } else if !course.is_loaded() {
             match self.loading {
                 Some(_) => "loaded, and waiting for the master to confirm what was read".to_owned(),

@@ -33,9 +33,9 @@ impl Loading {
         config: &Config,
         told: Told,
     ) -> Result<Self, OpenError> {
-        let placement = state.placement.load_full();
+        let held = state.held.load_full();
         let snapshot = RetryingSnapshot::new(&state.engine).await?;
-        let keys = load_keys(config, &snapshot, &state.layout, &placement, &state.values).await?;
+        let keys = load_keys(config, &snapshot, &state.layout, &held, &state.values).await?;
         // Whatever was swept under the snapshots was compacted before, durably.
         let after = RetryingSnapshot::new(&state.engine).await?;
         let stored = log::small(&after, &state.layout, Small::Compacted).await?;

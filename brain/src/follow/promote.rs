@@ -8,14 +8,15 @@ use std::sync::Arc;
 
 use kubebrain_shared::placement::Placement;
 use kubebrain_shared::revision::Revision;
-use tokio::sync::watch;
 
 use super::apply::{Arrival, Arrived, Told, apply};
 use crate::config::Config;
 use crate::engine::Snapshot;
-use crate::lead::takeover::{self, Takeover};
+use crate::decide::held::Held;
+use crate::lead::takeover::{self, Loaded, Takeover};
 use crate::load::error::OpenError;
 use crate::load::format::check_format;
+use crate::load::held::held;
 use crate::load::master::{MasterState, Start, load_master};
 use crate::rows::codec::{self, Layout, Record, Write};
 use crate::rows::log::{self, LogError};
@@ -33,13 +34,13 @@ use crate::state::group::{Contents, GroupState};
 pub(super) async fn take_over(
     state: &Arc<GroupState>,
     config: &Config,
-    offered: &watch::Sender<Arc<Placement>>,
+    table: &Placement,
 ) -> Result<Start, OpenError> {
     let (engine, layout) = (&state.engine, &state.layout);
-    let placement = offered.borrow().clone();
     let known = state.follow.batch();
-    let same = placement.version() == state.placement.load().version();
-    let warm = state.follow.is_loaded() && same;
+    // Without a number nothing tells which keys were loaded.
+    let placed = !config.awaits_placement || state.held.load().pair().number > 0;
+    let warm = state.follow.is_loaded() && state.follow.is_placed() && placed;
     check_format(engine, layout).await?;
     let near = Some(known).filter(|known| *known > 0);
     let term = config.term(); // of before the takeover
@@ -50,28 +51,35 @@ pub(super) async fn take_over(
             master.start.counter = master.start.counter.max(state.committed().get());
             #[cfg(any(test, feature = "faults"))]
             let arrived = if config.planted.skips_tail { Vec::new() } else { arrived };
+            // First what is given away, last what is gained: what is read meanwhile is of before.
+            let next = held(config, master.placement.as_ref(), table, &master.start.owners)?;
+            let before = Held::clone(&state.held.load());
+            state.hold(before.until(&next));
             apply(state, arrived, Told { closed: master.start.counter, compacted: master.start.compacted });
+            state.hold(next);
             state.follow.attach_leased(&mut master.leases);
             master
         }
         None => {
             let snapshot = RetryingSnapshot::new(engine).await?;
-            let (keys, mut master) =
-                takeover::load(config, &snapshot, layout, &placement, &state.values, number).await?;
+            let Loaded { held, keys, mut master } =
+                takeover::load(config, &snapshot, layout, table, &state.values, number).await?;
             master.start.counter = master.start.counter.max(state.committed().get());
-            state.placement.store(placement);
+            state.hold(state.held.load().until(&held));
             state.replace(Contents {
                 index: keys.index,
                 bytes: keys.bytes,
                 committed: master.start.counter,
                 compacted: master.start.compacted,
             });
+            state.hold(held);
             master
         }
     };
-    let MasterState { leases, alarms, start } = master;
+    let MasterState { leases, alarms, start, decided, .. } = master;
     *state.leases.lock() = leases;
     state.set_alarms(&alarms);
+    state.decide(decided);
     state.set_epoch(epoch);
     state.fence.lead(config.asks(&**engine), number, term);
     Ok(start)

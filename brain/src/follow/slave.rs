@@ -23,8 +23,8 @@ use crate::store::Store;
 pub struct Slave {
     state: Arc<GroupState>,
     config: Arc<Config>,
-    /// The newest table of this process.
-    offered: watch::Sender<Arc<Placement>>,
+    /// By which it goes where its group goes by no document.
+    table: Arc<Placement>,
     follower: Option<JoinHandle<()>>,
     /// What a writer reads; it is none's until it is promoted.
     inbox: Option<mpsc::Receiver<Command>>,
@@ -36,12 +36,12 @@ impl Slave {
     pub(crate) fn new(
         state: Arc<GroupState>,
         config: Config,
+        table: Arc<Placement>,
         inbox: mpsc::Receiver<Command>,
         promoted: Box<dyn Fn() + Send + Sync>,
     ) -> Self {
-        let offered = watch::Sender::new(state.placement.load_full());
         let (config, inbox) = (Arc::new(config), Some(inbox));
-        Self { state, config, offered, follower: None, inbox, promoted }
+        Self { state, config, table, follower: None, inbox, promoted }
     }
 
     /// Follows this master from now on, instead of any other.
@@ -51,7 +51,7 @@ impl Slave {
         }
         self.state.follow.attach(upstream);
         if self.follower.as_ref().is_none_or(JoinHandle::is_finished) {
-            let follower = Follower::new(self.state.clone(), self.config.clone(), self.offered.subscribe());
+            let follower = Follower::new(self.state.clone(), self.config.clone(), self.table.clone());
             self.follower = Some(keep(&self.state, "the task that follows the master", follower.run()));
         }
     }
@@ -59,11 +59,6 @@ impl Slave {
     /// Follows nobody from now on; `why` is for people.
     pub fn detach(&self, why: &str) {
         self.state.follow.detach(why);
-    }
-
-    /// The newest table of this process. It holds once the master says that it is its own.
-    pub fn offer(&self, placement: Arc<Placement>) {
-        self.offered.send_replace(placement);
     }
 
     /// How it does. Not every change of [`Following::level_at`] is told.
@@ -89,7 +84,7 @@ impl Slave {
             follower.abort();
             let _aborted = follower.await;
         }
-        let start = promote::take_over(&self.state, &self.config, &self.offered).await?;
+        let start = promote::take_over(&self.state, &self.config, &self.table).await?;
         let Some(inbox) = self.inbox.take() else { return Ok(()) };
         self.state.follow.promoted();
         self.state.hub.stir(); // whoever waited for more to be applied waits for nothing now

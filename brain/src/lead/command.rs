@@ -1,17 +1,17 @@
 //! [`Command`]: what the writer is asked to do, and what comes back.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use kubebrain_shared::fault::Fault;
 use kubebrain_shared::group::GroupName;
-use kubebrain_shared::placement::Placement;
+use kubebrain_shared::placement::{Document, DocumentId};
 use kubebrain_shared::revision::Revision;
-use thiserror::Error;
 use tokio::sync::oneshot;
 
 use crate::decide::answer::Answer;
+use crate::decide::held::Unserved;
 use crate::request::Op;
+use crate::rows::codec::{DecidedRow, HistoryRow};
 use crate::state::alarm::Alarm;
 
 /// Why a write was not done; surely not, in every case.
@@ -19,10 +19,16 @@ use crate::state::alarm::Alarm;
 pub enum WriteError {
     /// What a client is told.
     Fault(Fault),
-    /// These keys belong to another group, or the placement is another one.
-    NotOwner(String),
+    /// These keys are not served here.
+    Unserved(Unserved),
     /// The storage cannot hold what it would write; the sentence says why.
     TooLarge(String),
+}
+
+impl From<Unserved> for WriteError {
+    fn from(unserved: Unserved) -> Self {
+        Self::Unserved(unserved)
+    }
 }
 
 impl From<Fault> for WriteError {
@@ -31,36 +37,58 @@ impl From<Fault> for WriteError {
     }
 }
 
-/// Why a placement was refused. The old one holds.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum PlaceError {
-    /// It gives away keys that this group has, or has had since the last compaction.
-    #[error(
-        "group {group} has keys under {kind}, which the new placement gives to group {owner}; \
-        a kind moves only while it is empty and its history is compacted"
-    )]
-    Stranded {
-        /// This group.
-        group: String,
-        /// What would be stranded.
-        kind: String,
-        /// Who would own it.
-        owner: String,
+/// One step of a change of the placement, as the home group's master asks for it.
+#[derive(Clone, Debug)]
+pub enum PlaceStep {
+    /// What it would answer if this were prepared. Nothing changes.
+    Ask {
+        /// The next document.
+        next: Document,
     },
-    /// The storage did not say who owns what.
-    #[error("group {group}: owners were not read: {reason}")]
-    Storage {
-        /// This group.
-        group: String,
-        /// What it said.
-        reason: String,
+    /// Serve what is the group's by the present document and by the next one.
+    Prepare {
+        /// The present one, for whoever has not heard of it; `None` where there is none.
+        base: Option<Document>,
+        /// The next one.
+        next: Document,
+        /// The group has gone by a document before: one that has none has lost its data.
+        known: bool,
     },
-    /// It follows its master, whose placement counts.
-    #[error("this brain is not the group's master")]
-    Slave,
-    /// The group is ending.
-    #[error("the group has stopped")]
-    Stopped,
+    /// Go by this document.
+    Take {
+        /// The document.
+        document: Document,
+        /// Also where the group has nothing, or something else, in place of what it had.
+        accept_loss: bool,
+    },
+}
+
+/// How a group stands after a step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placed {
+    /// Why it does not do it; empty where it does, or did.
+    pub refusal: String,
+    /// The document that it goes by.
+    pub id: DocumentId,
+    /// The number that it has adopted beyond that; 0 for none.
+    pub adopted: u64,
+    /// What it gives away it has answered for up to here, where it has adopted; else its revision.
+    pub revision: Revision,
+    /// Its compacted revision then; -1 where nothing was compacted.
+    pub compacted: i64,
+    /// Keys are, or were, recorded as its own.
+    pub holds_keys: bool,
+}
+
+/// What the home group has decided, to be written down at once.
+#[derive(Clone, Debug, Default)]
+pub struct Decision {
+    /// All of it.
+    pub row: DecidedRow,
+    /// A document that has become current.
+    pub entry: Option<HistoryRow>,
+    /// Numbers of the history that are not kept any longer.
+    pub forget: Vec<u64>,
 }
 
 /// A write that was done.
@@ -104,7 +132,7 @@ pub(crate) enum Command {
     Write {
         op: Op,
         floor: Revision,
-        part: Option<u64>,
+        part: Option<DocumentId>,
         reply: Reply<Written, WriteError>,
     },
     Advance {
@@ -152,14 +180,14 @@ pub(crate) enum Command {
     Trimmed {
         number: u64,
     },
-    Prepare {
-        placement: Arc<Placement>,
-        reply: Reply<(), PlaceError>,
+    Place {
+        step: PlaceStep,
+        reply: Reply<Placed>,
     },
-    Commit {
-        reply: Reply<(), PlaceError>,
+    Decide {
+        decision: Box<Decision>,
+        reply: Reply<()>,
     },
-    Abort,
     Close {
         reply: oneshot::Sender<()>,
     },

@@ -34,9 +34,11 @@ use kubebrain_shared::placement::Placement;
 use prost::Message;
 
 use crate::config::Config;
+use crate::decide::held::Held;
 use crate::engine::{Batch, CommitError, Engine, Snapshot as _};
 use crate::load::error::OpenError;
 use crate::load::format::check_format;
+use crate::load::held::held;
 use crate::load::keys::{Keys, load_keys};
 use crate::load::master::{MasterState, load_master};
 use crate::load::placement::check_placement;
@@ -46,6 +48,13 @@ use crate::rows::number::BatchNumber;
 use crate::rows::retry::{RetryingSnapshot, Tries};
 use crate::state::values::Values;
 
+/// What was loaded.
+pub(crate) struct Loaded {
+    pub(crate) held: Held,
+    pub(crate) keys: Keys,
+    pub(crate) master: MasterState,
+}
+
 /// Takes the group over; gives the own epoch, and what was loaded.
 pub(crate) async fn open(
     config: &Config,
@@ -53,7 +62,7 @@ pub(crate) async fn open(
     layout: &Layout,
     placement: &Placement,
     values: &Values,
-) -> Result<(u64, Keys, MasterState), OpenError> {
+) -> Result<(u64, Loaded), OpenError> {
     check_format(engine, layout).await?;
     #[cfg(any(test, feature = "faults"))]
     let before = RetryingSnapshot::new(engine).await?;
@@ -61,8 +70,8 @@ pub(crate) async fn open(
     let snapshot = RetryingSnapshot::new(engine).await?;
     #[cfg(any(test, feature = "faults"))]
     let snapshot = if config.planted.loads_before_takeover { before } else { snapshot };
-    let (keys, master) = load(config, &snapshot, layout, placement, values, number).await?;
-    Ok((epoch, keys, master))
+    let loaded = load(config, &snapshot, layout, placement, values, number).await?;
+    Ok((epoch, loaded))
 }
 
 /// Snapshots that came after another takeover may show what its master has written, in part.
@@ -162,12 +171,13 @@ pub(crate) async fn load(
     placement: &Placement,
     values: &Values,
     number: BatchNumber,
-) -> Result<(Keys, MasterState), OpenError> {
+) -> Result<Loaded, OpenError> {
     let mut master = load_master(config, snapshot, layout, number).await?;
-    check_placement(snapshot, layout, placement, &master.start.owners).await?;
-    let keys = load_keys(config, snapshot, layout, placement, values).await?;
+    let held = held(config, master.placement.as_ref(), placement, &master.start.owners)?;
+    check_placement(snapshot, layout, held.table(), &master.start.owners).await?;
+    let keys = load_keys(config, snapshot, layout, &held, values).await?;
     master.start.counter = master.start.counter.max(keys.top);
     master.leases.attach(&keys.index);
     check_still_master(config, snapshot.engine(), layout, number).await?;
-    Ok((keys, master))
+    Ok(Loaded { held, keys, master })
 }

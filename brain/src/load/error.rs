@@ -1,6 +1,7 @@
 //! [`OpenError`]: why a group was not opened.
 
 use kubebrain_shared::group::GroupName;
+use kubebrain_shared::placement::DocumentError;
 use thiserror::Error;
 
 use crate::engine::{CommitError, ReadError, Refusal};
@@ -40,6 +41,15 @@ pub enum OpenError {
         /// What the store says.
         found: u64,
     },
+    /// What the group goes by is no placement.
+    #[error("group {group}: what it goes by cannot be read; was the store written by a newer version?")]
+    Placement {
+        /// The group.
+        group: GroupName,
+        /// What is wrong.
+        #[source]
+        error: DocumentError,
+    },
     /// The placement gives keys away that the store records for another group.
     #[error(
         "keys under {kind} belong to group {owner} since their first write, the placement gives them to group {group}; \
@@ -67,7 +77,11 @@ impl OpenError {
                         | CommitError::Refused(Refusal::Unavailable(_) | Refusal::NoSpace)
                 )
             }
-            Self::Damaged(_) | Self::Deposed { .. } | Self::Format { .. } | Self::Stranded { .. } => false,
+            Self::Damaged(_)
+            | Self::Deposed { .. }
+            | Self::Format { .. }
+            | Self::Placement { .. }
+            | Self::Stranded { .. } => false,
         }
     }
 }

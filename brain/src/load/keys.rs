@@ -4,11 +4,11 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use kubebrain_proto::mvccpb::KeyValue;
-use kubebrain_shared::placement::Placement;
 use kubebrain_shared::range::KeyRange;
 
 use super::error::OpenError;
 use crate::config::Config;
+use crate::decide::held::Held;
 use crate::decide::index::Index;
 use crate::engine::Snapshot;
 use crate::rows::codec::{self, Layout};
@@ -25,19 +25,19 @@ pub(crate) struct Keys {
     pub top: u64,
 }
 
-/// All keys that the placement gives to the group; newest values go into the cache.
+/// All keys that are the group's by all that it goes by; newest values go into the cache.
 pub(crate) async fn load_keys(
     config: &Config,
     snapshot: &dyn Snapshot,
     layout: &Layout,
-    placement: &Placement,
+    held: &Held,
     values: &Values,
 ) -> Result<Keys, OpenError> {
     let mut keys = Keys::default();
-    let parts = placement.partition(&KeyRange::ALL);
+    let parts = held.table().partition(&KeyRange::ALL);
     let parts = parts.unwrap_or_else(|| vec![(KeyRange::ALL, config.group.clone())]);
     for (range, _) in parts.into_iter().filter(|(_, owner)| *owner == config.group) {
-        load_range(config, snapshot, layout, placement, &range, values, &mut keys).await?;
+        load_range(config, snapshot, layout, held, &range, values, &mut keys).await?;
     }
     Ok(keys)
 }
@@ -46,7 +46,7 @@ async fn load_range(
     config: &Config,
     snapshot: &dyn Snapshot,
     layout: &Layout,
-    placement: &Placement,
+    held: &Held,
     range: &KeyRange,
     values: &Values,
     keys: &mut Keys,
@@ -58,7 +58,7 @@ async fn load_range(
         config.loaded.fetch_add(page.rows.len() as u64, Ordering::Relaxed);
         for (row, value) in page.rows {
             let data = layout.read_data(&row, &value)?;
-            if placement.owner(&data.key) != &config.group {
+            if held.tables().any(|table| table.owner(&data.key) != &config.group) {
                 continue;
             }
             let revision = data.revision.get();

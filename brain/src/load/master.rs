@@ -8,7 +8,7 @@ use kubebrain_shared::group::GroupName;
 use super::error::OpenError;
 use crate::config::Config;
 use crate::engine::Snapshot;
-use crate::rows::codec::{self, AlarmsRow, Layout, LeaseRow, Record, Small};
+use crate::rows::codec::{self, AlarmsRow, DecidedRow, Layout, LeaseRow, PlacementRow, Record, Small};
 use crate::rows::number::BatchNumber;
 use crate::rows::ownership;
 use crate::state::lease::Leases;
@@ -18,6 +18,10 @@ pub(crate) struct MasterState {
     pub leases: Leases,
     pub alarms: AlarmsRow,
     pub start: Start,
+    /// What the group goes by; `None` where it has heard of no placement yet.
+    pub placement: Option<PlacementRow>,
+    /// At the home group: the placement of the cluster.
+    pub decided: DecidedRow,
 }
 
 /// Where the writer goes on from.
@@ -43,6 +47,8 @@ pub(crate) async fn load_master(
         layout.small(Small::Ceiling),
         layout.small(Small::Compacted),
         layout.alarms(),
+        layout.placement(),
+        layout.decided(),
     ];
     let (small, owners, _) = futures_util::try_join!(
         async { Ok(snapshot.get_many(keys.to_vec()).await?) },
@@ -56,6 +62,8 @@ pub(crate) async fn load_master(
     let ceiling = next().map(|(key, value)| codec::read_small(key, &value)).transpose()?.unwrap_or(0);
     let compacted = next().map(|(key, value)| codec::read_small(key, &value)).transpose()?;
     let alarms = next().map(|(key, value)| codec::read_message(key, value)).transpose()?.unwrap_or_default();
+    let placement = next().map(|(key, value)| codec::read_message(key, value)).transpose()?;
+    let decided = next().map(|(key, value)| codec::read_message(key, value)).transpose()?.unwrap_or_default();
     let start = Start {
         counter: last.top.max(ceiling).max(1),
         number: takeover.next(),
@@ -63,7 +71,7 @@ pub(crate) async fn load_master(
         compacted: compacted.map_or(-1, u64::cast_signed),
         owners,
     };
-    Ok(MasterState { leases, alarms, start })
+    Ok(MasterState { leases, alarms, start, placement, decided })
 }
 
 async fn load_leases(snapshot: &dyn Snapshot, layout: &Layout, leases: &mut Leases) -> Result<(), OpenError> {

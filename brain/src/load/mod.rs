@@ -4,5 +4,6 @@ pub(crate) mod error;
 pub(crate) mod format;
 pub(crate) mod cluster;
 pub(crate) mod placement;
+pub(crate) mod held;
 pub(crate) mod keys;
 pub(crate) mod master;

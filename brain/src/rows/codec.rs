@@ -7,6 +7,9 @@
 //! <prefix> "g" esc(group) "l" n:u64     log        Record           batch n of the group
 //! <prefix> "g" esc(group) "s" name      small rows u64              "ceiling", "compacted", "trimmed"
 //! <prefix> "g" esc(group) "s" "alarms"  alarms     AlarmsRow        there while one stands
+//! <prefix> "g" esc(group) "s" "placement"  placement  PlacementRow  what the group goes by, once it has heard of one
+//! <prefix> "g" esc(group) "s" "decided" decided    DecidedRow       at the home group: the placement of the cluster, and its change
+//! <prefix> "g" esc(group) "h" n:u64     history    HistoryRow       at the home group: placement n
 //! <prefix> "g" esc(group) "e"           election   MasterRecord     who is elected; outside the log, it fences nothing
 //! <prefix> "g" esc(group) "t" id:u64    leases     LeaseRow
 //! <prefix> "i"                          cluster    u64            the cluster's id; stores of before there were any lack it
@@ -19,6 +22,7 @@
 //! group: groups that share an engine can hand a kind over without copying it.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use kubebrain_proto::peer::PlacementDocument;
 use kubebrain_shared::group::GroupName;
 use kubebrain_shared::range::KeyRange;
 use kubebrain_shared::revision::Revision;
@@ -28,7 +32,10 @@ use thiserror::Error;
 use crate::engine::Span;
 
 /// The format that this page describes. A store of another one is refused.
-pub const FORMAT: u64 = 1;
+pub const FORMAT: u64 = 2;
+
+/// The format before there were placements in the store. A store of it becomes one of [`FORMAT`] when it is opened.
+pub(crate) const FORMAT_WITHOUT_PLACEMENTS: u64 = 1;
 
 const PUT: u8 = 1;
 const TOMBSTONE: u8 = 2;
@@ -145,6 +152,75 @@ pub struct AlarmRow {
     /// As on etcd's wire: 1 no space, 2 corrupt.
     #[prost(uint32, tag = "2")]
     pub kind: u32,
+}
+
+/// What a group goes by.
+#[derive(Clone, PartialEq, Message)]
+pub struct PlacementRow {
+    /// The document that holds; missing where none does yet.
+    #[prost(message, optional, tag = "1")]
+    pub current: Option<PlacementDocument>,
+    /// The next one, which the group has agreed to.
+    #[prost(message, optional, tag = "2")]
+    pub adopted: Option<PlacementDocument>,
+    /// The group's revision when it agreed.
+    #[prost(uint64, tag = "3")]
+    pub adopted_revision: u64,
+    /// Its compacted revision then; -1 where nothing was compacted.
+    #[prost(sint64, tag = "4")]
+    pub adopted_compacted: i64,
+    /// Its revision when this row was written.
+    #[prost(uint64, tag = "5")]
+    pub at: u64,
+}
+
+/// At the home group: the placement of the cluster.
+#[derive(Clone, PartialEq, Message)]
+pub struct DecidedRow {
+    /// The one that holds; missing before the first one does.
+    #[prost(message, optional, tag = "1")]
+    pub current: Option<PlacementDocument>,
+    /// A change that is under way. Its revisions are not known yet.
+    #[prost(message, optional, tag = "2")]
+    pub prepared: Option<PlacementDocument>,
+    /// Groups that this change does without.
+    #[prost(string, repeated, tag = "3")]
+    pub without: Vec<String>,
+    /// Groups that have gone by a placement of this cluster.
+    #[prost(string, repeated, tag = "4")]
+    pub members: Vec<String>,
+    /// How the last change ended, for people.
+    #[prost(string, tag = "5")]
+    pub outcome: String,
+    /// The number that it had.
+    #[prost(uint64, tag = "6")]
+    pub outcome_number: u64,
+    /// It did not come to be.
+    #[prost(bool, tag = "7")]
+    pub outcome_refused: bool,
+    /// A hash of the last file that was applied because it changed.
+    #[prost(fixed64, tag = "8")]
+    pub file: u64,
+    /// The highest number that was ever given out.
+    #[prost(uint64, tag = "9")]
+    pub last: u64,
+    /// Groups that are in no document any more and have not heard so.
+    #[prost(string, repeated, tag = "10")]
+    pub removed: Vec<String>,
+}
+
+/// At the home group: a placement that was current.
+#[derive(Clone, PartialEq, Message)]
+pub struct HistoryRow {
+    /// The document.
+    #[prost(message, optional, tag = "1")]
+    pub document: Option<PlacementDocument>,
+    /// When it became current, in seconds since 1970.
+    #[prost(int64, tag = "2")]
+    pub at: i64,
+    /// Why, for people.
+    #[prost(string, tag = "3")]
+    pub reason: String,
 }
 
 /// A small number that a group keeps.
@@ -279,6 +355,32 @@ impl Layout {
         let mut key = self.own(b's');
         key.put_slice(b"alarms");
         key.freeze()
+    }
+
+    /// The row of what the group goes by.
+    pub fn placement(&self) -> Bytes {
+        let mut key = self.own(b's');
+        key.put_slice(b"placement");
+        key.freeze()
+    }
+
+    /// At the home group: the row of the cluster's placement.
+    pub fn decided(&self) -> Bytes {
+        let mut key = self.own(b's');
+        key.put_slice(b"decided");
+        key.freeze()
+    }
+
+    /// At the home group: the row of placement `number`.
+    pub fn history(&self, number: u64) -> Bytes {
+        let mut key = self.own(b'h');
+        key.put_u64(number);
+        key.freeze()
+    }
+
+    /// At the home group: all placements that are kept.
+    pub fn history_span(&self) -> Span {
+        Span { start: self.own(b'h').freeze(), end: Some(self.own(b'h' + 1).freeze()) }
     }
 
     /// The row of the election.

@@ -3,6 +3,7 @@
 use std::marker::PhantomData;
 
 use bytes::{BufMut, Bytes};
+use kubebrain_shared::placement::TEXT_BYTES_MAX;
 use prost::Message;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::server::Grpc;
@@ -12,6 +13,9 @@ use crate::request::Limits;
 
 /// A frame's own bytes on top of the largest request, as in etcd.
 const OVERHEAD_BYTES: usize = 512 << 10;
+
+/// A step of a change of the placement carries two documents, whatever requests of clients may have.
+pub(super) const PLACE_BYTES_MAX: usize = 2 * TEXT_BYTES_MAX;
 
 /// A server of one call, with etcd's bound on what it takes and none on what it sends.
 pub(super) fn server<C: Codec>(codec: C, limits: &Limits) -> Grpc<C> {

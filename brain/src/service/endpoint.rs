@@ -27,6 +27,7 @@ use super::members::Members;
 use super::{
     auth, cluster, codec, follow, health, http1, kv, lease, maintenance, peer, questions, snapshot, watch,
 };
+use crate::request::Limits;
 use crate::store::Store;
 
 /// What an endpoint serves with.
@@ -152,6 +153,12 @@ impl Endpoint {
             method::ADOPT_LEASE if peers => unary!(peer::adopt_lease),
             method::RENEW_LEASE if peers => unary!(peer::renew_lease),
             method::LEASE_HOLDERS if peers => unary!(peer::lease_holders),
+            method::PLACE if peers => {
+                let limits = Limits { request_bytes_max: codec::PLACE_BYTES_MAX, ..limits };
+                let call = service_fn(move |request| peer::place(inner.clone(), request));
+                codec::server(TypedCodec::default(), &limits).unary(call, request).await
+            }
+            method::PLACEMENT if peers => unary!(peer::placement),
             method::CONTENT if peers => unary!(snapshot::content),
             method::FOLLOW if peers => {
                 let call = service_fn(move |request| follow::follow(inner.clone(), request));

@@ -10,7 +10,7 @@ impl From<WriteError> for Status {
     fn from(error: WriteError) -> Self {
         match error {
             WriteError::Fault(fault) => fault.into(),
-            WriteError::NotOwner(what) => metadata::not_owner(what),
+            WriteError::Unserved(unserved) => metadata::not_owner(unserved),
             WriteError::TooLarge(why) => Status::invalid_argument(format!("kubebrain: {why}")),
         }
     }

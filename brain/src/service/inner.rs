@@ -5,14 +5,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::HeaderMap;
 use kubebrain_net::reflection::Reflection;
+use kubebrain_shared::fault::Fault;
 use kubebrain_shared::metadata;
+use kubebrain_shared::placement::DocumentId;
 use kubebrain_shared::revision::Revision;
 use kubebrain_shared::stop::Stop;
 use tokio::time::sleep;
 use tonic::Status;
 
 use super::members::Members;
-use crate::store::{Reply, Store};
+use crate::lead::command::WriteError;
+use crate::store::{Reply, Store, Unserved};
 
 /// How long a slave's streams outlive its master's term.
 const LAST_WORD_WITHIN: Duration = Duration::from_millis(100);
@@ -56,10 +59,20 @@ impl Inner {
         }
     }
 
-    /// The version of the placement by which this group is asked for its part.
-    pub(super) fn part(&self, headers: &HeaderMap) -> Option<u64> {
+    /// The document by which this group is asked for its part. One that cannot be read is none that a group goes by.
+    pub(super) fn part(&self, headers: &HeaderMap) -> Option<DocumentId> {
         let part = headers.get(&metadata::PART).filter(|_| self.audience == Audience::Peers)?;
-        u64::from_str_radix(part.to_str().ok()?, 16).ok()
+        let unread = DocumentId { lineage: u64::MAX, number: u64::MAX };
+        Some(part.to_str().ok().and_then(|part| part.parse().ok()).unwrap_or(unread))
+    }
+
+    /// What a request is refused with. Keys that are about to go are refused to proxies like keys that are gone: they ask
+    /// where the keys will be; a client that asks a brain asks it again.
+    pub(super) fn refusal(&self, error: WriteError) -> Status {
+        match (self.audience, error) {
+            (Audience::Clients, WriteError::Unserved(Unserved::Changing(_))) => Fault::LeaderChanged.into(),
+            (_, error) => error.into(),
+        }
     }
 
     /// True of a watch stream whose proxy judges progress itself.

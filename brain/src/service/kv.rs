@@ -7,8 +7,6 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use kubebrain_proto::etcdserverpb as wire;
 use kubebrain_shared::fault::Fault;
-use kubebrain_shared::metadata;
-use kubebrain_shared::range::KeyRange;
 use prost::Message;
 use tonic::{Request, Status};
 
@@ -18,8 +16,8 @@ use crate::request::{Delete, Put, Range, Txn};
 pub(super) async fn range(inner: Arc<Inner>, request: Request<wire::RangeRequest>) -> Answered {
     let (floor, part) = (inner.floor(request.metadata().as_ref())?, inner.part(request.metadata().as_ref()));
     let range = Range::try_from(request.into_inner())?;
-    owned(&inner, std::slice::from_ref(&range.keys), part)?;
-    Ok(inner.reply(inner.store.range(&range, floor).await?))
+    let read = inner.store.range_owned(&range, floor, part).await;
+    Ok(inner.reply(read.map_err(|error| inner.refusal(error))?))
 }
 
 type Chunks = Pin<Box<dyn Stream<Item = Result<Bytes, Status>> + Send>>;
@@ -47,8 +45,8 @@ pub(super) async fn range_stream(
     if filters.iter().any(|bound| *bound != 0) {
         return Err(Status::unimplemented("RangeStream does not support revision filters"));
     }
-    owned(&inner, std::slice::from_ref(&range.keys), part)?;
-    let (revision, chunks, share) = inner.store.range_stream(range, floor).await?;
+    let read = inner.store.range_stream(range, floor, part).await;
+    let (revision, chunks, share) = read.map_err(|error| inner.refusal(error))?;
     let chunks: Chunks = Box::pin(chunks.map(|chunk| chunk.map_err(Status::from)));
     let mut response = inner.answer(chunks, revision);
     if let Some(share) = share {
@@ -62,7 +60,7 @@ pub(super) async fn put(inner: Arc<Inner>, request: Request<wire::PutRequest>) -
     let request = request.into_inner();
     fits(&inner, &request)?;
     let put = Put::try_from(request)?;
-    Ok(inner.reply(inner.store.put(put, floor).await?))
+    Ok(inner.reply(inner.store.put(put, floor).await.map_err(|error| inner.refusal(error))?))
 }
 
 pub(super) async fn delete_range(inner: Arc<Inner>, request: Request<wire::DeleteRangeRequest>) -> Answered {
@@ -70,7 +68,7 @@ pub(super) async fn delete_range(inner: Arc<Inner>, request: Request<wire::Delet
     let request = request.into_inner();
     fits(&inner, &request)?;
     let delete = Delete::try_from(request)?;
-    Ok(inner.reply(inner.store.delete(delete, floor, part).await?))
+    Ok(inner.reply(inner.store.delete(delete, floor, part).await.map_err(|error| inner.refusal(error))?))
 }
 
 pub(super) async fn txn(inner: Arc<Inner>, request: Request<wire::TxnRequest>) -> Answered {
@@ -80,7 +78,7 @@ pub(super) async fn txn(inner: Arc<Inner>, request: Request<wire::TxnRequest>) -
         fits(&inner, &request)?;
     }
     let txn = Txn::from_wire(request, inner.store.limits())?;
-    Ok(inner.reply(inner.store.txn(txn, floor).await?))
+    Ok(inner.reply(inner.store.txn(txn, floor).await.map_err(|error| inner.refusal(error))?))
 }
 
 pub(super) async fn compact(inner: Arc<Inner>, request: Request<wire::CompactionRequest>) -> Answered {
@@ -89,10 +87,6 @@ pub(super) async fn compact(inner: Arc<Inner>, request: Request<wire::Compaction
     let revision = inner.store.compact(request.revision, request.physical, floor).await?;
     let answer = wire::CompactionResponse { header: inner.header(revision) };
     Ok(inner.answer(Bytes::from(answer.encode_to_vec()), revision))
-}
-
-fn owned(inner: &Inner, ranges: &[KeyRange], part: Option<u64>) -> Result<(), Status> {
-    inner.store.owns(ranges, part).map_err(metadata::not_owner)
 }
 
 /// True of a transaction that etcd proposes to nobody: what it reads has no size to be measured.

@@ -28,4 +28,4 @@ pub use follow::Remote;
 pub use inner::Audience;
 pub use members::Members;
 pub use slave::{Between, Master, Role, SlaveService};
-pub use standing::{Announced, Announcer, Standing};
+pub use standing::{Announced, Announcer, Decided, Decides, Standing};

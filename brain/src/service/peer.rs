@@ -6,10 +6,12 @@ use std::time::Duration;
 use kubebrain_proto::peer as wire;
 use kubebrain_shared::fault::Fault;
 use kubebrain_shared::group::GroupName;
+use kubebrain_shared::placement::Pair;
 use kubebrain_shared::revision::Revision;
 use tonic::{Request, Status};
 
 use super::inner::{Inner, no_floor};
+use crate::authority::here;
 use crate::lead::command::Adoption;
 use crate::state::lease::Leases;
 
@@ -22,9 +24,27 @@ pub(super) async fn advance(
     let floor = Revision::checked_from(request.into_inner().floor).ok_or_else(no_floor)?;
     let revision = inner.store.advance(floor).await?;
     let compacted = inner.store.state().compacted();
-    let placement = inner.store.state().placement.load().version();
-    let answer = wire::AdvanceResponse { revision: revision.to_wire(), compacted, placement };
+    let held = inner.store.state().held.load();
+    let Pair { number, adopted } = held.pair();
+    let lineage = held.document().id().lineage;
+    let answer = wire::AdvanceResponse { revision: revision.to_wire(), compacted, lineage, number, adopted };
     Ok(inner.answer(answer, revision))
+}
+
+/// One step of a change of the placement.
+pub(super) async fn place(
+    inner: Arc<Inner>,
+    request: Request<wire::PlaceRequest>,
+) -> Answered<wire::PlaceResponse> {
+    here::place(&inner.store, request.into_inner()).await.map(tonic::Response::new)
+}
+
+/// What this brain's group goes by, as far as this brain has heard.
+pub(super) async fn placement(
+    inner: Arc<Inner>,
+    _request: Request<wire::PlacementRequest>,
+) -> Answered<wire::PlacementResponse> {
+    Ok(tonic::Response::new(here::held(&inner.store)))
 }
 
 pub(super) async fn share_lease(

@@ -9,6 +9,7 @@ use futures_util::{Stream, StreamExt as _, stream};
 use kubebrain_net::dial::Channel;
 use kubebrain_proto::peer::peer_client::PeerClient;
 use kubebrain_proto::peer::{AdvanceResponse, AskRequest, AskResponse, Claim as WireClaim};
+use kubebrain_shared::placement::Pair;
 use kubebrain_shared::revision::Revision;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
@@ -36,8 +37,9 @@ pub(super) async fn answer(
         async move {
             let request = request?;
             let floor = Revision::checked_from(request.floor).ok_or_else(no_floor)?;
-            let Fenced { revision, compacted, placement, claim } = inner.store.claim(floor).await?;
-            let answer = AdvanceResponse { revision: revision.to_wire(), compacted, placement };
+            let Fenced { revision, compacted, lineage, placement, claim } = inner.store.claim(floor).await?;
+            let Pair { number, adopted } = placement;
+            let answer = AdvanceResponse { revision: revision.to_wire(), compacted, lineage, number, adopted };
             let claim = claim.map(|Claim { epoch, batch }| WireClaim { epoch, batch });
             Ok(AskResponse { number: request.number, answer: Some(answer), claim })
         }
@@ -164,7 +166,8 @@ fn read(response: AskResponse) -> Answer {
     let answer = response.answer.ok_or_else(broken)?;
     let revision = Revision::checked_from(answer.revision).ok_or_else(broken)?;
     let claim = response.claim.map(|WireClaim { epoch, batch }| Claim { epoch, batch });
-    Ok(Fenced { revision, compacted: answer.compacted, placement: answer.placement, claim })
+    let AdvanceResponse { compacted, lineage, number, adopted, .. } = answer;
+    Ok(Fenced { revision, compacted, lineage, placement: Pair { number, adopted }, claim })
 }
 
 #[cfg(test)]

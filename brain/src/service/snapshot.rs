@@ -126,7 +126,7 @@ pub(super) async fn snapshot(
         revision: export.revision.get(),
         compacted: export.compacted,
         groups: vec![shared.group.as_str().to_owned()],
-        placement_version: shared.placement.load().version(),
+        placement_version: shared.held.load().table().version(),
         store_prefix: shared.layout.prefix().clone(),
         program: concat!("kubebrain ", env!("CARGO_PKG_VERSION")).to_owned(),
     };

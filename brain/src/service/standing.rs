@@ -1,4 +1,5 @@
-//! `Peer/Standing` and `Admin/Groups`: what this brain is in its group, told to proxies and to people whatever its role.
+//! `Peer/Standing` and `Admin`: what this brain is in its group, told to proxies and to people whatever its role; and the
+//! cluster's placement, by whoever decides it.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -7,12 +8,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use futures_util::{Stream, stream};
 use http::{Request, Response};
 use kubebrain_proto::admin;
 use kubebrain_proto::peer::{StandingRequest, StandingResponse, standing_response};
-use kubebrain_shared::method;
+use kubebrain_shared::{metadata, method};
 use kubebrain_shared::stop::Stop;
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tonic::Status;
@@ -28,6 +31,31 @@ use crate::store::Store;
 
 /// Proxies take a brain that says nothing for a few times as long for dead.
 const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// The master of the home group, wherever it is.
+#[async_trait]
+pub trait Decides: Send + Sync + 'static {
+    /// See [`Authority::report`](crate::authority::Authority::report).
+    ///
+    /// # Errors
+    /// As there; `Unavailable` where the home group's master is not reached. With `is_passed_on` only if it is here.
+    ///
+    /// # Cancel safety
+    /// Safe: a read.
+    async fn report(&self, query: admin::PlacementQuery, is_passed_on: bool) -> Decided;
+
+    /// See [`Authority::change`](crate::authority::Authority::change).
+    ///
+    /// # Errors
+    /// As of [`Decides::report`].
+    ///
+    /// # Cancel safety
+    /// A dropped call may have been carried out.
+    async fn change(&self, command: admin::PlacementCommand, is_passed_on: bool) -> Decided;
+}
+
+/// What whoever decides says.
+pub type Decided = Result<admin::PlacementReport, Status>;
 
 /// What a brain is at a moment.
 #[derive(Clone, Default)]
@@ -62,6 +90,8 @@ struct Inner {
     /// Its id; 0 until the store has told it.
     member: AtomicU64,
     standing: watch::Sender<Standing>,
+    /// Who decides what the placement is; `None` of a brain that is part of no cluster.
+    decides: Mutex<Option<Arc<dyn Decides>>>,
     stop: Stop,
 }
 
@@ -71,12 +101,22 @@ impl Announcer {
     pub fn new(brain: StandingResponse, stop: Stop) -> Self {
         let standing = watch::Sender::new(Standing::default());
         let member = AtomicU64::new(brain.member_id);
-        Self { inner: Arc::new(Inner { brain, member, standing, stop }) }
+        Self { inner: Arc::new(Inner { brain, member, standing, decides: Mutex::default(), stop }) }
     }
 
     /// It is the member of this id, as its store says.
     pub fn call(&self, member: u64) {
         self.inner.member.store(member, Ordering::Relaxed);
+    }
+
+    /// Calls about the placement are answered so.
+    pub fn decided_by(&self, decides: Arc<dyn Decides>) {
+        *self.inner.decides.lock() = Some(decides);
+    }
+
+    fn decides(&self) -> Result<Arc<dyn Decides>, Status> {
+        let why = "kubebrain: this brain is part of no cluster: its group owns everything, without a placement";
+        self.inner.decides.lock().clone().ok_or_else(|| Status::failed_precondition(why))
     }
 
     /// From now on it is this.
@@ -95,6 +135,8 @@ impl Announcer {
         let behind = behind.and_then(|following| following.borrow().level_at);
         let behind = behind.map_or(Duration::ZERO, |level_at| level_at.elapsed());
         let shared = standing.store.as_ref().map(Store::state);
+        let held = shared.map(|shared| shared.held.load());
+        let pair = held.as_ref().map(|held| held.pair()).unwrap_or_default();
         StandingResponse {
             role: role.into(),
             reads: standing.reads,
@@ -105,7 +147,12 @@ impl Announcer {
             revision: shared.map_or(0, |shared| shared.committed().to_wire()),
             compacted: shared.map_or(-1, |shared| shared.compacted()),
             behind_ms: u64::try_from(behind.as_millis()).unwrap_or(u64::MAX),
-            placement: shared.map_or(0, |shared| shared.placement.load().version()),
+            placement_lineage: held.as_ref().map_or(0, |held| held.document().id().lineage),
+            placement_number: pair.number,
+            placement_adopted: pair.adopted,
+            is_home: held.as_ref().is_some_and(|held| {
+                pair.number > 0 && held.table().home().as_str() == self.inner.brain.group
+            }),
             stored_bytes: shared.map_or(0, |shared| shared.engine.size()),
             member_id: self.inner.member.load(Ordering::Relaxed),
             ..self.inner.brain.clone()
@@ -115,14 +162,23 @@ impl Announcer {
     /// At once, at every change, and with each heartbeat.
     fn stream(self) -> impl Stream<Item = Result<StandingResponse, Status>> + Send {
         let changes = self.inner.standing.subscribe();
-        stream::unfold((self, changes, Instant::now()), |(announcer, mut changes, due)| async move {
+        let begin = (self, changes, None::<watch::Receiver<u64>>, Instant::now());
+        stream::unfold(begin, |(announcer, mut changes, placed, due)| async move {
+            let placed = async move {
+                match placed {
+                    Some(mut placed) => drop(placed.changed().await),
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! { biased;
                 () = announcer.inner.stop.asked() => return None,
                 _changed = changes.changed() => {}
+                () = placed => {}
                 () = sleep_until(due) => {}
             }
             changes.mark_unchanged();
-            Some((Ok(announcer.now()), (announcer, changes, Instant::now() + HEARTBEAT)))
+            let placed = changes.borrow().store.as_ref().map(|store| store.state().placed());
+            Some((Ok(announcer.now()), (announcer, changes, placed, Instant::now() + HEARTBEAT)))
         })
     }
 
@@ -139,20 +195,60 @@ impl Announcer {
         }
     }
 
-    async fn answer(self, audience: Audience, request: Request<Body>) -> Response<Body> {
-        let limits = Limits::default();
-        if audience == Audience::Clients {
-            let call = service_fn(move |_request: tonic::Request<admin::GroupsRequest>| {
-                let groups = self.groups();
-                async move { Ok::<_, Status>(tonic::Response::new(groups)) }
-            });
-            return codec::server(TypedCodec::default(), &limits).unary(call, request).await;
+    async fn answer(self, own: Own, request: Request<Body>) -> Response<Body> {
+        let limits = Limits { request_bytes_max: codec::PLACE_BYTES_MAX, ..Limits::default() };
+        let is_passed_on = request.headers().contains_key(metadata::PASSED_ON);
+        match own {
+            Own::Groups => {
+                let call = service_fn(move |_request: tonic::Request<admin::GroupsRequest>| {
+                    let groups = self.groups();
+                    async move { Ok::<_, Status>(tonic::Response::new(groups)) }
+                });
+                codec::server(TypedCodec::default(), &limits).unary(call, request).await
+            }
+            Own::Standing => {
+                let call = service_fn(move |_request: tonic::Request<StandingRequest>| {
+                    let stream = self.clone().stream();
+                    async move { Ok::<_, Status>(tonic::Response::new(stream)) }
+                });
+                codec::server(TypedCodec::default(), &limits).server_streaming(call, request).await
+            }
+            Own::Placement => {
+                let call = service_fn(move |query: tonic::Request<admin::PlacementQuery>| {
+                    let decides = self.decides();
+                    async move { decides?.report(query.into_inner(), is_passed_on).await.map(tonic::Response::new) }
+                });
+                codec::server(TypedCodec::default(), &limits).unary(call, request).await
+            }
+            Own::ChangePlacement => {
+                let call = service_fn(move |command: tonic::Request<admin::PlacementCommand>| {
+                    let decides = self.decides();
+                    async move { decides?.change(command.into_inner(), is_passed_on).await.map(tonic::Response::new) }
+                });
+                codec::server(TypedCodec::default(), &limits).unary(call, request).await
+            }
         }
-        let call = service_fn(move |_request: tonic::Request<StandingRequest>| {
-            let stream = self.clone().stream();
-            async move { Ok::<_, Status>(tonic::Response::new(stream)) }
-        });
-        codec::server(TypedCodec::default(), &limits).server_streaming(call, request).await
+    }
+}
+
+/// A call that is about this brain, or about the placement.
+#[derive(Clone, Copy)]
+enum Own {
+    Groups,
+    Standing,
+    Placement,
+    ChangePlacement,
+}
+
+impl Own {
+    fn of(audience: Audience, path: &str) -> Option<Self> {
+        match (audience, path) {
+            (Audience::Clients, method::GROUPS) => Some(Self::Groups),
+            (Audience::Peers, method::STANDING) => Some(Self::Standing),
+            (_, method::ADMIN_PLACEMENT) => Some(Self::Placement),
+            (_, method::CHANGE_PLACEMENT) => Some(Self::ChangePlacement),
+            _ => None,
+        }
     }
 }
 
@@ -189,13 +285,9 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let own = match self.audience {
-            Audience::Clients => method::GROUPS,
-            Audience::Peers => method::STANDING,
-        };
-        if request.uri().path() == own {
-            let (announcer, audience) = (self.announcer.clone(), self.audience);
-            return Box::pin(async move { Ok(announcer.answer(audience, request.map(Body::new)).await) });
+        if let Some(own) = Own::of(self.audience, request.uri().path()) {
+            let announcer = self.announcer.clone();
+            return Box::pin(async move { Ok(announcer.answer(own, request.map(Body::new)).await) });
         }
         Box::pin(self.inner.call(request))
     }

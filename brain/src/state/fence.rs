@@ -29,14 +29,14 @@ pub(crate) struct Ticket {
     pub(crate) begun: Proof,
     /// The answer is not waited for any longer.
     pub(crate) until: Option<Instant>,
-    /// Of a slave: the version of the placement by which it was judged whose the keys are.
-    pub(crate) placement: Option<u64>,
+    /// The request came to a slave.
+    pub(crate) to_slave: bool,
 }
 
 impl Ticket {
     /// True of a request that came to a slave.
     pub(crate) const fn is_slaves(&self) -> bool {
-        self.placement.is_some()
+        self.to_slave
     }
 }
 

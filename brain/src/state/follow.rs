@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use kubebrain_shared::fault::Fault;
+use kubebrain_shared::placement::Pair;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
@@ -22,16 +23,16 @@ pub(crate) struct Need {
     pub(crate) revision: u64,
     /// It knows that everything below this revision is compacted; -1 where nothing is.
     pub(crate) compacted: i64,
-    /// It uses the placement of this version; 0 where any will do.
-    pub(crate) placement: u64,
+    /// What it goes by: the master may have given keys away that a slave would still serve, at this very revision.
+    pub(crate) placement: Pair,
 }
 
 /// How far a slave is, and whom it follows. On a master it says that there is nothing to follow.
 pub(crate) struct FollowState {
     slave: AtomicBool,
     loaded: AtomicBool,
-    /// This slave uses the same placement as its master.
-    agreed: AtomicBool,
+    /// This slave has heard by which placement its master goes.
+    placed: AtomicBool,
     /// The master has taken compacted versions up to here out of the engine.
     swept: AtomicU64,
     /// A batch of the log up to which everything is applied; 0 where none is known.
@@ -49,7 +50,7 @@ impl FollowState {
         Self {
             slave: AtomicBool::new(slave),
             loaded: AtomicBool::new(false),
-            agreed: AtomicBool::new(false),
+            placed: AtomicBool::new(false),
             swept: AtomicU64::new(0),
             batch: AtomicU64::new(0),
             leased: Mutex::default(),
@@ -83,12 +84,12 @@ impl FollowState {
         self.change(|following| following.loaded = loaded);
     }
 
-    pub(crate) fn set_agreed(&self, agreed: bool) {
-        self.agreed.store(agreed, Ordering::Release);
+    pub(crate) fn set_placed(&self) {
+        self.placed.store(true, Ordering::Release);
     }
 
-    pub(crate) fn is_agreed(&self) -> bool {
-        self.agreed.load(Ordering::Acquire)
+    pub(crate) fn is_placed(&self) -> bool {
+        self.placed.load(Ordering::Acquire)
     }
 
     /// Up to which revision the master has taken compacted versions out of the engine.
@@ -201,7 +202,7 @@ impl FollowState {
     /// # Errors
     /// [`Fault::LeaderChanged`].
     pub(crate) fn may_ask(&self) -> Result<(), Fault> {
-        let asks = self.is_loaded() && self.is_agreed() && self.upstream.borrow().is_some();
+        let asks = self.is_loaded() && self.is_placed() && self.upstream.borrow().is_some();
         if asks { Ok(()) } else { Err(Fault::LeaderChanged) }
     }
 }

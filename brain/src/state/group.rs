@@ -7,7 +7,6 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use kubebrain_shared::fault::Fault;
 use kubebrain_shared::group::GroupName;
-use kubebrain_shared::placement::Placement;
 use kubebrain_shared::revision::Revision;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
@@ -23,13 +22,14 @@ use super::metrics::GroupMetrics;
 use super::pins::{Pin, Pins};
 use super::quota::Share;
 use super::values::Values;
+use crate::decide::held::Held;
 use crate::decide::identity::Identity;
 use crate::decide::index::Index;
 use crate::engine::{Bounds, Engine};
 use crate::events::hub::Hub;
 #[cfg(any(test, feature = "faults"))]
 use crate::planted::Planted;
-use crate::rows::codec::{AlarmsRow, Layout};
+use crate::rows::codec::{AlarmsRow, DecidedRow, Layout};
 
 /// Everything that one group keeps in memory, on its master and on its slaves.
 ///
@@ -68,8 +68,14 @@ pub struct GroupState {
     pub bounds: Bounds,
     #[cfg(any(test, feature = "faults"))]
     pub(crate) planted: Planted,
-    /// Which keys are this group's. Changed by the writer, between two writes.
-    pub placement: ArcSwap<Placement>,
+    /// Which keys are this group's. Changed by the writer after what it closes is visible, and by who follows.
+    pub held: ArcSwap<Held>,
+    /// At the home group's master: the placement of the cluster.
+    decided: ArcSwap<DecidedRow>,
+    /// Counts the changes of both.
+    placed: watch::Sender<u64>,
+    /// The cluster's id, as a placement says it; 0 where none does.
+    cluster: AtomicU64,
     committed: AtomicU64,
     compacted: AtomicI64,
     /// Counts how often everything was replaced: what was read before and after does not belong together.
@@ -107,7 +113,8 @@ pub(crate) struct Parts {
     pub(crate) share: Share,
     /// Bytes of recent events kept for watchers.
     pub(crate) window_bytes: usize,
-    pub(crate) placement: Arc<Placement>,
+    pub(crate) held: Held,
+    pub(crate) decided: DecidedRow,
     pub(crate) contents: Contents,
     pub(crate) metrics: GroupMetrics,
     pub(crate) fence: Fence,
@@ -138,7 +145,10 @@ impl GroupState {
             hub: Hub::new(parts.window_bytes, committed),
             window_bytes: parts.window_bytes,
             metrics: parts.metrics,
-            placement: ArcSwap::new(parts.placement),
+            cluster: AtomicU64::new(parts.held.document().cluster()),
+            held: ArcSwap::from_pointee(parts.held),
+            decided: ArcSwap::from_pointee(parts.decided),
+            placed: watch::Sender::new(0),
             committed: AtomicU64::new(committed),
             compacted: AtomicI64::new(compacted),
             generation: AtomicU64::new(0),
@@ -152,7 +162,34 @@ impl GroupState {
 
     /// Who answers, in the present epoch.
     pub fn identity(&self) -> Identity {
-        Identity { epoch: self.epoch.load(Ordering::Acquire), ..self.identity }
+        let cluster = match self.cluster.load(Ordering::Relaxed) {
+            0 => self.identity.cluster,
+            placed => placed,
+        };
+        Identity { epoch: self.epoch.load(Ordering::Acquire), cluster, ..self.identity }
+    }
+
+    /// From now on keys are the group's by this. Watch streams look at whose their keys are.
+    pub(crate) fn hold(&self, held: Held) {
+        self.cluster.store(held.document().cluster(), Ordering::Relaxed);
+        self.held.store(Arc::new(held));
+        self.placed.send_modify(|count| *count += 1);
+        self.hub.wake();
+    }
+
+    /// At the home group's master: the placement of the cluster.
+    pub fn decided(&self) -> Arc<DecidedRow> {
+        self.decided.load_full()
+    }
+
+    pub(crate) fn decide(&self, decided: DecidedRow) {
+        self.decided.store(Arc::new(decided));
+        self.placed.send_modify(|count| *count += 1);
+    }
+
+    /// Counts the changes of what the group goes by, and of what the home group has decided.
+    pub fn placed(&self) -> watch::Receiver<u64> {
+        self.placed.subscribe()
     }
 
     pub(crate) fn set_epoch(&self, epoch: u64) {

@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use kubebrain_proto::peer::FollowResponse;
+use kubebrain_shared::placement::Pair;
 use kubebrain_shared::revision::Revision;
 use thiserror::Error;
 use tokio::time::Instant;
@@ -55,8 +56,10 @@ pub struct Fenced {
     pub revision: Revision,
     /// Its compacted revision; -1 where nothing was compacted.
     pub compacted: i64,
-    /// The version of its placement; 0 where it does not tell.
-    pub placement: u64,
+    /// Whose placement it goes by; 0 for none.
+    pub lineage: u64,
+    /// By which of its numbers.
+    pub placement: Pair,
     /// What is left to be proven; `None` where the master is sure.
     pub claim: Option<Claim>,
 }

@@ -46,10 +46,12 @@ impl Store {
             false => None,
         };
         let revision = lifted.unwrap_or_else(|| state.committed());
-        let (compacted, placement) = (state.compacted(), state.placement.load().version());
+        // After the revision: what is given away is given away at or above it.
+        let (compacted, held) = (state.compacted(), state.held.load());
+        let (lineage, placement) = (held.document().id().lineage, held.pair());
         let is_sure = state.fence.is_sure()?; // last: what was read before is covered
         let claim = (lifted.is_none() && !is_sure).then_some(claim);
-        Ok(Fenced { revision, compacted, placement, claim })
+        Ok(Fenced { revision, compacted, lineage, placement, claim })
     }
 
     /// For a request that arrives now; see [`Self::fence`].

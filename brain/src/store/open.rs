@@ -8,16 +8,18 @@ use tokio::sync::{Semaphore, mpsc, watch};
 
 use super::{SCANS_MAX, Store, figures};
 use crate::config::Config;
+use crate::decide::held::Held;
 use crate::decide::identity::Identity;
 use crate::decide::index::Index;
 use crate::engine::Engine;
 use crate::follow::slave::Slave;
 use crate::lead::command::Command;
 use crate::lead::writer::task::Writer;
+use crate::lead::takeover::Loaded;
 use crate::lead::{sweep, takeover};
 use crate::load::error::OpenError;
 use crate::load::master::MasterState;
-use crate::rows::codec::Layout;
+use crate::rows::codec::{DecidedRow, Layout};
 use crate::rows::number::BatchNumber;
 use crate::state::fence::Fence;
 use crate::state::follow::FollowState;
@@ -36,10 +38,13 @@ struct Beginning {
     contents: Contents,
     fence: Fence,
     follow: FollowState,
+    held: Held,
+    decided: DecidedRow,
 }
 
 impl Store {
-    /// Takes the group over and loads it.
+    /// Takes the group over and loads it. It goes by what the store says; where that says nothing by `placement`, or where
+    /// it awaits one ([`Config::awaits_placement`]) by what is recorded as its own.
     ///
     /// # Errors
     /// See [`OpenError`]. Afterwards an older master of the group is refused, also where this fails.
@@ -51,8 +56,9 @@ impl Store {
         let layout = Layout::new(&config.store_prefix, &config.group);
         let values = Values::new(engine.clone(), layout.clone(), config.value_cache.clone());
         let term = config.term(); // of before the takeover
-        let (epoch, keys, master) = takeover::open(&config, &engine, &layout, &placement, &values).await?;
-        let MasterState { leases, alarms, start } = master;
+        let (epoch, Loaded { held, keys, master }) =
+            takeover::open(&config, &engine, &layout, &placement, &values).await?;
+        let MasterState { leases, alarms, start, decided, .. } = master;
         let fence = Fence::new(config.asks(&*engine), start.number.before()).within(term);
         let contents = Contents {
             index: keys.index,
@@ -60,8 +66,9 @@ impl Store {
             committed: start.counter,
             compacted: start.compacted,
         };
-        let beginning = Beginning { layout, values, epoch, contents, fence, follow: FollowState::master() };
-        let (store, inbox, sweeps) = Self::begin(&config, engine, placement, beginning);
+        let follow = FollowState::master();
+        let beginning = Beginning { layout, values, epoch, contents, fence, follow, held, decided };
+        let (store, inbox, sweeps) = Self::begin(&config, engine, beginning);
         let state = &store.state;
         *state.leases.lock() = leases;
         state.set_alarms(&alarms);
@@ -78,8 +85,9 @@ impl Store {
         let values = Values::new(engine.clone(), layout.clone(), config.value_cache.clone());
         let contents = Contents { index: Index::default(), bytes: 0, committed: 0, compacted: -1 };
         let (fence, follow) = (Fence::new(false, BatchNumber(0)), FollowState::slave());
-        let beginning = Beginning { layout, values, epoch: 0, contents, fence, follow };
-        let (store, inbox, sweeps) = Self::begin(&config, engine, placement, beginning);
+        let (held, decided) = (Held::unheard(Placement::clone(&placement)), DecidedRow::default());
+        let beginning = Beginning { layout, values, epoch: 0, contents, fence, follow, held, decided };
+        let (store, inbox, sweeps) = Self::begin(&config, engine, beginning);
         store.sweep(sweeps);
         let (state, commands, swept) = (store.state.clone(), store.commands.downgrade(), store.swept.clone());
         let look = figures::look(&state, commands.clone(), swept.clone());
@@ -92,17 +100,16 @@ impl Store {
                 metrics.opened(&led.group, true, look);
             }
         });
-        let slave = Slave::new(state, config, inbox, promoted);
+        let slave = Slave::new(state, config, placement, inbox, promoted);
         (store, slave)
     }
 
     fn begin(
         config: &Config,
         engine: Arc<dyn Engine>,
-        placement: Arc<Placement>,
         beginning: Beginning,
     ) -> (Self, mpsc::Receiver<Command>, watch::Sender<u64>) {
-        let Beginning { layout, values, epoch, contents, fence, follow } = beginning;
+        let Beginning { layout, values, epoch, contents, fence, follow, held, decided } = beginning;
         #[cfg(any(test, feature = "faults"))]
         let fence = fence.planted(config.planted);
         let state = Arc::new(GroupState::new(Parts {
@@ -113,7 +120,8 @@ impl Store {
             values,
             share: config.quota.share(contents.bytes),
             window_bytes: config.window_bytes,
-            placement,
+            held,
+            decided,
             contents,
             metrics: config.metrics.of(&config.group),
             fence,

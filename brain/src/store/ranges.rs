@@ -6,11 +6,14 @@ use bytes::Bytes;
 use futures_util::Stream;
 use kubebrain_net::budget;
 use kubebrain_shared::fault::Fault;
+use kubebrain_shared::placement::DocumentId;
 use kubebrain_shared::revision::Revision;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{Reply, Store};
 use crate::decide::answer::{Answer, Entry};
+use crate::decide::held::Unserved;
+use crate::lead::command::WriteError;
 use crate::read::chunks::{Chunks, stream_message};
 use crate::read::reader::{Reader, Unread};
 use crate::request::{Limits, Range, ReadAt};
@@ -28,29 +31,56 @@ fn stream_bytes(limits: &Limits) -> u64 {
 }
 
 impl Store {
-    /// Reads a range.
+    /// Reads a range that is the group's, or with `part`, the document by which it is asked, what is the group's of it.
+    ///
+    /// # Errors
+    /// What etcd answers; [`WriteError::Unserved`].
+    pub async fn range_owned(
+        &self,
+        range: &Range,
+        floor: Revision,
+        part: Option<DocumentId>,
+    ) -> Result<Reply, WriteError> {
+        let owned = || self.owns(std::slice::from_ref(&range.keys), part);
+        owned()?; // what never was the group's is refused at once
+        self.range_if(range, floor, owned).await
+    }
+
+    /// Reads a range, whoever owns it: for probes and tools.
     ///
     /// # Errors
     /// What etcd answers.
     pub async fn range(&self, range: &Range, floor: Revision) -> Result<Reply, Fault> {
+        let anybodys = || Ok(());
+        self.range_if(range, floor, anybodys).await.map_err(|error| match error {
+            WriteError::Fault(fault) => fault,
+            WriteError::Unserved(_) | WriteError::TooLarge(_) => Fault::LeaderChanged,
+        })
+    }
+
+    async fn range_if(
+        &self,
+        range: &Range,
+        floor: Revision,
+        owned: impl Fn() -> Result<(), Unserved>,
+    ) -> Result<Reply, WriteError> {
         self.raise(range, floor).await?;
         self.state.metrics.all.ranges.inc();
         for _ in 0..READS_MAX {
-            match self.read(range).await {
+            let reader = Reader::new(&self.state, range.at)?;
+            let judged = owned(); // once the revision is fixed
+            #[cfg(any(test, feature = "faults"))]
+            let judged = if self.state.planted.judges_first { Ok(()) } else { judged };
+            judged?;
+            match self.read_with(&reader, range).await.map_err(|fault| reader.unread(fault)) {
                 Ok(reply) => return Ok(reply),
-                Err(Unread::Fault(fault)) => return Err(fault),
+                Err(Unread::Fault(fault)) => return Err(fault.into()),
                 Err(Unread::Gone) => {
                     self.advance(floor).await?;
                 }
             }
         }
-        Err(Fault::Timeout)
-    }
-
-    async fn read(&self, range: &Range) -> Result<Reply, Unread> {
-        let reader = Reader::new(&self.state, range.at).map_err(Unread::Fault)?;
-        let read = self.read_with(&reader, range).await;
-        read.map_err(|fault| reader.unread(fault))
+        Err(Fault::Timeout.into())
     }
 
     async fn read_with(&self, reader: &Reader<'_>, range: &Range) -> Result<Reply, Fault> {
@@ -78,19 +108,22 @@ impl Store {
         Ok(())
     }
 
-    /// Reads a range in chunks. The revision is the header's; it is known at once. The share is for a few chunks, as many
-    /// as may wait for the client.
+    /// Reads a range in chunks, as [`Self::range`]. The revision is the header's; it is known at once. The share is for a few
+    /// chunks, as many as may wait for the client.
     ///
     /// # Errors
-    /// What etcd answers, at once or as the end of the stream.
+    /// What etcd answers, at once or as the end of the stream; [`WriteError::Unserved`] at once.
     pub async fn range_stream(
         &self,
         range: Range,
         floor: Revision,
-    ) -> Result<Streamed<impl Stream<Item = Result<Bytes, Fault>> + Send + use<>>, Fault> {
+        part: Option<DocumentId>,
+    ) -> Result<Streamed<impl Stream<Item = Result<Bytes, Fault>> + Send + use<>>, WriteError> {
+        self.owns(std::slice::from_ref(&range.keys), part)?;
         self.raise(&range, floor).await?;
         self.state.metrics.all.ranges.inc();
         let reader = Reader::new(&self.state, range.at)?;
+        self.owns(std::slice::from_ref(&range.keys), part)?;
         let share =
             self.answers.take(reader.weigh(&range, stream_bytes(&self.limits), &self.answers).await?).await?;
         let header = reader.header;
@@ -99,7 +132,7 @@ impl Store {
         let (store, answers) = (self.clone(), share.is_some());
         let (begun, begins) = oneshot::channel();
         tokio::spawn(async move {
-            let sent = store.stream(&range, answers, begun, &chunks).await;
+            let sent = store.stream(&range, part, answers, begun, &chunks).await;
             if let Err(fault) = sent {
                 let _gone = chunks.send(Err(fault)).await;
             }
@@ -115,6 +148,7 @@ impl Store {
     async fn stream(
         &self,
         range: &Range,
+        part: Option<DocumentId>,
         answers: bool,
         begun: oneshot::Sender<Revision>,
         messages: &mpsc::Sender<Result<Bytes, Fault>>,
@@ -122,6 +156,8 @@ impl Store {
         let mut begun = Some(begun);
         for _ in 0..READS_MAX {
             let reader = Reader::new(&self.state, range.at)?.unpinned();
+            // The keys have gone since the first look.
+            self.owns(std::slice::from_ref(&range.keys), part).map_err(|_gone| Fault::LeaderChanged)?;
             match self.stream_with(&reader, range, answers, &mut begun, messages).await {
                 Ok(()) => return Ok(()),
                 // What a client has is of a revision that cannot be read on.

@@ -3,21 +3,25 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use kubebrain_proto::peer::PlacementDocument;
 use kubebrain_shared::fault::Fault;
 use kubebrain_shared::group::GroupName;
-use kubebrain_shared::placement::Placement;
+use kubebrain_shared::placement::{Document, Placement};
+use kubebrain_shared::range::KeyRange;
 use kubebrain_shared::revision::Revision;
 
 use super::{Store, read_all};
 use crate::config::Config;
+use crate::decide::held::Unserved;
+use crate::decide::held::testing::{document, raising};
 use crate::engine::embedded::{self, Embedded};
 use crate::engine::faulty::{Faulty, Mood};
 use crate::engine::memory::Memory;
 use crate::engine::{Batch, Engine};
-use crate::lead::command::{PlaceError, WriteError};
+use crate::lead::command::{Decision, PlaceStep, Placed, WriteError};
 use crate::load::error::OpenError;
 use crate::request::{Given, Put, ReadAt};
-use crate::rows::codec::{Layout, Small, small_value};
+use crate::rows::codec::{DecidedRow, HistoryRow, Layout, Small, small_value};
 use crate::state::ended::Ended;
 
 const ALONE: &str = "{prefix: /r, home: a, default: a, groups: {a: {}}}";
@@ -95,16 +99,81 @@ async fn of_two_masters_only_the_newer_one_writes() {
     assert_eq!(all.expect("an answer").count, 2, "the older one's last write is nowhere");
 }
 
+async fn prepare(store: &Store, base: Option<(u64, &str)>, next: (u64, &str)) -> Placed {
+    let base = base.map(|(number, text)| document(number, text));
+    let step = PlaceStep::Prepare { base, next: document(next.0, next.1), known: false };
+    store.place(step).await.expect("an answer")
+}
+
+async fn take(store: &Store, document: Document) -> Placed {
+    store.place(PlaceStep::Take { document, accept_loss: false }).await.expect("an answer")
+}
+
+/// A store that goes by number 1.
+async fn placed(engine: &Arc<Memory>) -> Store {
+    let store = open(engine).await;
+    assert_eq!(prepare(&store, None, (1, ALONE)).await.refusal, "");
+    let placed = take(&store, document(1, ALONE)).await;
+    assert_eq!((placed.id.number, placed.adopted), (1, 0));
+    store
+}
+
+fn changing(refused: Result<u64, WriteError>) -> bool {
+    matches!(refused, Err(WriteError::Unserved(Unserved::Changing(_))))
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_kind_with_keys_stays_where_it_is_and_an_empty_one_may_go() {
     let engine = Arc::new(Memory::new());
-    let store = open(&engine).await;
+    let store = placed(&engine).await;
     assert_eq!(put(&store, "/r/n/a", 0).await, Ok(2));
-    assert_eq!(store.prepare(placement(MOVED)).await, Ok(()), "there is nothing under /r/m/");
-    store.abort_placement().await;
-    assert_eq!(put(&store, "/r/m/a", 0).await, Ok(3));
-    let stranded = store.prepare(placement(MOVED)).await;
-    assert!(matches!(&stranded, Err(PlaceError::Stranded { kind, .. }) if kind == "/r/m/"), "{stranded:?}");
+    let adopted = prepare(&store, Some((1, ALONE)), (2, MOVED)).await;
+    assert_eq!(
+        (&adopted.refusal[..], adopted.adopted, adopted.revision.get()),
+        ("", 2, 2),
+        "nothing is under /r/m/"
+    );
+    assert!(changing(put(&store, "/r/m/a", 0).await));
+    assert_eq!(put(&store, "/r/n/a", 0).await, Ok(3));
+    assert_eq!(prepare(&store, Some((1, ALONE)), (2, MOVED)).await, adopted, "a repeated answer is the same");
+    // Taken back, under a number of its own; what comes late is past.
+    assert_eq!(take(&store, document(3, ALONE)).await.id.number, 3);
+    assert_eq!(put(&store, "/r/m/a", 0).await, Ok(4));
+    let late = prepare(&store, Some((1, ALONE)), (2, MOVED)).await;
+    assert!(late.refusal.contains("number 3 already"), "{late:?}");
+    assert_eq!(take(&store, document(1, ALONE)).await.id.number, 3);
+    let stranded = prepare(&store, None, (4, MOVED)).await;
+    assert!(stranded.refusal.contains("has keys under /r/m/") && stranded.adopted == 0, "{stranded:?}");
+    store
+        .delete(crate::request::Delete { keys: KeyRange::ALL, prev_kv: false }, Revision::ZERO, None)
+        .await
+        .expect("deletes");
+    let stranded = prepare(&store, None, (5, MOVED)).await;
+    assert!(stranded.refusal.contains("has history of keys under /r/"), "{stranded:?}");
+    store.compact(5, true, Revision::ZERO).await.expect("compacts");
+    assert_eq!(prepare(&store, None, (6, MOVED)).await.refusal, "");
+    // What it has agreed to is in its store, whatever table it is opened with.
+    drop(store);
+    let store = open(&engine).await;
+    assert!(changing(put(&store, "/r/m/a", 0).await));
+    assert_eq!(take(&store, document(6, MOVED)).await.id.number, 6);
+    assert!(matches!(put(&store, "/r/m/a", 0).await, Err(WriteError::Unserved(Unserved::NotOwner(_)))));
+    let gaining = try_open(&engine, "b", ALONE).await.expect("opens");
+    assert_eq!(prepare(&gaining, Some((3, ALONE)), (6, MOVED)).await.refusal, "");
+    assert!(
+        matches!(put(&gaining, "/r/m/a", 0).await, Err(WriteError::Unserved(_))),
+        "not before it is current"
+    );
+    let current = take(&gaining, raising(6, 800, 600, MOVED)).await;
+    assert_eq!((current.revision.get(), current.compacted), (800, 600), "above all that was shown elsewhere");
+    assert_eq!(put(&gaining, "/r/m/a", 0).await, Ok(801));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_table_without_a_number_gives_no_keys_away() {
+    let engine = Arc::new(Memory::new());
+    let store = open(&engine).await;
+    assert_eq!(put(&store, "/r/m/a", 0).await, Ok(2));
     store.close().await;
     for group in ["a", "b"] {
         let refused = try_open(&engine, group, MOVED).await.err();
@@ -113,6 +182,97 @@ async fn a_kind_with_keys_stays_where_it_is_and_an_empty_one_may_go() {
             "{group}: {refused:?}"
         );
     }
+}
+
+/// One of a cluster has what is recorded as its own, and nothing else, until it has heard of a placement.
+#[tokio::test(start_paused = true)]
+async fn who_awaits_a_placement_serves_what_is_recorded_as_its_own() {
+    let engine = Arc::new(Memory::new());
+    let store = open(&engine).await;
+    assert_eq!(put(&store, "/r/m/a", 0).await, Ok(2));
+    store.close().await;
+    let awaiting = |group| Config {
+        awaits_placement: true,
+        ..Config::new(GroupName::parse(group).expect("a name"), "test")
+    };
+    let store = Store::open(awaiting("a"), engine.clone(), placement(MOVED)).await.expect("opens");
+    assert_eq!(put(&store, "/r/m/a", 0).await, Ok(3));
+    assert!(put(&store, "/r/n/a", 0).await.is_err(), "nobody's yet");
+    let known = PlaceStep::Prepare { base: None, next: document(1, ALONE), known: true };
+    let lost = store.place(known).await.expect("an answer");
+    assert!(lost.refusal.contains("--accept-loss a"), "{lost:?}");
+    assert!(take(&store, document(1, ALONE)).await.refusal.contains("--accept-loss a"));
+    let stranded = prepare(&store, None, (1, MOVED)).await;
+    assert!(stranded.refusal.contains("has keys under /r/m/"), "{stranded:?}");
+    assert_eq!(prepare(&store, None, (1, ALONE)).await.refusal, "");
+    assert_eq!(take(&store, document(1, ALONE)).await.id.number, 1);
+    assert_eq!(put(&store, "/r/n/a", 0).await, Ok(4));
+    assert_eq!(store.state().identity().cluster, 7, "the cluster's id goes with the placement");
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_clusters_placement_is_refused_unless_an_operator_says_so() {
+    let engine = Arc::new(Memory::new());
+    let store = placed(&engine).await;
+    let foreign = |number, replaces| {
+        let wire = PlacementDocument { lineage: 9, number, replaces, ..document(number, ALONE).to_wire() };
+        Document::from_wire(&wire).expect("a document")
+    };
+    let refused = take(&store, foreign(5, 0)).await;
+    assert!(refused.refusal.contains("another cluster") && refused.id.lineage == 1, "{refused:?}");
+    assert_eq!(take(&store, foreign(5, 1)).await.id.lineage, 9, "it says that it goes on from this one");
+    let step = PlaceStep::Take { document: document(2, ALONE), accept_loss: true };
+    assert_eq!(store.place(step).await.expect("an answer").id, document(2, ALONE).id());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_group_that_is_removed_holds_no_lease_any_more() {
+    let engine = Arc::new(Memory::new());
+    let store = placed(&engine).await;
+    store.grant(5, 60, Revision::ZERO).await.expect("grants");
+    for holder in ["a", "b"] {
+        store.share(5, GroupName::parse(holder).expect("a name")).await.expect("shares");
+    }
+    assert_eq!(take(&store, document(2, MOVED)).await.refusal, "");
+    assert_eq!(store.holders(5).expect("a lease"), ["a", "b"], "b is there");
+    assert_eq!(take(&store, document(3, ALONE)).await.refusal, "");
+    assert_eq!(store.holders(5).expect("a lease"), ["a"]);
+    drop(store);
+    let store = open(&engine).await;
+    assert_eq!(store.holders(5).expect("a lease"), ["a"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_home_has_decided_is_there_at_the_next_start() {
+    let engine = Arc::new(Memory::new());
+    let store = open(&engine).await;
+    for number in 1..=3 {
+        let current = Some(document(number, ALONE).to_wire());
+        let row = DecidedRow { current: current.clone(), last: number, ..DecidedRow::default() };
+        let entry = HistoryRow { document: current, at: 0, reason: "applied".to_owned() };
+        let forget = if number == 3 { vec![1] } else { Vec::new() };
+        store.decide(Decision { row, entry: Some(entry), forget }).await.expect("decides");
+        assert_eq!(store.state().decided().last, number);
+    }
+    drop(store);
+    let store = open(&engine).await;
+    assert_eq!(store.state().decided().last, 3);
+    let kept = store.placements().await.expect("reads");
+    let numbers: Vec<_> =
+        kept.iter().flat_map(|entry| &entry.document).map(|document| document.number).collect();
+    assert_eq!(numbers, [2, 3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_of_before_becomes_one_that_older_programs_refuse() {
+    let engine = Arc::new(Memory::new());
+    let layout = Layout::new(b"", &GroupName::parse("a").expect("a legal name"));
+    let mut batch = Batch::new();
+    batch.put(layout.format(), small_value(1));
+    engine.commit(batch).await.expect("commits");
+    open(&engine).await;
+    let format = engine.snapshot().await.expect("reads").get(&layout.format()).await.expect("reads");
+    assert_eq!(format, Some(small_value(2)));
 }
 
 #[tokio::test(start_paused = true)]

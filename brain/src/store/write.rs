@@ -1,6 +1,7 @@
 //! Puts, deletions and transactions: ordered by the writer, answered with the values that they show.
 
 use kubebrain_shared::fault::Fault;
+use kubebrain_shared::placement::DocumentId;
 use kubebrain_shared::revision::Revision;
 
 use super::{Reply, Store};
@@ -26,7 +27,7 @@ impl Store {
         &self,
         delete: Delete,
         floor: Revision,
-        part: Option<u64>,
+        part: Option<DocumentId>,
     ) -> Result<Reply, WriteError> {
         self.write(Op::Delete(delete), floor, part).await
     }
@@ -39,7 +40,7 @@ impl Store {
         self.write(Op::Txn(txn), floor, None).await
     }
 
-    async fn write(&self, op: Op, floor: Revision, part: Option<u64>) -> Result<Reply, WriteError> {
+    async fn write(&self, op: Op, floor: Revision, part: Option<DocumentId>) -> Result<Reply, WriteError> {
         let changes = op.changes();
         if changes {
             self.state.alarms.trusted()?;

@@ -3,6 +3,8 @@
 //!
 //! * Numbers are read before the events that they go with: `compacted`, `swept` and `batch` are those of `closed` or of a
 //!   moment before.
+//! * What the group goes by is read after the events: whatever they came after is in it. It says at which revision it was
+//!   recorded, since that may be ahead of them.
 //! * A response that is behind says how far it is, and no more: neither a compaction that lies ahead of it nor a batch.
 
 use std::collections::VecDeque;
@@ -13,6 +15,7 @@ use futures_util::Stream;
 use kubebrain_net::metrics::One;
 use kubebrain_proto::peer::{FollowEvent, FollowResponse, FollowRevision};
 use kubebrain_shared::fault::Fault;
+use kubebrain_shared::placement::Pair;
 use kubebrain_shared::range::KeyRange;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
@@ -53,6 +56,8 @@ struct Feed {
     history: History,
     /// What history gave and is not sent.
     ready: VecDeque<RevisionEvents>,
+    /// What it was told that the group goes by.
+    placed: Option<(u64, Pair)>,
     /// The last response, without its events.
     told: Option<FollowResponse>,
     told_at: Instant,
@@ -69,6 +74,7 @@ impl Feed {
             cursor: from,
             history: History::default(),
             ready: VecDeque::new(),
+            placed: None,
             told: None,
             told_at: Instant::now(),
             _counted: counted,
@@ -120,7 +126,7 @@ impl Feed {
             revisions: Vec::new(),
             closed: 0,
             compacted: state.compacted(),
-            placement: state.placement.load().version(),
+            placement: None,
             leaving: state.is_leaving(),
             swept: self.swept.borrow().cast_signed(),
             batch: 0,
@@ -151,22 +157,26 @@ impl Feed {
                 }
             }
         };
+        // After the events: what they came after is in it.
+        let held = self.state.held.load_full();
+        response.placement = Some(held.tell(self.placed));
         let before = self.told.as_ref();
         response.closed = closed.cast_signed().max(before.map_or(0, |told| told.closed));
         self.cursor = self.cursor.max(closed + 1);
         if response.compacted > response.closed {
             response.compacted = before.map_or(-1, |told| told.compacted);
         }
+        let now = (held.document().id().lineage, held.pair());
         let still = revisions.is_empty()
             && before.is_some_and(|told| {
-                let numbers =
-                    |of: &FollowResponse| (of.epoch, of.closed, of.compacted, of.placement, of.leaving);
-                numbers(told) == numbers(&response)
+                let numbers = |of: &FollowResponse| (of.epoch, of.closed, of.compacted, of.leaving);
+                numbers(told) == numbers(&response) && self.placed == Some(now)
             });
         if still && self.told_at.elapsed() < QUIET_MAX {
             return Ok(None);
         }
-        self.told = Some(response.clone());
+        self.placed = Some(now);
+        self.told = Some(FollowResponse { placement: None, ..response.clone() });
         self.told_at = Instant::now();
         response.revisions = revisions.iter().map(revision).collect();
         Ok(Some(response))

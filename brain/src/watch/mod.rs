@@ -20,4 +20,4 @@ pub mod watcher;
 #[cfg(test)]
 mod tests;
 
-pub use stream::{StreamConfig, WatchStream};
+pub use stream::{MOVED_REASON, StreamConfig, WatchStream};

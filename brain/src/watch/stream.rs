@@ -14,6 +14,7 @@ use kubebrain_proto::etcdserverpb::watch_create_request::FilterType;
 use kubebrain_proto::etcdserverpb::watch_request::RequestUnion;
 use kubebrain_proto::etcdserverpb::{WatchCreateRequest, WatchRequest};
 use kubebrain_shared::fault::Fault;
+use kubebrain_shared::placement::DocumentId;
 use kubebrain_shared::range::KeyRange;
 use kubebrain_shared::revision::Revision;
 use kubebrain_shared::stop::Stop;
@@ -22,6 +23,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 use tonic::Status;
 
 use super::watcher::{Step, Watcher, Wish};
+use crate::decide::held::{Gives, Held};
 use crate::decide::identity::put_header;
 use crate::events::hub::{Registration, Signal};
 use crate::store::Store;
@@ -31,9 +33,9 @@ use crate::store::Store;
 pub struct StreamConfig {
     /// Between two progress notifications of a quiet watcher that asked for them. etcd's default is 10 minutes.
     pub progress_interval: Duration,
-    /// The version of the placement by which ranges over several groups are watched in parts.
-    pub part: Option<u64>,
-    /// Progress is told below the start of a watcher too: there is nothing below it that it could miss.
+    /// The document by which ranges over several groups are watched in parts.
+    pub part: Option<DocumentId>,
+    /// A proxy listens: it is told of each watcher whose keys go to another group. Progress is told below the start of a watcher too: there is nothing below it that it could miss.
     pub tells_all: bool,
 }
 
@@ -42,8 +44,8 @@ pub struct WatchStream<S> {
     store: Store,
     inbound: Option<S>,
     config: StreamConfig,
-    /// The placement by which its watchers were checked.
-    placement: u64,
+    /// By what its watchers were checked.
+    held: Arc<Held>,
     /// What they watch.
     generation: u64,
     stop: Stop,
@@ -51,7 +53,7 @@ pub struct WatchStream<S> {
     watchers: BTreeMap<i64, Watcher>,
     next_id: i64,
     /// Messages that go out before anything else.
-    ready: VecDeque<Bytes>,
+    ready: VecDeque<Ready>,
     /// Watchers that have something to read.
     work: VecDeque<i64>,
     /// A watcher from now on, and whether "now" is this master's still. Requests behind it wait, everything else goes on.
@@ -60,6 +62,15 @@ pub struct WatchStream<S> {
     asked: bool,
     tick: Interval,
     _counted: One,
+}
+
+/// A message that goes out before anything else.
+struct Ready {
+    /// Its watcher; -1 for all of them.
+    id: i64,
+    /// It says how far that is, and nothing else.
+    progress: bool,
+    message: Bytes,
 }
 
 type Fencing = Pin<Box<dyn Future<Output = Result<(), Fault>> + Send>>;
@@ -78,14 +89,14 @@ where
         let interval = interval + interval.mul_f64(rand::random_range(0.0..0.1));
         let mut tick = interval_at(Instant::now() + interval, interval);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let placement = store.state().placement.load().version();
+        let held = store.state().held.load_full();
         let generation = store.state().generation();
         let counted = One::of(&store.state().metrics.watch.streams);
         Self {
             store,
             inbound: Some(inbound),
             config,
-            placement,
+            held,
             generation,
             stop,
             signal: Arc::default(),
@@ -119,8 +130,8 @@ where
             self.work.extend(self.signal.take());
             self.check_generation()?;
             self.check_placement()?;
-            if let Some(message) = self.ready.pop_front() {
-                return Ok(message);
+            if let Some(ready) = self.ready.pop_front() {
+                return Ok(ready.message);
             }
             let busy = !self.work.is_empty();
             if !busy && std::mem::take(&mut self.asked) {
@@ -148,20 +159,74 @@ where
         }
     }
 
-    /// Ends a stream with a watcher whose keys went to another group: nothing that it would say from now on is true of
-    /// them, and what is ready may have been read too late. Whoever watches resumes where the keys are.
+    /// Ends watchers whose keys go to another group: nothing that they would say from now on is true of them, and what is
+    /// ready may have been read too late. Whoever watches resumes where the keys are. A client's stream ends with them.
     fn check_placement(&mut self) -> Result<(), Status> {
-        let version = self.store.state().placement.load().version();
-        if version == self.placement {
+        let held = self.store.state().held.load_full();
+        if Arc::ptr_eq(&held, &self.held) {
             return Ok(());
         }
-        let part = self.config.part;
-        let ranges: Vec<_> = self.watchers.values().map(|watcher| watcher.wish.keys.clone()).collect();
-        if !ranges.is_empty() && self.store.owns(&ranges, part).is_err() {
+        #[cfg(any(test, feature = "faults"))]
+        if self.store.state().planted.keeps_watches {
+            return Ok(());
+        }
+        let (group, part) = (&self.store.state().group, self.config.part);
+        // What has been another group's meanwhile is not gone on with either.
+        let follows = self.held.is_followed_by(&held);
+        let goes = |watcher: &Watcher| {
+            !follows || held.check(group, std::slice::from_ref(&watcher.wish.keys), part).is_err()
+        };
+        let gone: Vec<i64> =
+            self.watchers.iter().filter(|(_, watcher)| goes(watcher)).map(|(id, _)| *id).collect();
+        if !gone.is_empty() && !self.config.tells_all {
             return Err(Fault::LeaderChanged.into());
         }
-        self.placement = version;
+        for id in gone {
+            self.hand_over(id, &held);
+        }
+        self.held = held;
         Ok(())
+    }
+
+    /// Ends a watcher whose keys go to another group, or which was created by another document, and says up to where all was
+    /// sent, if it was.
+    fn hand_over(&mut self, id: i64, held: &Held) {
+        let Some(watcher) = self.watchers.get(&id) else { return };
+        let (state, keys) = (self.store.state(), &watcher.wish.keys);
+        let closed = state.hub.closed_for(std::iter::once(&watcher.registration));
+        let closed = closed.filter(|_| watcher.is_synced() && !held.is_nothing());
+        let closed = closed.filter(|_| self.held.is_followed_by(held));
+        let sent = match (closed, held.loses(&self.held, &state.group, keys)) {
+            (None, _) => 0,
+            (Some(closed), None) => closed,
+            // There are no events between what was compacted when the keys were given away and that moment; what was closed
+            // later is another group's to say. An adoption tells of what it gives away itself.
+            (Some(closed), Some(document)) => match held.gives() {
+                Some(Gives { number, revision, compacted })
+                    if number == document.number() && closed.cast_signed() >= compacted =>
+                {
+                    revision.get()
+                }
+                _ => 0,
+            },
+        };
+        self.remove(id);
+        #[cfg(any(test, feature = "faults"))]
+        let sent = match held.gives().filter(|_| self.store.state().planted.claims_all_sent) {
+            Some(gives) => gives.revision.get(),
+            None => sent,
+        };
+        // Progress may have been read above that; who is left is told again.
+        let before = self.ready.len();
+        let keeps = |ready: &Ready| !ready.progress || (ready.id != id && ready.id != NO_WATCHER);
+        #[cfg(any(test, feature = "faults"))]
+        let keeps = |ready: &Ready| self.store.state().planted.keeps_progress || keeps(ready);
+        self.ready.retain(keeps);
+        self.asked |= self.ready.len() < before;
+        self.control(id, sent, |response| {
+            put_varint_field(response, 4, 1);
+            put_bytes_field(response, 6, MOVED_REASON.as_bytes());
+        });
     }
 
     /// Ends a stream with a watcher where everything was loaded anew under it: nothing tells what it has missed.
@@ -211,10 +276,10 @@ where
             Some(DUPLICATE_ID.to_owned())
         } else {
             let owned = self.store.owns(std::slice::from_ref(&keys), self.config.part);
-            owned.err().map(|what| format!("{NOT_OWNER_REASON}: {what}"))
+            owned.err().map(|unserved| format!("{NOT_OWNER_REASON}: {unserved}"))
         };
         if let Some(reason) = refusal {
-            self.control(-1, closed, |response| {
+            self.control(NO_WATCHER, closed, |response| {
                 put_varint_field(response, 3, 1);
                 put_varint_field(response, 4, 1);
                 put_bytes_field(response, 6, reason.as_bytes());
@@ -226,7 +291,7 @@ where
             id => id,
         };
         self.control(id, closed, |response| put_varint_field(response, 3, 1));
-        if create.start_revision > 0 && create.start_revision < self.store.state().compacted() {
+        if create.start_revision > 0 && self.is_gone(create.start_revision) {
             self.cancel_compacted(id, Revision::ZERO);
             return;
         }
@@ -249,6 +314,14 @@ where
         let registration = Registration::new(id, self.signal.clone(), keys);
         self.watchers.insert(id, Watcher::new(id, wish, registration, metrics));
         self.work.push_back(id);
+    }
+
+    /// True if not all is known any more that happened from `start` on. At the compacted revision itself something may have
+    /// been deleted, which the log still has; but not of another group's, whose keys came here with a document.
+    fn is_gone(&self, start: i64) -> bool {
+        let state = self.store.state();
+        let compacted = state.compacted();
+        start < compacted || (start == compacted && state.held.load().document().compacted() == compacted)
     }
 
     fn free_id(&mut self) -> i64 {
@@ -274,7 +347,19 @@ where
         put_header(&mut response, Some(&self.store.state().identity()), header);
         put_varint_field(&mut response, 2, id.cast_unsigned());
         rest(&mut response);
-        self.ready.push_back(response.freeze());
+        self.ready.push_back(Ready { id, progress: false, message: response.freeze() });
+    }
+
+    /// Queues a response that says how far a watcher is, or all are.
+    fn progress(&mut self, id: i64, closed: u64) {
+        self.control(id, closed, |_| {});
+        if let Some(ready) = self.ready.back_mut() {
+            ready.progress = true;
+        }
+    }
+
+    fn events(&mut self, id: i64, responses: Vec<Bytes>) {
+        self.ready.extend(responses.into_iter().map(|message| Ready { id, progress: false, message }));
     }
 
     fn remove(&mut self, id: i64) -> bool {
@@ -290,10 +375,10 @@ where
         let fragment_bytes = self.store.limits().request_bytes_max + (512 << 10);
         match watcher.step(self.store.state(), fragment_bytes).await {
             Ok(Step::Responses(responses)) => {
-                self.ready.extend(responses);
+                self.events(id, responses);
                 self.work.push_back(id);
             }
-            Ok(Step::Synced(responses)) => self.ready.extend(responses),
+            Ok(Step::Synced(responses)) => self.events(id, responses),
             Ok(Step::Compacted(at)) => {
                 self.remove(id);
                 self.cancel_compacted(id, at);
@@ -316,7 +401,7 @@ where
     fn answer_progress(&mut self) {
         let Some(closed) = self.closed().filter(|_| !self.watchers.is_empty()) else { return };
         if self.watchers.values().all(|watcher| watcher.wish.named <= closed) {
-            self.control(-1, closed, |_| {});
+            self.progress(NO_WATCHER, closed);
         }
     }
 
@@ -333,13 +418,18 @@ where
             }
         }
         for (id, closed) in quiet {
-            self.control(id, closed, |_| {});
+            self.progress(id, closed);
         }
     }
 }
 
 /// How a refusal of keys that another group owns begins.
 pub const NOT_OWNER_REASON: &str = "kubebrain: not-owner";
+/// Why a proxy's watcher ends whose keys go to another group. The header's revision says up to where all was sent; 0: not
+/// all may have been.
+pub const MOVED_REASON: &str = "kubebrain: moved";
+/// Instead of a watcher's id: all of them, or none.
+const NO_WATCHER: i64 = -1;
 
 impl<S> Drop for WatchStream<S> {
     fn drop(&mut self) {

@@ -19,7 +19,9 @@ use tonic::Status;
 
 use super::{StreamConfig, WatchStream};
 use crate::config::Config;
+use crate::decide::held::testing::document;
 use crate::engine::memory::Memory;
+use crate::lead::command::PlaceStep;
 use crate::request::{Delete, Given, Put};
 use crate::store::Store;
 
@@ -247,9 +249,8 @@ async fn a_stream_ends_when_its_keys_go_to_another_group() {
     stays.watch("/r/n/", 0).await;
     let mut moves = Client::new(&store);
     moves.watch("/r/m/", 1).await;
-    let next = Arc::new(Placement::parse(MOVED).expect("a legal placement"));
-    store.prepare(next).await.expect("the kind is empty");
-    store.commit_placement().await.expect("commits");
+    let step = PlaceStep::Prepare { base: None, next: document(1, MOVED), known: false };
+    assert_eq!(store.place(step).await.expect("an answer").refusal, "", "the kind is empty");
     put(&store, "/r/n/x", "1").await;
     assert_eq!(stays.events(1).await, ["/r/n/x=1<-@2"]);
     moves.ask(RequestUnion::ProgressRequest(WatchProgressRequest {})).await;
@@ -257,4 +258,46 @@ async fn a_stream_ends_when_its_keys_go_to_another_group() {
     assert_eq!(ended.code(), tonic::Code::Unavailable);
     let refused = stays.watch("/r/m/", 1).await;
     assert!(refused.canceled && refused.cancel_reason.starts_with(super::stream::NOT_OWNER_REASON));
+}
+
+/// A proxy hears of each watcher by itself: up to where all was sent, and nothing above that.
+#[tokio::test(start_paused = true)]
+async fn a_proxys_watcher_ends_alone_when_its_keys_go_to_another_group() {
+    let store = store(1 << 20, ALONE).await;
+    let mut proxy = Client::with(&store, true);
+    assert_eq!(proxy.watch("/r/n/", 0).await.watch_id, 0);
+    assert_eq!(proxy.watch("/r/m/", 0).await.watch_id, 1);
+    put(&store, "/r/m/x", "1").await;
+    delete(&store, "/r/m/x").await;
+    assert_eq!(proxy.events(2).await, ["/r/m/x=1<-@2", "/r/m/x=<1@3"]);
+    store.compact(3, true, Revision::ZERO).await.expect("compacts");
+    store.advance(Revision::new(50)).await.expect("advances");
+    let step = PlaceStep::Prepare { base: None, next: document(1, MOVED), known: false };
+    let adopted = store.place(step).await.expect("an answer");
+    assert_eq!((&adopted.refusal[..], adopted.revision.get()), ("", 50));
+    store.advance(Revision::new(70)).await.expect("advances");
+    proxy.ask(RequestUnion::ProgressRequest(WatchProgressRequest {})).await;
+    let moved = proxy.next().await.expect("one of them ends");
+    assert_eq!((moved.watch_id, moved.canceled, &moved.cancel_reason[..]), (1, true, super::stream::MOVED_REASON));
+    assert_eq!(moved.header.map(|header| header.revision), Some(50), "not as far as the other one is");
+    let progress = proxy.next().await.expect("who stays is told how far it is");
+    assert_eq!((progress.watch_id, progress.header.map(|header| header.revision)), (-1, Some(70)));
+    put(&store, "/r/n/x", "1").await;
+    assert_eq!(proxy.events(1).await, ["/r/n/x=1<-@71"]);
+}
+
+/// What was not sent before its keys went is not said to have been.
+#[tokio::test(start_paused = true)]
+async fn a_watcher_that_has_not_read_what_was_compacted_is_not_told_that_all_was_sent() {
+    let store = store(1, ALONE).await;
+    put(&store, "/r/m/x", "1").await;
+    delete(&store, "/r/m/x").await;
+    let mut proxy = Client::with(&store, true);
+    assert!(proxy.watch("/r/m/", 2).await.created);
+    store.compact(3, true, Revision::ZERO).await.expect("compacts");
+    let step = PlaceStep::Prepare { base: None, next: document(1, MOVED), known: false };
+    assert_eq!(store.place(step).await.expect("an answer").refusal, "");
+    let ended = proxy.next().await.expect("it ends");
+    assert!(ended.canceled && ended.events.is_empty(), "{ended:?}");
+    assert_eq!(ended.header.map(|header| header.revision), Some(0));
 }

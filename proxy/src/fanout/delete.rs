@@ -37,9 +37,9 @@ impl Core {
         split: &Split<'_>,
         deleted: &mut Deleted,
     ) -> Result<Response<Body>, Setback> {
-        let Split { headers, message, groups, version } = *split;
+        let Split { headers, message, groups, id } = *split;
         let path = method::DELETE_RANGE;
-        let ask = Ask { path, headers, message: message.clone(), part: Some(version), floor: true };
+        let ask = Ask { path, headers, message: message.clone(), part: Some(id), floor: true };
         let open = groups.iter().filter(|group| !deleted.done.contains_key(group.name()));
         let ask = &ask;
         let answers = join_all(open.map(|group| async move { (group, self.send(group, ask).await) })).await;
@@ -48,8 +48,8 @@ impl Core {
             let part = match answer {
                 Ok(answer) => answer.message(self.config.merged_bytes_max).await,
                 Err(Failure::Unknown) => Err(Fault::Timeout.into()),
-                Err(Failure::NotSent | Failure::NotOwner) => {
-                    setback.get_or_insert(Setback::Again);
+                Err(failure @ (Failure::NotSent | Failure::NotOwner)) => {
+                    setback.get_or_insert(Setback::Again(failure));
                     continue;
                 }
             };

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use http::HeaderMap;
 use kubebrain_shared::fault::Fault;
+use kubebrain_shared::placement::DocumentId;
 use tonic::Status;
 
 use crate::call::Failure;
@@ -22,15 +23,15 @@ pub(crate) struct Split<'a> {
     /// The message as it came.
     pub(crate) message: &'a Framed,
     pub(crate) groups: &'a [Arc<Group>],
-    /// The version of the placement that names them.
-    pub(crate) version: u64,
+    /// The document that names them.
+    pub(crate) id: DocumentId,
 }
 
 /// Why a request over several groups has no answer yet.
 #[derive(Debug)]
 pub(crate) enum Setback {
     /// Surely nothing was applied, or nothing ever is: do the whole again by the newest table.
-    Again,
+    Again(Failure),
     /// What the client is told.
     Refused(Status),
 }
@@ -49,7 +50,7 @@ impl From<Fault> for Setback {
 
 impl Setback {
     /// What a failure is for a part that only reads: it may always be tried again.
-    pub(crate) fn of_read(_: Failure) -> Self {
-        Self::Again
+    pub(crate) const fn of_read(failure: Failure) -> Self {
+        Self::Again(failure)
     }
 }

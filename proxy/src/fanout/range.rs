@@ -12,6 +12,7 @@ use kubebrain_proto::etcdserverpb::RangeRequest;
 use kubebrain_proto::etcdserverpb::range_request::SortTarget;
 use kubebrain_shared::fault::Fault;
 use kubebrain_shared::method;
+use kubebrain_shared::placement::DocumentId;
 use kubebrain_shared::revision::Revision;
 use kubebrain_shared::wire;
 use tonic::Status;
@@ -19,7 +20,7 @@ use tonic::body::Body;
 
 use super::merge::{Order, Part, Row, merge, put_rows};
 use super::{Setback, Split};
-use crate::call::Ask;
+use crate::call::{Ask, Failure};
 use crate::core::Core;
 use crate::group::Group;
 use crate::grpc::{self, Framed};
@@ -63,9 +64,9 @@ impl Core {
     /// # Errors
     /// [`Setback::Again`] where nothing was learned; otherwise what the client is told.
     pub(crate) async fn merged_range(&self, split: &Split<'_>) -> Result<Response<Body>, Setback> {
-        let Split { headers, message, groups, version } = *split;
+        let Split { headers, message, groups, id } = *split;
         let plan = self.plan(message, groups).await?;
-        let ask = plan.ask(method::RANGE, headers, version);
+        let ask = plan.ask(method::RANGE, headers, id);
         let bytes_max = self.config.merged_bytes_max;
         let parts = try_join_all(groups.iter().map(|group| async {
             let answer = self.send(group, &ask).await.map_err(Setback::of_read)?;
@@ -90,8 +91,8 @@ fn too_large(bytes_max: usize) -> Status {
 
 impl Plan {
     /// What each group is asked for.
-    pub(crate) fn ask<'a>(&self, path: &'static str, headers: &'a HeaderMap, version: u64) -> Ask<'a> {
-        Ask { path, headers, message: self.message.clone(), part: Some(version), floor: true }
+    pub(crate) fn ask<'a>(&self, path: &'static str, headers: &'a HeaderMap, id: DocumentId) -> Ask<'a> {
+        Ask { path, headers, message: self.message.clone(), part: Some(id), floor: true }
     }
 
     /// The header's revision. A named revision that every group has answered for is one that they have reached.
@@ -103,8 +104,8 @@ impl Plan {
     /// A part's error. A revision that was compacted while it was read "at now" is looked up again.
     pub(crate) fn refusal(&self, status: Status, bytes_max: usize) -> Setback {
         match (Fault::of(&status), status.code()) {
-            (Some(Fault::Compacted), _) if self.at_now => Setback::Again,
-            (Some(Fault::Timeout), _) => Setback::Again,
+            (Some(Fault::Compacted), _) if self.at_now => Setback::Again(Failure::Unknown),
+            (Some(Fault::Timeout), _) => Setback::Again(Failure::Unknown),
             (None, tonic::Code::ResourceExhausted) => too_large(bytes_max).into(),
             _ => status.into(),
         }

@@ -34,9 +34,9 @@ impl Core {
     /// # Errors
     /// [`Setback::Again`] where nothing was learned; otherwise what the client is told.
     pub(crate) async fn merged_stream(&self, split: &Split<'_>) -> Result<Response<Body>, Setback> {
-        let Split { headers, message, groups, version } = *split;
+        let Split { headers, message, groups, id } = *split;
         let plan = self.plan(message, groups).await?;
-        let ask = plan.ask(method::RANGE_STREAM, headers, version);
+        let ask = plan.ask(method::RANGE_STREAM, headers, id);
         let bytes_max = self.config.merged_bytes_max;
         let sources = try_join_all(groups.iter().map(|group| async {
             let answer = self.send(group, &ask).await.map_err(Setback::of_read)?;

@@ -31,12 +31,15 @@ use std::sync::{Arc, OnceLock};
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
+use http::{Request, Response};
 use kubebrain_net::dial::{Channel, Connector, State};
 use kubebrain_shared::group::GroupName;
+use kubebrain_shared::placement::DocumentId;
 use kubebrain_shared::revision::Revision;
 use kubebrain_shared::stop::again;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tonic::body::Body;
 
 pub(crate) use attempt::Attempt;
 use attempt::Beginning;
@@ -56,6 +59,17 @@ use crate::config::Config;
 use crate::floor::Floor;
 use crate::metrics::{GroupCounters, ReadAt};
 use crate::topology::TopologyChanges;
+
+/// What a node says of the placement that it goes by.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PlacementWord {
+    pub(crate) node: usize,
+    pub(crate) id: DocumentId,
+    /// It is of the group that is home by that placement.
+    pub(crate) is_home: bool,
+    /// It is its group's master.
+    pub(crate) is_master: bool,
+}
 
 /// A group: its nodes, and the highest revision that it is known to have committed.
 pub(crate) struct Group {
@@ -151,6 +165,45 @@ impl Group {
             })
             .collect();
         while told.next().await == Some(false) {}
+    }
+
+    /// What its nodes say of the placement that they go by; nothing of those that say nothing, and are of another group.
+    pub(crate) fn words(&self) -> impl Iterator<Item = PlacementWord> {
+        let said = self.roster.nodes().iter().filter(|node| node.place() != Place::Foreign);
+        said.filter_map(|node| {
+            let standing = node.standing.load();
+            let standing = standing.as_deref()?;
+            Some(PlacementWord {
+                node: node.index,
+                id: DocumentId { lineage: standing.placement_lineage, number: standing.placement_number },
+                is_home: standing.is_home,
+                is_master: node.place() == Place::Master,
+            })
+        })
+    }
+
+    /// The nodes that may be asked what they go by.
+    pub(crate) fn askable(&self) -> impl Iterator<Item = usize> {
+        let nodes = self.roster.nodes().iter().filter(|node| !node.place().is_suspect());
+        nodes.map(|node| node.index)
+    }
+
+    /// True if one of its nodes is not suspect, as far as is known.
+    pub(crate) fn is_heard(&self) -> bool {
+        self.roster.nodes().iter().any(|node| !node.place().is_suspect())
+    }
+
+    /// Asks one node, whatever it is.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub(crate) async fn ask_node(
+        &self,
+        node: usize,
+        request: Request<Body>,
+    ) -> Result<Response<Body>, String> {
+        let node = self.roster.nodes().get(node).ok_or("there is no such brain")?;
+        node.call(request).await.map_err(|error| error.to_string())
     }
 
     pub(crate) fn name(&self) -> &GroupName {

@@ -74,6 +74,11 @@ impl Chance {
     }
 }
 
+/// What decides whether a brain's word of its placement is worth a question.
+fn placement(standing: &StandingResponse) -> (u64, u64, bool) {
+    (standing.placement_lineage, standing.placement_number, standing.is_home)
+}
+
 impl Roster {
     pub(crate) fn new(group: GroupName, nodes: Vec<Node>, changes: Arc<TopologyChanges>) -> Self {
         let known = vec![Known::default(); nodes.len()];
@@ -117,13 +122,16 @@ impl Roster {
         let mut ledger = self.ledger.lock();
         let Ledger { epoch, known, transitions } = &mut *ledger;
         let (Some(node), Some(entry)) = (self.nodes.get(index), known.get_mut(index)) else { return };
+        let mut is_news = false;
         let standing = match report {
             Report::Standing(standing) => {
                 entry.health = Health::Fine;
                 entry.said = Some(Said::of(&standing));
                 *epoch = (*epoch).max(standing.epoch);
-                node.standing.store(Some(Arc::new(*standing)));
-                node.standing.load_full()
+                let before = node.standing.swap(Some(Arc::new(*standing)));
+                let now = node.standing.load_full();
+                is_news = before.as_deref().map(placement) != now.as_deref().map(placement);
+                now
             }
             Report::Foreign(standing) => {
                 *entry = Known { health: Health::Foreign, said: None };
@@ -163,6 +171,9 @@ impl Roster {
         let entries = transitions.note(*epoch, &places);
         drop(ledger);
         entries.iter().for_each(|entry| entry.log(&self.group, &self.nodes));
+        if is_news || changed {
+            self.changes.placement_told();
+        }
         if changed {
             tracing::debug!(group = %self.group, ?places, "who does what in a group has changed");
             self.changes.announce();

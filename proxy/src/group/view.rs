@@ -24,6 +24,8 @@ pub struct GroupView {
     pub epoch: u64,
     /// A revision that it is known to have committed.
     pub revision: Revision,
+    /// The number of the newest placement that one of its brains goes by, by its own words; 0 where none says any.
+    pub placement: u64,
     /// Its brains, in the order of the placement.
     pub nodes: Vec<NodeView>,
 }
@@ -63,6 +65,7 @@ impl GroupView {
             is_home,
             epoch: roster.epoch(),
             revision,
+            placement: roster.nodes().iter().filter_map(number).max().unwrap_or(0),
             nodes: roster.nodes().iter().map(view).collect(),
         }
     }
@@ -84,6 +87,10 @@ impl NodeView {
             (false, _) => String::new(),
         }
     }
+}
+
+fn number(node: &Node) -> Option<u64> {
+    Some(node.standing.load().as_deref()?.placement_number)
 }
 
 fn view(node: &Node) -> NodeView {

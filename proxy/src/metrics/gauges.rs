@@ -15,6 +15,8 @@ pub(crate) struct Figures {
     pub(crate) ready: bool,
     /// The highest revision that was shown.
     pub(crate) floor: Revision,
+    /// The number of the placement that it goes by; 0 for none.
+    pub(crate) placement: u64,
     /// Requests at work.
     pub(crate) in_flight: usize,
     pub(crate) groups: Vec<GroupFigures>,
@@ -56,6 +58,7 @@ const ROLES: [&str; 3] = ["master", "slave", "unknown"];
 pub(super) struct Gauges {
     ready: IntGauge,
     floor: IntGauge,
+    placement: IntGauge,
     in_flight: IntGauge,
     known: IntGaugeVec,
     connections: IntGaugeVec,
@@ -78,6 +81,10 @@ impl Gauges {
         Self {
             ready: metrics.gauge("kubebrain_proxy_ready", "1 once every group was reached, until the stop."),
             floor: metrics.gauge("kubebrain_proxy_floor_revision", "The highest revision that was shown."),
+            placement: metrics.gauge(
+                "kubebrain_proxy_placement_number",
+                "The number of the placement that this proxy goes by; 0 before it has heard of one, and in standalone.",
+            ),
             in_flight: metrics.gauge(
                 "kubebrain_proxy_requests_in_flight",
                 "Requests at work; a stream is until it begins.",
@@ -100,6 +107,7 @@ impl Gauges {
     pub(super) fn set(&self, figures: &Figures) {
         self.ready.set(figures.ready.into());
         self.floor.set(figures.floor.to_wire());
+        self.placement.set(i64::try_from(figures.placement).unwrap_or(i64::MAX));
         self.in_flight.set(number(figures.in_flight));
         self.known.reset();
         self.connections.reset();

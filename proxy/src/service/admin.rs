@@ -69,12 +69,15 @@ const NO_WORD: &str = "this brain does not tell what it is: it has not answered 
 async fn within(core: &Core, group: &Group) -> admin::Group {
     let fenced = timeout(PATIENCE, core.advance_once(group, Revision::ZERO));
     let (status, fenced) = join(core.status_of(group), fenced).await;
-    let name = &core.config.name;
+    let (name, table) = (&core.config.name, core.table());
     let mut standing = StandingResponse {
         group: group.name().to_string(),
         name: name.clone(),
         revision: group.known().to_wire(),
         compacted: -1,
+        placement_lineage: table.id().lineage,
+        placement_number: table.id().number,
+        is_home: group.is_same(table.home()),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         ..StandingResponse::default()
     };

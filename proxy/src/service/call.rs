@@ -68,9 +68,11 @@ impl Call<'_> {
             match self.core.send(&group, &ask).await {
                 Ok(answer) => return Ok((answer, group)),
                 Err(Failure::Unknown) if !reads => return Err(Fault::Timeout.into()),
-                Err(failure) => tracing::debug!(group = %group.name(), path, %failure, "tried again"),
+                Err(failure) => {
+                    tracing::debug!(group = %group.name(), path, %failure, "tried again");
+                    retry.pause_after(failure).await?;
+                }
             }
-            retry.pause().await?;
         }
     }
 

@@ -55,7 +55,7 @@ impl Call<'_> {
             match self.core.send(group, &ask).await {
                 Ok(answer) => return answer.message(4096).await.map(|_| ()),
                 Err(Failure::Unknown) => return Err(Fault::Timeout.into()),
-                Err(Failure::NotSent | Failure::NotOwner) => retry.pause().await?,
+                Err(failure @ (Failure::NotSent | Failure::NotOwner)) => retry.pause_after(failure).await?,
             }
         }
     }

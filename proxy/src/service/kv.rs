@@ -9,6 +9,7 @@ use tonic::body::Body;
 
 use super::call::Call;
 use super::target::Target;
+use crate::call::Failure;
 use crate::fanout::delete::Deleted;
 use crate::fanout::{Setback, Split};
 use crate::group::Group;
@@ -46,7 +47,7 @@ impl Call<'_> {
             match merged {
                 Ok(answer) => return Ok(answer),
                 Err(Setback::Refused(status)) => return Err(status),
-                Err(Setback::Again) => retry.pause().await?,
+                Err(Setback::Again(failure)) => retry.pause_after(failure).await?,
             }
         }
     }
@@ -60,7 +61,7 @@ impl Call<'_> {
         let mut deleted = Deleted::default();
         loop {
             let table = self.core.table();
-            match Target::of(&table, &self.footprint) {
+            let failure = match Target::of(&table, &self.footprint) {
                 Target::One(_) if !deleted.is_begun() => {
                     return self.write(method::DELETE_RANGE).await;
                 }
@@ -68,18 +69,20 @@ impl Call<'_> {
                     let groups = target.groups();
                     let split = self.split(&groups, &table);
                     match self.core.merged_delete(&split, &mut deleted).await {
-                        Err(Setback::Again) => {}
+                        // a part that is done is not undone: what the client hears must not sound as if nothing was
+                        Err(Setback::Again(_)) if deleted.is_begun() => Failure::NotSent,
+                        Err(Setback::Again(failure)) => failure,
                         Err(Setback::Refused(status)) => return Err(status),
                         Ok(answer) => return Ok(answer),
                     }
                 }
-            }
-            retry.pause().await?;
+            };
+            retry.pause_after(failure).await?;
         }
     }
 
     /// This request over several groups of a table.
     fn split<'a>(&'a self, groups: &'a [Arc<Group>], table: &Table) -> Split<'a> {
-        Split { headers: &self.headers, message: &self.message, groups, version: table.version() }
+        Split { headers: &self.headers, message: &self.message, groups, id: table.id() }
     }
 }

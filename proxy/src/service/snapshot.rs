@@ -43,7 +43,7 @@ const ATTEMPTS: usize = 5;
 struct Moment {
     /// The groups, in the order of their names.
     groups: Vec<Arc<Group>>,
-    /// The placement's version.
+    /// A hash of who owns what.
     version: u64,
     revision: Revision,
     compacted: i64,
@@ -72,7 +72,7 @@ impl Core {
         }
         let revision = Revision::checked_from(named).filter(|revision| *revision <= newest);
         let revision = revision.ok_or(Fault::FutureRevision)?;
-        Ok(Moment { groups, version: table.version(), revision, compacted })
+        Ok(Moment { groups, version: table.document().table().version(), revision, compacted })
     }
 
     /// Each group's hash at one moment, added up; `None` where a group was compacted further.

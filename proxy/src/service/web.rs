@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use futures_util::future::join_all;
-use http::{Method, Response, Uri};
+use http::{HeaderName, HeaderValue, Method, Response, Uri};
 use kubebrain_net::probe::{self, Subject};
 use kubebrain_proto::etcdserverpb::AlarmType;
 use kubebrain_shared::group::GroupName;
@@ -15,8 +15,19 @@ use crate::config::Server;
 use crate::core::Core;
 use crate::group::Group;
 
+/// By which placement a proxy goes, on pages whose lines are etcd's.
+const PLACEMENT: HeaderName = HeaderName::from_static("kubebrain-placement");
+
 pub(crate) async fn answer(core: &Arc<Core>, method: &Method, uri: &Uri) -> Response<Body> {
-    probe::page(&Probed(core.clone()), &core.config.etcd_version, method, uri).await
+    let mut page = probe::page(&Probed(core.clone()), &core.config.etcd_version, method, uri).await;
+    let id = core.table().id();
+    if id.number > 0
+        && uri.path() == "/readyz"
+        && let Ok(shown) = HeaderValue::from_str(&format!("{} ({:x})", id.number, id.lineage))
+    {
+        page.headers_mut().insert(PLACEMENT, shown);
+    }
+    page
 }
 
 /// Why groups cannot be reached, as far as that is known.
@@ -60,6 +71,11 @@ impl Subject for Probed {
         missing.sort_unstable_by_key(|group| group.name());
         let names: Vec<_> = missing.iter().map(|group| group.name().as_str()).collect();
         let whom = if names.is_empty() { String::new() } else { format!(": {}", names.join(", ")) };
+        if !table.is_known() {
+            let trouble = self.0.trouble();
+            let asking = "the brains are being asked for the cluster's placement".to_owned();
+            return Err(Status::unavailable(if trouble.is_empty() { asking } else { trouble }));
+        }
         Err(Status::unavailable(format!(
             "not every group has answered since this proxy started, and until then it serves nothing{whom}{}",
             troubles(missing)

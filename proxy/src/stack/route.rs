@@ -73,6 +73,8 @@ async fn unary(call: Call<'_>, path: &str) -> Answered {
         method::HASH => call.hash().await,
         method::HASH_KV => call.hash_kv().await,
         method::SNAPSHOT => call.snapshot().await,
+        method::ADMIN_PLACEMENT => call.at_home(method::ADMIN_PLACEMENT, true).await,
+        method::CHANGE_PLACEMENT => call.at_home(method::CHANGE_PLACEMENT, false).await,
         other => Err(unserved::refusal(other)),
     }
 }

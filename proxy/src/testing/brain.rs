@@ -1,7 +1,6 @@
 //! The stand-in's state.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::HeaderMap;
@@ -10,7 +9,7 @@ use kubebrain_proto::mvccpb::{Event, KeyValue};
 use kubebrain_shared::fault::Fault;
 use kubebrain_shared::group::GroupName;
 use kubebrain_shared::metadata;
-use kubebrain_shared::placement::Placement;
+use kubebrain_shared::placement::Document;
 use kubebrain_shared::range::KeyRange;
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -26,7 +25,10 @@ pub(crate) struct Brain {
 }
 
 pub(crate) struct State {
-    pub(crate) placement: Arc<Placement>,
+    /// What it goes by.
+    pub(crate) document: Document,
+    /// What it has agreed to beyond: it serves what is its own by both.
+    pub(crate) adopted: Option<Document>,
     pub(crate) revision: i64,
     pub(crate) compacted: i64,
     /// All events, in order.
@@ -51,6 +53,16 @@ pub(crate) struct State {
     pub(crate) alarms: BTreeSet<(u64, i32)>,
     /// Which store it says that it has.
     pub(crate) store: u64,
+    /// It says what it is once, and nothing new: a stream that is late.
+    pub(crate) is_late: bool,
+    /// Its answers to fences say what it goes by.
+    pub(crate) tells_fences: bool,
+    /// Streams for watches end before they begin.
+    pub(crate) refuses_watches: bool,
+    /// It has not heard of a placement.
+    pub(crate) is_unplaced: bool,
+    /// Creates of watchers that arrived.
+    pub(crate) creates: usize,
 }
 
 pub(crate) enum Planned {
@@ -67,9 +79,10 @@ pub(crate) enum Planned {
 }
 
 impl Brain {
-    pub(crate) fn new(name: GroupName, placement: Arc<Placement>) -> Self {
+    pub(crate) fn new(name: GroupName, document: Document) -> Self {
         let state = State {
-            placement,
+            document,
+            adopted: None,
             revision: 1,
             compacted: -1,
             history: Vec::new(),
@@ -84,6 +97,11 @@ impl Brain {
             notices: 0,
             alarms: BTreeSet::new(),
             store: 7,
+            is_late: false,
+            tells_fences: false,
+            refuses_watches: false,
+            is_unplaced: false,
+            creates: 0,
         };
         Self { name, state: Mutex::new(state), changed: watch::Sender::new(0), stuck: AtomicBool::new(false) }
     }
@@ -117,9 +135,25 @@ impl Brain {
         self.state.lock().planned.push((path, planned));
     }
 
-    pub(crate) fn replace_placement(&self, placement: Arc<Placement>) {
-        self.state.lock().placement = placement;
+    pub(crate) fn replace_placement(&self, document: Document) {
+        self.commit(document);
         self.cut_watches();
+    }
+
+    /// It agrees to give away what is another group's by this one: its watchers there end.
+    pub(crate) fn adopt(&self, document: &Document) {
+        self.state.lock().adopted = Some(document.clone());
+        self.touch();
+    }
+
+    /// It goes by this one.
+    pub(crate) fn commit(&self, document: Document) {
+        let mut state = self.state.lock();
+        state.advance(document.revision().to_wire());
+        state.compacted = state.compacted.max(document.compacted());
+        (state.document, state.adopted) = (document, None);
+        drop(state);
+        self.touch();
     }
 
     /// Behind the proxy's back.
@@ -159,16 +193,26 @@ impl State {
         range: &KeyRange,
         part: Option<&str>,
     ) -> Result<(), Status> {
+        let mut documents = std::iter::once(&self.document).chain(&self.adopted);
         match part {
-            Some(version) if version == format!("{:x}", self.placement.version()) => Ok(()),
-            Some(_) => Err(metadata::not_owner("another table")),
-            None if self.placement.owners(range).iter().all(|owner| owner == name) => Ok(()),
+            Some(id) if id != self.document.id().to_string() => Err(metadata::not_owner("another document")),
+            Some(_) => match &self.adopted {
+                Some(next) if self.document.table().loses(next.table(), name, range) => {
+                    Err(metadata::not_owner("changing"))
+                }
+                _ => Ok(()),
+            },
+            None if documents
+                .all(|document| document.table().owners(range).iter().all(|owner| owner == name)) =>
+            {
+                Ok(())
+            }
             None => Err(metadata::not_owner(format!("{range:?} is not {name}'s"))),
         }
     }
 
     pub(crate) fn owns(&self, name: &GroupName, key: &[u8], part: bool) -> bool {
-        !part || self.placement.owner(key) == name
+        !part || self.document.table().owner(key) == name
     }
 
     pub(crate) fn get(&self, key: &[u8], revision: i64) -> Option<KeyValue> {

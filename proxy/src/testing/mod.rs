@@ -4,8 +4,10 @@
 
 mod brain;
 mod client;
+pub(crate) mod land;
 mod node;
 mod service;
+mod standing;
 mod watch;
 
 use std::collections::HashMap;
@@ -15,8 +17,9 @@ use http::Request;
 use kubebrain_net::dial::Connector;
 use kubebrain_net::direct::Direct;
 use kubebrain_net::serve::{MemoryConnector, ServeConfig, memory, serve_memory};
+use kubebrain_proto::peer::PlacementDocument;
 use kubebrain_shared::group::GroupName;
-use kubebrain_shared::placement::Placement;
+use kubebrain_shared::placement::Document;
 use kubebrain_shared::stop::Stopper;
 use tonic::body::Body;
 
@@ -52,9 +55,19 @@ kinds:
   - { kind: events, group: events }
 ";
 
-pub(crate) fn placement(text: &str) -> Arc<Placement> {
-    Arc::new(Placement::parse(text).expect("a legal placement"))
+/// Under a number of a lineage.
+pub(crate) fn document(text: &str, lineage: u64, number: u64) -> Document {
+    let text = text.to_owned();
+    let wire = PlacementDocument { lineage, number, compacted: -1, text, ..PlacementDocument::default() };
+    Document::from_wire(&wire).expect("a legal placement")
 }
+
+/// The first one of the cluster that tests are in.
+pub(crate) fn placement(text: &str) -> Document {
+    document(text, LINEAGE, 1)
+}
+
+pub(crate) const LINEAGE: u64 = 7;
 
 /// A core over groups that have no brain: nothing that is asked of them is answered.
 pub(crate) fn core(config: Config) -> Arc<Core> {
@@ -115,7 +128,7 @@ impl Cluster {
         let placement = placement(TABLE);
         let brains: HashMap<_, _> = ["core", "pods", "events"]
             .into_iter()
-            .map(|group| (group, Arc::new(Brain::new(name(group), Arc::clone(&placement)))))
+            .map(|group| (group, Arc::new(Brain::new(name(group), placement.clone()))))
             .collect();
         let proxy = Proxy::new(config, placement, connectors(&brains, &stopper, near, far));
         let client = Client::new(Connector::Memory(serve(proxy.service(), &stopper)));
@@ -136,12 +149,17 @@ impl Cluster {
         (client, (proxy, stopper))
     }
 
-    /// All brains and the proxy get another table.
+    /// The document after the proxy's.
+    pub(crate) fn next_document(&self, text: &str) -> Document {
+        document(text, LINEAGE, self.proxy.document().number() + 1)
+    }
+
+    /// All brains and the proxy get the next document; watches are cut.
     pub(crate) fn replace_placement(&self, text: &str) {
-        let placement = placement(text);
+        let next = self.next_document(text);
         for brain in self.brains.values() {
-            brain.replace_placement(Arc::clone(&placement));
+            brain.replace_placement(next.clone());
         }
-        self.proxy.replace_placement(placement, HashMap::new());
+        self.proxy.replace_placement(next, HashMap::new());
     }
 }

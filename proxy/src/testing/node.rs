@@ -83,7 +83,7 @@ impl Nodes {
     pub(crate) fn not_started(count: usize, config: Config, how: How) -> Self {
         let stopper = Stopper::default();
         let placement = placement("{ prefix: /registry, home: core, default: core, groups: { core: {} } }");
-        let brain = Arc::new(Brain::new(name("core"), Arc::clone(&placement)));
+        let brain = Arc::new(Brain::new(name("core"), placement.clone()));
         let (mut all, mut connectors) = (Vec::new(), Vec::new());
         for index in 0..count {
             let (node, connector) = TestNode::new(index, &brain, how);

@@ -10,6 +10,7 @@ use hyper::body::Incoming;
 use kubebrain_proto::{etcdserverpb as pb, peer};
 use kubebrain_shared::fault::Fault;
 use kubebrain_shared::metadata;
+use kubebrain_shared::placement::DocumentId;
 use kubebrain_shared::range::KeyRange;
 use kubebrain_shared::revision::Revision;
 use tonic::Status;
@@ -75,11 +76,14 @@ async fn answer(
     }
     brain.touch();
     if path == "/etcdserverpb.Watch/Watch" {
-        if part.is_some() {
-            brain.state.lock().check_owner(&brain.name, &KeyRange::ALL, part.as_deref())?;
+        if brain.state.lock().refuses_watches {
+            return Err(Fault::LeaderChanged.into());
         }
         let tells_all = headers.contains_key(&metadata::PROGRESS);
         return Ok(super::watch::serve(brain, body, part, tells_all));
+    }
+    if path == "/kubebrain.peer.v1.Peer/Standing" {
+        return Ok(super::standing::speak(brain));
     }
     let message = grpc::OneMessage::new(body, 16 << 20).await?;
     let planned = {
@@ -140,7 +144,9 @@ async fn unary(
             let request: peer::AdvanceRequest = decode(message)?;
             state.advance(request.floor);
             let (revision, compacted) = (state.revision, state.compacted);
-            Framed::of(&peer::AdvanceResponse { revision, compacted, placement: 0 })
+            let id = if state.tells_fences { state.document.id() } else { DocumentId::default() };
+            let (lineage, number) = (id.lineage, id.number);
+            Framed::of(&peer::AdvanceResponse { revision, compacted, lineage, number, ..Default::default() })
         }
         "/etcdserverpb.KV/Range" | "/etcdserverpb.KV/RangeStream" => {
             let request: pb::RangeRequest = decode(message)?;
@@ -217,6 +223,12 @@ async fn unary(
             let alarms =
                 alarms.into_iter().map(|(member_id, alarm)| pb::AlarmMember { member_id, alarm }).collect();
             Framed::of(&pb::AlarmResponse { header: brain.header(state.revision), alarms })
+        }
+        "/kubebrain.peer.v1.Peer/Placement" => {
+            let is_placed = state.document.number() > 0 && !state.is_unplaced;
+            let current = is_placed.then(|| state.document.to_wire());
+            let adopted = state.adopted.as_ref().map(|adopted| adopted.to_wire());
+            Framed::of(&peer::PlacementResponse { current, adopted, ..<_>::default() })
         }
         _ => lease(brain, state, path, message)?,
     };

@@ -28,6 +28,9 @@ struct Watcher {
     prev_kv: bool,
 }
 
+/// How a brain ends a watcher whose keys go to another group.
+const MOVED: &str = "kubebrain: moved";
+
 /// What was asked for, or is due.
 #[derive(Default)]
 struct Progress {
@@ -70,7 +73,7 @@ async fn run(
             if let Some(delay) = delay {
                 tokio::time::sleep(delay).await;
             }
-            for response in step(&brain, &mut watchers, part.is_some(), &mut progress) {
+            for response in step(&brain, &mut watchers, part.as_deref(), &mut progress) {
                 *brain.state.lock().sent.entry(number).or_default() +=
                     usize::from(!response.events.is_empty());
                 if out.send(Ok(Frame::data(Framed::of(&response).frame()))).await.is_err() {
@@ -81,7 +84,7 @@ async fn run(
         if let Ok(Some(message)) = grpc::split(&mut buffer, 1 << 24) {
             let request: pb::WatchRequest = grpc::decode(message).expect("a watch request");
             let named = |start| if tells_all { 0 } else { start };
-            for response in take(&brain, &mut watchers, &mut progress, request, part.is_some(), named) {
+            for response in take(&brain, &mut watchers, &mut progress, request, part.as_deref(), named) {
                 if out.send(Ok(Frame::data(Framed::of(&response).frame()))).await.is_err() {
                     return;
                 }
@@ -103,22 +106,23 @@ fn take(
     watchers: &mut Vec<Watcher>,
     progress: &mut Progress,
     request: pb::WatchRequest,
-    part: bool,
+    part: Option<&str>,
     named: impl Fn(i64) -> i64,
 ) -> Vec<pb::WatchResponse> {
     use pb::watch_request::RequestUnion;
-    let state = brain.state.lock();
+    let mut state = brain.state.lock();
     let header = brain.header(state.revision);
     match request.request_union {
         Some(RequestUnion::CreateRequest(create)) => {
+            state.creates += 1;
             let range = KeyRange::from_wire(create.key, create.range_end);
-            if !part && state.check_owner(&brain.name, &range, None).is_err() {
+            if state.check_owner(&brain.name, &range, part).is_err() {
                 let refused = pb::WatchResponse {
                     header,
                     watch_id: -1,
                     created: true,
                     canceled: true,
-                    cancel_reason: "kubebrain: not owner".into(),
+                    cancel_reason: "kubebrain: not-owner: planned".into(),
                     ..Default::default()
                 };
                 return vec![refused];
@@ -164,8 +168,8 @@ fn take(
 
 fn step(
     brain: &Brain,
-    watchers: &mut [Watcher],
-    part: bool,
+    watchers: &mut Vec<Watcher>,
+    part: Option<&str>,
     progress: &mut Progress,
 ) -> Vec<pb::WatchResponse> {
     let state = brain.state.lock();
@@ -176,7 +180,7 @@ fn step(
             let kv = event.kv.as_ref().expect("has one");
             kv.mod_revision >= watcher.next
                 && watcher.range.contains(&kv.key)
-                && state.owns(&brain.name, &kv.key, part)
+                && state.owns(&brain.name, &kv.key, part.is_some())
         };
         for event in state.history.iter().filter(wanted) {
             let mut event = event.clone();
@@ -200,6 +204,16 @@ fn step(
         }
         watcher.next = watcher.next.max(state.revision + 1);
     }
+    // in band: after all that was written before, and before any later progress
+    let gone = |watcher: &Watcher| state.check_owner(&brain.name, &watcher.range, part).is_err();
+    responses.extend(watchers.iter().filter(|watcher| gone(watcher)).map(|watcher| pb::WatchResponse {
+        header: brain.header(if state.adopted.is_some() { state.revision } else { 0 }),
+        watch_id: watcher.id,
+        canceled: true,
+        cancel_reason: MOVED.into(),
+        ..Default::default()
+    }));
+    watchers.retain(|watcher| !gone(watcher));
     let notices = state.notices - std::mem::replace(&mut progress.notices, state.notices);
     for _ in 0..notices {
         let told = watchers.iter().filter(|watcher| watcher.named <= state.revision);

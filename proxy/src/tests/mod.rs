@@ -2,6 +2,8 @@
 
 mod kv;
 mod lease;
+mod learn;
+mod moving;
 mod limit;
 mod maintenance;
 mod metrics;

@@ -8,16 +8,20 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use kubebrain_proto::etcdserverpb as pb;
+use kubebrain_shared::placement::Document;
 use rand::rngs::SmallRng;
-use rand::seq::IndexedRandom as _;
+
+use rand::seq::{IndexedRandom as _, SliceRandom as _};
 use rand::{Rng as _, SeedableRng as _};
 use tokio::time::timeout;
 
 use crate::config::{Config, Seams};
-use crate::testing::{Cluster, WatchClient};
+use crate::proxy::Proxy;
+use crate::testing::{Cluster, LINEAGE, TABLE, WatchClient, document};
 
 const GROUPS: [&str; 3] = ["pods", "events", "core"];
-const PREFIXES: [&str; 4] = ["/registry/", "/registry/pods/", "/registry/events/", "/registry/nodes/"];
+const PREFIXES: [&str; 5] =
+    ["/registry/", "/registry/pods/", "/registry/events/", "/registry/nodes/", "/registry/jobs/"];
 
 #[derive(Default)]
 struct Seen {
@@ -69,6 +73,9 @@ async fn create(
     watch.send_create(create).await;
     loop {
         let response = watch.next().await.ok_or("ended")?;
+        if response.created && response.canceled && asked == 0 {
+            return Ok(()); // a group was away for too long: refused, and nothing is promised
+        }
         if response.created {
             let revision = response.header.ok_or("no header")?.revision;
             let start = if asked == 0 { revision + 1 } else { asked };
@@ -91,15 +98,59 @@ fn take(seen: &mut BTreeMap<i64, Seen>, response: &pb::WatchResponse) -> Result<
     if response.events.is_empty() { one.progress(revision) } else { one.take(response) }
 }
 
+/// Jobs, which nobody has, go from group to group, brain by brain and proxy by proxy.
+#[derive(Default)]
+struct Change {
+    next: Option<Document>,
+    is_adopted: bool,
+    /// Who has not taken the step yet.
+    left: Vec<&'static str>,
+    owner: usize,
+}
+
+impl Change {
+    fn is_over(&self) -> bool {
+        self.left.is_empty() && (self.is_adopted || self.next.is_none())
+    }
+
+    fn step(&mut self, cluster: &Cluster, second: &Proxy, random: &mut SmallRng) {
+        let Some(who) = self.left.pop() else {
+            self.left = GROUPS.to_vec();
+            self.left.shuffle(random);
+            if self.next.is_some() && !self.is_adopted {
+                // all have adopted it: home commits it, and whoever hears of it first takes it first
+                self.is_adopted = true;
+                self.left.extend(["first", "second"]);
+                self.left.shuffle(random);
+            } else {
+                self.owner = (self.owner + 1) % GROUPS.len();
+                let rule = format!("  - {{ kind: jobs, group: {} }}\n", GROUPS[self.owner]);
+                let number = self.next.as_ref().map_or(1, Document::number) + 1;
+                self.next = Some(document(&format!("{TABLE}{rule}"), LINEAGE, number));
+                self.is_adopted = false;
+            }
+            return;
+        };
+        let Some(next) = &self.next else { return };
+        match (who, self.is_adopted) {
+            ("first", _) => cluster.proxy.replace_placement(next.clone(), <_>::default()),
+            ("second", _) => second.replace_placement(next.clone(), <_>::default()),
+            (group, false) => cluster.brain(group).adopt(next),
+            (group, true) => cluster.brain(group).commit(next.clone()),
+        }
+    }
+}
+
 async fn run(seed: u64, seams: Seams) -> Result<u64, String> {
     let mut random = SmallRng::seed_from_u64(seed);
     let cluster = Cluster::with(Config { seams, merge_buffer_bytes_max: 300, ..Config::default() }).await;
-    let (other, _second) = cluster.another().await;
+    let (other, second) = cluster.another().await;
+    let mut change = Change::default();
     let mut watch = cluster.client.watch().await;
     let mut seen = BTreeMap::new();
     let mut progress = 0;
     for step in 0..120 {
-        match random.random_range(0..20) {
+        match random.random_range(0..23) {
             0..=8 => {
                 let group = ["pods", "events", "nodes"].choose(&mut random).expect("some");
                 let client = if random.random_bool(0.5) { &cluster.client } else { &other };
@@ -132,6 +183,7 @@ async fn run(seed: u64, seams: Seams) -> Result<u64, String> {
                 brain.stick(!brain.is_stuck());
             }
             13..=15 => watch.ask_progress().await,
+            20..=22 => change.step(&cluster, &second.0, &mut random),
             _ => {
                 let wait = Duration::from_millis(random.random_range(0..40));
                 while let Ok(response) = timeout(wait, watch.next()).await {
@@ -144,6 +196,9 @@ async fn run(seed: u64, seams: Seams) -> Result<u64, String> {
         }
     }
     cluster.brain("events").stick(false);
+    while !change.is_over() {
+        change.step(&cluster, &second.0, &mut random);
+    }
     while let Ok(response) = timeout(Duration::from_secs(8), watch.next()).await {
         take(&mut seen, &response.ok_or("ended")?)?;
     }

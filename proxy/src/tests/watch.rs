@@ -458,12 +458,12 @@ async fn watchers_follow_a_placement_that_changes() {
 async fn a_watcher_waits_for_brains_that_have_an_older_table() {
     let cluster = Cluster::new().await;
     let mut watch = cluster.client.watch().await;
-    let table = crate::testing::placement(&format!("{TABLE}  - {{ kind: jobs, group: events }}\n"));
-    cluster.proxy.replace_placement(std::sync::Arc::clone(&table), <_>::default());
+    let table = cluster.next_document(&format!("{TABLE}  - {{ kind: jobs, group: events }}\n"));
+    cluster.proxy.replace_placement(table.clone(), <_>::default());
     watch.prefix("/registry/", 0).await;
     watch.prefix("/registry/jobs/", 0).await;
     assert!(watch.is_quiet(QUIET).await);
-    cluster.brains.values().for_each(|brain| brain.replace_placement(std::sync::Arc::clone(&table)));
+    cluster.brains.values().for_each(|brain| brain.replace_placement(table.clone()));
     let revision = cluster.client.put("/registry/jobs/j", "1").await;
     assert_eq!(
         watch.events(2).await,

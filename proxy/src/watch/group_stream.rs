@@ -2,6 +2,9 @@
 //!
 //! A loss is not seen outside: each part is created again at its own closed + 1. Before a part is created its group is
 //! raised to what the client has seen, so that nothing can appear there below the part's start any more.
+//!
+//! A part whose keys the group gives away ends alone, in band: where the group says up to where all was sent, that is
+//! closed. It rests, and is asked for here again now and then until its owner takes it to whoever has the keys.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::pin::Pin;
@@ -11,6 +14,7 @@ use std::time::Duration;
 
 use kubebrain_net::metrics::One;
 use kubebrain_proto::etcdserverpb::WatchCreateRequest;
+use kubebrain_shared::placement::DocumentId;
 use kubebrain_shared::revision::Revision;
 use tokio::time::{Sleep, sleep, timeout};
 use tonic::Status;
@@ -18,6 +22,7 @@ use tonic::Status;
 use super::answer::{Answer, Kind, NO_WATCHER};
 use super::link::{Event, Link};
 use super::part::PartId;
+use super::signal::Signal;
 use crate::core::Core;
 use crate::group::Group;
 use crate::topology::Rest;
@@ -27,6 +32,11 @@ use crate::topology::Rest;
 const ASK_AGAIN: Duration = Duration::from_millis(10);
 const ASK_AGAIN_MAX: Duration = Duration::from_secs(1);
 const ADVANCE_PAUSE: Duration = Duration::from_millis(100);
+/// Until a part that was refused is asked for again, unless something changes before; doubled while it is refused.
+const REFUSED_PAUSE: Duration = Duration::from_millis(10);
+const REFUSED_PAUSE_MAX: Duration = Duration::from_millis(250);
+/// How a brain's reason begins that ends a watcher whose keys go to another group.
+const MOVED: &str = "kubebrain: moved";
 
 type Advancing = Pin<Box<dyn Future<Output = Result<(), Status>> + Send>>;
 
@@ -34,12 +44,15 @@ type Advancing = Pin<Box<dyn Future<Output = Result<(), Status>> + Send>>;
 pub(super) struct GroupStream {
     core: Arc<Core>,
     group: Arc<Group>,
-    /// The version of the placement by which this group is asked for its part only.
-    version: Option<u64>,
+    /// The document by which this group is asked for its part only.
+    part: Option<DocumentId>,
     link: Link,
     parts: BTreeMap<PartId, Part>,
     unsent: VecDeque<PartId>,
     unanswered: VecDeque<PartId>,
+    /// Until parts that the group does not serve are asked for again.
+    rest: Option<Rest>,
+    refused_pause: Duration,
     advancing: Option<Advancing>,
     pause: Option<Rest>,
     asking: Option<Asking>,
@@ -54,6 +67,8 @@ struct Part {
     /// Acknowledged before the last question for progress was sent.
     covered: bool,
     resumed: bool,
+    /// The group does not serve it, by its own words: it rests.
+    ended: bool,
 }
 
 /// A wish that every part closes `target`.
@@ -63,43 +78,20 @@ struct Asking {
     delay: Duration,
 }
 
-/// What the owner of a group stream has to act on.
-#[derive(Debug)]
-pub(super) enum Signal {
-    Events {
-        part: PartId,
-        answer: Answer,
-        last: Revision,
-    },
-    /// The group's own, for one part; and what that has closed, which may be more where a slave speaks.
-    Progress {
-        part: PartId,
-        revision: Revision,
-    },
-    /// Some closed revisions have risen.
-    Closed,
-    Compacted {
-        part: PartId,
-        at: Revision,
-    },
-    Cancelled {
-        part: PartId,
-        reason: String,
-    },
-}
-
 impl GroupStream {
-    pub(super) fn new(core: Arc<Core>, group: Arc<Group>, version: Option<u64>) -> Self {
+    pub(super) fn new(core: Arc<Core>, group: Arc<Group>, part: Option<DocumentId>) -> Self {
         let counted = One::of(&core.config.metrics.all.upstream_watches);
         Self {
             _counted: counted,
             core,
             group,
-            version,
+            part,
             link: Link::new(),
             parts: BTreeMap::new(),
             unsent: VecDeque::new(),
             unanswered: VecDeque::new(),
+            rest: None,
+            refused_pause: REFUSED_PAUSE,
             advancing: None,
             pause: None,
             asking: None,
@@ -112,13 +104,16 @@ impl GroupStream {
 
     /// Adds a part that wants everything above `closed`. Its id is never used again on this group stream.
     pub(super) fn add(&mut self, id: PartId, create: Arc<WatchCreateRequest>, closed: Revision) {
-        let part = Part { create, closed, acknowledged: false, covered: false, resumed: false };
+        let part = Part { create, closed, acknowledged: false, covered: false, resumed: false, ended: false };
         self.parts.insert(id, part);
         self.unsent.push_back(id);
     }
 
     pub(super) fn remove(&mut self, id: PartId) {
-        self.parts.remove(&id);
+        let removed = self.parts.remove(&id);
+        if removed.is_some_and(|part| part.ended) {
+            return; // the group has forgotten it already
+        }
         let was_sent = !self.unsent.contains(&id);
         self.unsent.retain(|unsent| *unsent != id);
         let answered = was_sent && self.link.requests().is_some_and(|requests| requests.cancel(id));
@@ -136,6 +131,15 @@ impl GroupStream {
         self.parts.get(&id).map(|part| part.closed)
     }
 
+    /// True of a part that the group does not serve any more, by its own words, and of one that is not here.
+    pub(super) fn has_ended(&self, id: PartId) -> bool {
+        self.parts.get(&id).is_none_or(|part| part.ended)
+    }
+
+    fn wants_link(&self) -> bool {
+        self.parts.values().any(|part| !part.ended)
+    }
+
     pub(super) fn has_closed(&self, target: Revision) -> bool {
         self.parts.values().all(|part| part.closed >= target)
     }
@@ -151,8 +155,9 @@ impl GroupStream {
     /// The next signal. Where the owner has no room, `read` is false and nothing is taken from the stream.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, read: bool) -> Poll<Signal> {
         loop {
-            if !self.parts.is_empty() && self.link.is_idle() {
-                self.link.open(&self.core, &self.group, self.version);
+            self.poll_rest(cx);
+            if self.wants_link() && self.link.is_idle() {
+                self.link.open(&self.core, &self.group, self.part);
             }
             self.poll_advance(cx);
             self.send_creates();
@@ -181,8 +186,8 @@ impl GroupStream {
         loop {
             let event = self.link.poll(cx);
             // a rest is over: open at once, or nobody would wake this task
-            if event.is_pending() && self.link.is_idle() && !self.parts.is_empty() {
-                self.link.open(&self.core, &self.group, self.version);
+            if event.is_pending() && self.link.is_idle() && self.wants_link() {
+                self.link.open(&self.core, &self.group, self.part);
                 self.send_creates();
                 continue;
             }
@@ -194,7 +199,7 @@ impl GroupStream {
     fn lost(&mut self) {
         self.link.lose(&self.group);
         self.unanswered.clear();
-        self.unsent = self.parts.keys().copied().collect();
+        self.unsent = self.parts.iter().filter(|(_, part)| !part.ended).map(|(id, _)| *id).collect();
         for part in self.parts.values_mut() {
             part.acknowledged = false;
             part.covered = false;
@@ -202,6 +207,17 @@ impl GroupStream {
         }
         if let Some(asking) = &mut self.asking {
             asking.again = None;
+        }
+    }
+
+    /// After a rest, parts that the group did not serve are asked for again.
+    fn poll_rest(&mut self, cx: &mut Context<'_>) {
+        if self.rest.as_mut().is_some_and(|rest| rest.as_mut().poll(cx).is_ready()) {
+            self.rest = None;
+            for (id, part) in self.parts.iter_mut().filter(|(_, part)| part.ended) {
+                part.ended = false;
+                self.unsent.push_back(*id);
+            }
         }
     }
 
@@ -309,6 +325,7 @@ impl GroupStream {
                 self.unanswered.retain(|unanswered| *unanswered != id);
                 if let Some(part) = part {
                     part.acknowledged = true;
+                    self.refused_pause = REFUSED_PAUSE;
                 }
                 None
             }
@@ -328,7 +345,16 @@ impl GroupStream {
                 self.forget(id);
                 Some(Signal::Compacted { part: id, at })
             }
-            (Kind::Cancelled { reason }, Some(_)) => self.cancelled(id, reason),
+            (Kind::Cancelled { reason }, Some(part)) => {
+                // all up to here was sent, where it says a revision
+                if reason.starts_with(MOVED)
+                    && !self.core.config.planted(|seams| seams.resume_moved_at_own_closed)
+                {
+                    part.closed = part.closed.max(answer.revision);
+                    self.settle();
+                }
+                self.cancelled(id, reason)
+            }
         }
     }
 
@@ -351,13 +377,17 @@ impl GroupStream {
     }
 
     fn cancelled(&mut self, id: PartId, reason: String) -> Option<Signal> {
-        if !self.parts.contains_key(&id) {
-            return None;
-        }
+        let part = self.parts.get_mut(&id)?;
         if reason.starts_with("kubebrain:") {
-            // not the owner by its table: again after a pause, by whatever is the newest table then
-            self.lost();
-            return None;
+            tracing::debug!(group = %self.group.name(), reason, "a watcher's keys are not the group's");
+            (part.acknowledged, part.covered, part.resumed, part.ended) = (false, false, true, true);
+            self.unanswered.retain(|unanswered| *unanswered != id);
+            if self.rest.is_none() {
+                self.rest = Some(self.group.changes().rest(self.refused_pause));
+                self.refused_pause = (self.refused_pause * 2).min(REFUSED_PAUSE_MAX);
+            }
+            self.group.changes().ask(self.group.name());
+            return Some(Signal::Ended { part: id });
         }
         self.forget(id);
         Some(Signal::Cancelled { part: id, reason })

@@ -14,6 +14,7 @@ use http::{HeaderMap, HeaderValue};
 use http_body::Body as _;
 use kubebrain_shared::metadata;
 use kubebrain_shared::method;
+use kubebrain_shared::placement::DocumentId;
 use tokio::time::Instant;
 use tonic::Status;
 use tonic::body::Body;
@@ -84,7 +85,7 @@ impl Link {
     }
 
     /// Opens the stream if there is none and none is on its way.
-    pub(super) fn open(&mut self, core: &Arc<Core>, group: &Arc<Group>, part: Option<u64>) {
+    pub(super) fn open(&mut self, core: &Arc<Core>, group: &Arc<Group>, part: Option<DocumentId>) {
         if matches!(self.state, State::Idle) {
             let requests = Requests::default();
             let body = Body::new(requests.body());

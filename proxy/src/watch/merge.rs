@@ -38,6 +38,28 @@ impl Merge {
         Self { lanes: std::iter::repeat_with(lane).take(lanes).collect(), unordered }
     }
 
+    /// Goes on with other lanes: each from what it has closed, and with events that wait. A lane behind them all keeps what
+    /// waits of lanes that there are no more.
+    pub(super) fn resume(
+        lanes: Vec<(Revision, VecDeque<(Revision, Bytes)>)>,
+        gone: Vec<(Revision, Bytes)>,
+    ) -> Self {
+        let lane = |(closed, mut events): (Revision, VecDeque<(Revision, Bytes)>)| {
+            events.retain(|(revision, _)| *revision <= closed); // the rest comes again
+            Lane { closed, bytes: events.iter().map(|(_, event)| event.len()).sum(), events }
+        };
+        let mut lanes: Vec<Lane> = lanes.into_iter().map(lane).collect();
+        if !gone.is_empty() {
+            lanes.push(lane((Revision::MAX, gone.into())));
+        }
+        Self { lanes, unordered: false }
+    }
+
+    /// What waits of one lane.
+    pub(super) fn take_events(&mut self, lane: usize) -> VecDeque<(Revision, Bytes)> {
+        self.lanes.get_mut(lane).map(|lane| std::mem::take(&mut lane.events)).unwrap_or_default()
+    }
+
     /// Events of one lane, in order; what they close is said by [`Merge::close`].
     pub(super) fn push(&mut self, lane: usize, events: Vec<(Revision, Bytes)>) {
         if let Some(lane) = self.lanes.get_mut(lane) {

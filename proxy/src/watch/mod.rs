@@ -12,7 +12,8 @@
 //! ```
 //!
 //! Invariants:
-//! * A part's *closed* revision is learned in-band on its own group stream only. It is resumed at closed + 1.
+//! * A part's *closed* revision is learned in-band on its own group stream only. It is resumed at closed + 1, also by the
+//!   group that its keys go to.
 //! * A merged watcher sends up to the watermark, the least closed revision of its parts; all events of one revision
 //!   go out together.
 //! * A progress revision is sent after every event at or below it, and never below what the stream has told.
@@ -20,12 +21,16 @@
 //!   acknowledged before the request was sent.
 
 mod answer;
+mod creates;
+mod creating;
 mod link;
 mod merge;
+mod moving;
 mod part;
 mod progress;
 mod requests;
 mod route;
+mod signal;
 mod stream;
 mod group_stream;
 mod watcher;

@@ -9,13 +9,12 @@ use kubebrain_shared::group::GroupName;
 use kubebrain_shared::revision::Revision;
 
 use super::answer::{self, Answer, NO_WATCHER};
-use super::group_stream::{GroupStream, Signal};
-use super::merge::Merge;
+use super::moving::Stand;
 use super::part::PartId;
 use super::progress::{Manual, Verdict, WatcherProgress, judge};
+use super::signal::Signal;
 use super::stream::WatchStream;
-use super::watcher::{Merged, MergedLane, ONLY_PART, Route, Watcher};
-use crate::group::Group;
+use super::watcher::{Merged, Route, Watcher};
 
 /// Events of one merged response, about.
 const BATCH_BYTES: usize = 256 * 1024;
@@ -33,40 +32,9 @@ impl WatchStream {
         let counted = One::of(&self.core.config.metrics.all.watchers);
         // Who begins now knows from the answer to its create how far that is.
         let told = if named == Revision::ZERO { delivered } else { Revision::ZERO };
-        let watcher = Watcher { create, named, told, route, _counted: counted };
-        self.place(id, watcher, delivered);
-    }
-
-    /// Opens what serves a watcher from above `delivered`, by the newest table.
-    fn place(&mut self, id: i64, mut watcher: Watcher, delivered: Revision) {
-        let table = self.core.table();
-        let owners = table.owners(&watcher.span());
-        watcher.route = match &owners[..] {
-            [group] => self.direct(id, group, &watcher, delivered),
-            groups => self.merged(groups, table.version(), &watcher, delivered),
-        };
-        self.watchers.insert(id, watcher);
-    }
-
-    fn direct(&mut self, id: i64, group: &Arc<Group>, watcher: &Watcher, delivered: Revision) -> Route {
-        let part = self.next_part();
-        self.clients.insert(part, id);
-        let name = group.name().clone();
-        let new = || GroupStream::new(Arc::clone(&self.core), Arc::clone(group), None);
-        let stream = self.shared.entry(name.clone()).or_insert_with(new);
-        stream.add(part, Arc::clone(&watcher.create), delivered);
-        Route::Direct { group: name, part }
-    }
-
-    fn merged(&self, groups: &[Arc<Group>], version: u64, watcher: &Watcher, delivered: Revision) -> Route {
-        let lane = |group: &Arc<Group>| {
-            let mut stream = GroupStream::new(Arc::clone(&self.core), Arc::clone(group), Some(version));
-            stream.add(ONLY_PART, Arc::clone(&watcher.create), delivered);
-            MergedLane { stream, notified: false }
-        };
-        let unordered = self.core.config.planted(|seams| seams.merge_without_watermark);
-        let merge = Merge::new(groups.len(), delivered, unordered);
-        Route::Merged(Box::new(Merged { version, merge, lanes: groups.iter().map(lane).collect() }))
+        let document = self.core.table().document().clone();
+        let watcher = Watcher { create, named, told, route, document, _counted: counted };
+        self.place(id, watcher, &Stand::at(delivered));
     }
 
     /// Ends a watcher; false if there is none.
@@ -77,7 +45,7 @@ impl WatchStream {
         true
     }
 
-    fn detach(&mut self, route: &Route) {
+    pub(super) fn detach(&mut self, route: &Route) {
         let Route::Direct { group, part } = route else { return };
         self.clients.remove(part);
         if let Some(stream) = self.shared.get_mut(group) {
@@ -88,44 +56,8 @@ impl WatchStream {
         }
     }
 
-    /// Another table: watchers whose groups are others now go on there, from what they were sent.
-    pub(super) fn reroute(&mut self) {
-        let table = self.core.table();
-        let stays = |watcher: &Watcher| match &watcher.route {
-            Route::Merged(merged) => {
-                let owners = table.owners(&watcher.span());
-                let lanes = merged.lanes.iter().map(|lane| lane.stream.group());
-                merged.version == table.version()
-                    && owners.len() == merged.lanes.len()
-                    && lanes.zip(&owners).all(|(group, owner)| Arc::ptr_eq(group, owner))
-            }
-            Route::Direct { group, .. } => match &table.owners(&watcher.span())[..] {
-                [owner] => {
-                    owner.name() == group
-                        && self.shared.get(group).is_some_and(|stream| Arc::ptr_eq(stream.group(), owner))
-                }
-                _ => false,
-            },
-        };
-        let moving: Vec<i64> =
-            self.watchers.iter().filter(|(_, watcher)| !stays(watcher)).map(|(id, _)| *id).collect();
-        let mut moved = Vec::new();
-        for id in moving {
-            let delivered = self.watchers.get(&id).map(|watcher| self.delivered(watcher));
-            if let (Some(watcher), Some(delivered)) = (self.watchers.remove(&id), delivered) {
-                self.detach(&watcher.route);
-                moved.push((id, watcher, delivered));
-            }
-        }
-        // after all of them left: a group with new brains gets a new group stream
-        for (id, watcher, delivered) in moved {
-            self.place(id, watcher, delivered);
-        }
-        self.judge_progress();
-    }
-
     /// Everything at or below it was sent to the client, or is on its way out.
-    fn delivered(&self, watcher: &Watcher) -> Revision {
+    pub(super) fn delivered(&self, watcher: &Watcher) -> Revision {
         match &watcher.route {
             Route::Direct { group, part } => {
                 self.shared.get(group).and_then(|stream| stream.closed(*part)).unwrap_or_default()
@@ -177,6 +109,11 @@ impl WatchStream {
                 }
             }
             Signal::Closed => {}
+            Signal::Ended { part } => {
+                if let Some(id) = self.clients.get(&part).copied() {
+                    self.move_on(id);
+                }
+            }
             Signal::Compacted { part, at } => {
                 if let Some(id) = self.clients.get(&part).copied() {
                     self.compacted(id, at);
@@ -251,6 +188,7 @@ impl WatchStream {
             Some((id, Step::Send)) => self.send_batch(id),
             Some((id, Step::Notify(revision))) => self.notify(id, revision),
             Some((_, Step::Moved)) => {}
+            Some((id, Step::Ended)) => self.move_on(id),
             Some((id, Step::Compacted(at))) => self.compacted(id, at),
             Some((id, Step::Cancelled(reason))) => self.cancelled(id, reason),
         }
@@ -288,11 +226,7 @@ impl WatchStream {
                     manual.target = needed;
                 }
                 self.shared.values_mut().for_each(|stream| stream.ask(needed));
-                for watcher in self.watchers.values_mut() {
-                    if let Route::Merged(merged) = &mut watcher.route {
-                        merged.lanes.iter_mut().for_each(|lane| lane.stream.ask(needed));
-                    }
-                }
+                self.watchers.values_mut().for_each(|watcher| watcher.ask(needed));
             }
             Verdict::Drop => self.manual = None,
             Verdict::Answer(revision) => {
@@ -326,6 +260,8 @@ enum Step {
     Notify(Revision),
     /// Something changed inside.
     Moved,
+    /// A group does not serve its part any more.
+    Ended,
     Compacted(Revision),
     Cancelled(String),
 }
@@ -362,6 +298,7 @@ fn poll_one(
                 Step::Moved
             }
             Signal::Closed => Step::Moved,
+            Signal::Ended { .. } => Step::Ended,
             Signal::Compacted { at, .. } => Step::Compacted(at),
             Signal::Cancelled { reason, .. } => Step::Cancelled(reason),
         };

@@ -8,29 +8,36 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body::{Body as _, Frame};
 use kubebrain_net::metrics::One;
 use kubebrain_proto::etcdserverpb::watch_request::RequestUnion;
-use kubebrain_proto::etcdserverpb::{WatchCreateRequest, WatchRequest, WatchResponse};
+use kubebrain_proto::etcdserverpb::{WatchRequest, WatchResponse};
 use kubebrain_shared::fault::Fault;
 use kubebrain_shared::group::GroupName;
+use kubebrain_shared::placement::DocumentId;
 use kubebrain_shared::revision::Revision;
 use kubebrain_shared::stop::Stop;
 use tokio::sync::watch;
+use tokio::time::{Instant, Sleep, sleep};
 use tonic::Status;
 use tonic::body::Body;
 
 use super::answer::NO_WATCHER;
+use super::creates::Creating;
 use super::group_stream::GroupStream;
 use super::part::PartId;
 use super::progress::Manual;
-use super::watcher::{Watcher, check};
+use super::watcher::Watcher;
 use crate::core::Core;
 use crate::grpc::{self, Framed};
 
-type Changed = Pin<Box<dyn Future<Output = Option<watch::Receiver<u64>>> + Send>>;
+/// Compaction stays further behind than a quiet group does in this time.
+const FRESH_EVERY: Duration = Duration::from_secs(10);
+
+type Changed = Pin<Box<dyn Future<Output = Option<watch::Receiver<DocumentId>>> + Send>>;
 
 pub(super) struct WatchStream {
     pub(super) core: Arc<Core>,
@@ -44,6 +51,10 @@ pub(super) struct WatchStream {
     /// Which watcher a part of a shared group stream belongs to.
     pub(super) clients: HashMap<PartId, i64>,
     pub(super) manual: Option<Manual>,
+    pub(super) creating: Creating,
+    /// Until when groups are waited for that lose keys of watchers.
+    pub(super) leaving: Option<Pin<Box<Sleep>>>,
+    fresh: Pin<Box<Sleep>>,
     pub(super) turn: usize,
     next_id: i64,
     last_part: PartId,
@@ -67,6 +78,9 @@ impl WatchStream {
             shared: BTreeMap::new(),
             clients: HashMap::new(),
             manual: None,
+            creating: Creating::default(),
+            leaving: None,
+            fresh: Box::pin(sleep(FRESH_EVERY)),
             turn: 0,
             next_id: 0,
             last_part: PartId::default(),
@@ -94,7 +108,7 @@ impl WatchStream {
 
     /// The next request of the client; true if something was done.
     fn poll_input(&mut self, cx: &mut Context<'_>) -> bool {
-        loop {
+        while self.creating.has_room() {
             match grpc::split(&mut self.buffer, self.core.config.message_bytes_max()) {
                 Err(status) => {
                     self.end = Some(Err(status));
@@ -124,6 +138,7 @@ impl WatchStream {
                 }
             }
         }
+        false
     }
 
     /// The client sends nothing more; as in etcd it still hears, unless it was cut off inside a message.
@@ -144,42 +159,8 @@ impl WatchStream {
         }
     }
 
-    /// Answered at once, whatever the groups do: the client sends its next create only then.
-    fn create(&mut self, create: WatchCreateRequest) {
-        let floor = self.core.floor.get();
-        let asked_id = create.watch_id;
-        let checked = check(create).and_then(|create| match asked_id {
-            _ if self.watchers.len() >= self.core.config.watchers_max => Err("etcdserver: too many requests"),
-            id if id != 0 && self.watchers.contains_key(&id) => {
-                Err("mvcc: duplicate watch ID provided on the WatchStream")
-            }
-            _ => Ok(create),
-        });
-        let create = match checked {
-            Ok(create) => Arc::new(create),
-            Err(reason) => {
-                let cancel_reason = reason.into();
-                let refused =
-                    WatchResponse { created: true, canceled: true, cancel_reason, ..<_>::default() };
-                return self.say(floor, WatchResponse { watch_id: NO_WATCHER, ..refused });
-            }
-        };
-        let id = if asked_id == 0 { self.free_id() } else { asked_id };
-        self.say(floor, WatchResponse { watch_id: id, created: true, ..<_>::default() });
-        let named = Revision::checked_from(create.start_revision).unwrap_or(Revision::MAX);
-        let delivered = if named == Revision::ZERO { floor } else { named.previous() };
-        self.admit(id, create, named, delivered);
-    }
-
-    fn cancel(&mut self, watch_id: i64) {
-        if self.remove(watch_id) {
-            let floor = self.core.floor.get();
-            self.say(floor, WatchResponse { watch_id, canceled: true, ..<_>::default() });
-        }
-    }
-
     /// As etcd counts: up from 0, over those that clients took.
-    fn free_id(&mut self) -> i64 {
+    pub(super) fn free_id(&mut self) -> i64 {
         while self.watchers.contains_key(&self.next_id) {
             self.next_id += 1;
         }
@@ -200,6 +181,20 @@ impl WatchStream {
         self.judge_progress();
     }
 
+    /// Now and then quiet groups of watchers over several are asked how far they are: whoever has to be asked anew by the next
+    /// placement should not stand at what was compacted long ago.
+    fn poll_fresh(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.fresh.as_mut().poll(cx).is_pending() {
+            return false;
+        }
+        self.fresh.as_mut().reset(Instant::now() + FRESH_EVERY);
+        let floor = self.core.floor.get();
+        for watcher in self.watchers.values_mut() {
+            watcher.ask(floor);
+        }
+        true
+    }
+
     fn poll_changed(&mut self, cx: &mut Context<'_>) -> bool {
         let Some(Poll::Ready(tables)) = self.changed.as_mut().map(|changed| changed.as_mut().poll(cx)) else {
             return false;
@@ -210,7 +205,7 @@ impl WatchStream {
 }
 
 /// Resolves when there is another table.
-fn changed(mut tables: watch::Receiver<u64>) -> Changed {
+fn changed(mut tables: watch::Receiver<DocumentId>) -> Changed {
     Box::pin(async move { tables.changed().await.ok().map(|()| tables) })
 }
 
@@ -244,10 +239,13 @@ impl http_body::Body for WatchStream {
             if moved {
                 this.reroute();
             }
+            moved |= this.poll_creating(cx);
             moved |= this.poll_input(cx);
             moved |= this.poll_group_streams(cx);
             moved |= this.manual.as_mut().is_some_and(|manual| manual.poll_hold(cx));
-            if !moved {
+            // last: what a group has said comes before what it was waited for
+            moved |= this.poll_fresh(cx);
+            if !moved && !this.poll_leaving(cx) {
                 return Poll::Pending;
             }
         }

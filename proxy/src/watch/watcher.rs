@@ -6,6 +6,7 @@ use bytes::Bytes;
 use kubebrain_net::metrics::One;
 use kubebrain_proto::etcdserverpb::WatchCreateRequest;
 use kubebrain_shared::group::GroupName;
+use kubebrain_shared::placement::Document;
 use kubebrain_shared::revision::Revision;
 
 use super::group_stream::GroupStream;
@@ -22,6 +23,8 @@ pub(super) struct Watcher {
     /// The highest revision of an event or progress that it was told.
     pub(super) told: Revision,
     pub(super) route: Route,
+    /// By which it was placed.
+    pub(super) document: Document,
     pub(super) _counted: One,
 }
 
@@ -34,8 +37,6 @@ pub(super) enum Route {
 }
 
 pub(super) struct Merged {
-    /// The placement by which its parts were cut.
-    pub(super) version: u64,
     pub(super) merge: Merge,
     pub(super) lanes: Vec<MergedLane>,
 }
@@ -52,6 +53,15 @@ pub(super) const ONLY_PART: PartId = PartId::from_wire(1);
 impl Watcher {
     pub(super) fn span(&self) -> Span {
         Span { key: self.create.key.clone(), end: self.create.range_end.clone() }
+    }
+}
+
+impl Watcher {
+    /// Makes all groups of a watcher over several close this much.
+    pub(super) fn ask(&mut self, target: Revision) {
+        if let Route::Merged(merged) = &mut self.route {
+            merged.lanes.iter_mut().for_each(|lane| lane.stream.ask(target));
+        }
     }
 }
 

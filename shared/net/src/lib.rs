@@ -15,6 +15,7 @@ pub mod cork;
 mod pings;
 mod gate;
 pub mod serve;
+pub mod restricted;
 pub mod probe;
 pub mod cors;
 pub mod opening;

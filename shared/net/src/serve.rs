@@ -32,7 +32,7 @@ use crate::cork::Cork;
 use crate::gate::Gate;
 use crate::held::{Bound, Held};
 use crate::pings::PingGuard;
-use crate::tls::TlsServer;
+use crate::tls::{CommonName, TlsServer};
 use crate::turns::Turns;
 
 /// How connections are served.
@@ -76,6 +76,9 @@ pub struct ServeConfig {
     pub connections: Connections,
     /// Who comes.
     pub party: Party,
+    /// Requests have the [`CommonName`] of their connection's certificate among their extensions, where it has one. Off
+    /// unless said: each request pays for it.
+    pub tells_names: bool,
 }
 
 impl Default for ServeConfig {
@@ -96,6 +99,7 @@ impl Default for ServeConfig {
             held: Held::default(),
             connections: Connections::default(),
             party: Party::Others,
+            tells_names: false,
         }
     }
 }
@@ -143,8 +147,22 @@ where
     I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     S: Serve,
 {
+    serve_named(io, None, service, config, stop).await;
+}
+
+/// As [`serve_connection`], for whoever has shown a certificate with this name.
+async fn serve_named<I, S>(io: I, name: Option<CommonName>, service: S, config: &ServeConfig, stop: Stop)
+where
+    I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    S: Serve,
+{
     let service = TowerToHyperService::new(service);
-    let handler = Box::new(move |request| Box::pin(service.call(request)) as Answering);
+    let handler = Box::new(move |mut request: http::Request<Incoming>| {
+        if let Some(name) = &name {
+            request.extensions_mut().insert(name.clone());
+        }
+        Box::pin(service.call(request)) as Answering
+    });
     serve_handler(Box::new(io), handler, config, stop).await;
 }
 
@@ -370,7 +388,10 @@ fn start_secure<I, S>(
         };
         let peer = peer.map_or_else(|| "a unix socket".to_owned(), |peer| peer.to_string());
         match handshake {
-            Ok(Ok(io)) => serve_connection(io, service, &config, stop).await,
+            Ok(Ok(io)) => {
+                let name = config.tells_names.then(|| CommonName::of(&io)).flatten();
+                serve_named(io, name, service, &config, stop).await;
+            }
             // Probes of ports look like this.
             Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
                 debug!(peer, "a client left during the TLS handshake");

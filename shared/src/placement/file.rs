@@ -18,9 +18,9 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
 use bytes::Bytes;
-use http::Uri;
 
 use super::ring::Ring;
+use super::spelling::{check_kind, url};
 use super::yaml::{self, Kind, Node};
 use super::{Draft, Owner, PlacementError, PlacementErrors};
 use crate::group::GroupName;
@@ -38,19 +38,39 @@ const HASH: &str = "hash";
 /// # Errors
 /// Everything that is wrong, by line.
 pub(super) fn read(text: &str) -> Result<Draft, PlacementErrors> {
+    read_with_lines(text).map(|(draft, _)| draft)
+}
+
+/// The same, with the lines that say it.
+///
+/// # Errors
+/// As [`read`].
+pub(super) fn read_with_lines(text: &str) -> Result<(Draft, Lines), PlacementErrors> {
     let document = yaml::read(text).map_err(|error| PlacementErrors(vec![error]))?;
     let mut report = Report::default();
     let draft = report.draft(&document);
     report.problems.sort_by_key(|problem| problem.line);
     match draft {
-        Some(draft) if report.problems.is_empty() => Ok(draft),
+        Some(draft) if report.problems.is_empty() => Ok((draft, report.lines)),
         _ => Err(PlacementErrors(report.problems)),
     }
+}
+
+/// Where things stand in a file, from 1.
+#[derive(Debug, Default)]
+pub(super) struct Lines {
+    pub(super) default: usize,
+    /// Of `hashGroups`, where there is one.
+    pub(super) hash_groups: Option<usize>,
+    pub(super) groups: BTreeMap<GroupName, usize>,
+    /// By the rule's prefix.
+    pub(super) rules: BTreeMap<Bytes, usize>,
 }
 
 #[derive(Default)]
 struct Report {
     problems: Vec<PlacementError>,
+    lines: Lines,
 }
 
 /// The fields of a mapping by name, each with its value.
@@ -80,6 +100,7 @@ impl Report {
         let home = self.required(fields.line, "home", home).and_then(|node| self.group(node, &groups));
         let default = self.default_owner(fields.line, default, hash_groups, &groups);
         let rules = self.rules(kinds, prefix.as_deref(), &groups);
+        self.lines.groups = groups.iter().map(|(name, written)| (name.clone(), written.line)).collect();
         let groups = groups.into_iter().map(|(name, written)| (name, written.brains)).collect();
         Some(Draft { prefix: prefix?.into(), home: home?, default: default?, groups, rules })
     }
@@ -169,6 +190,8 @@ impl Report {
         groups: &BTreeMap<GroupName, Written>,
     ) -> Option<Owner> {
         let default = self.required(line, "default", default);
+        self.lines.default = default.map_or(line, |node| node.line);
+        self.lines.hash_groups = hash_groups.map(|node| node.line);
         let hashed = matches!(default.map(|node| &node.kind), Some(Kind::Scalar(text)) if text == HASH);
         match hash_groups {
             Some(node) if hashed => {
@@ -209,7 +232,7 @@ impl Report {
         groups: &BTreeMap<GroupName, Written>,
     ) -> BTreeMap<Bytes, GroupName> {
         let mut rules = BTreeMap::new();
-        let mut lines = BTreeMap::new();
+        let mut lines: BTreeMap<Bytes, usize> = BTreeMap::new();
         let Some(node) = node.filter(|node| !matches!(node.kind, Kind::Null)) else { return rules };
         for item in self.items(node, "kinds") {
             let Some(fields) = self.fields(item, "a rule", RULE) else {
@@ -228,19 +251,22 @@ impl Report {
                 None => self.required(fields.line, "group", None).and(None),
             };
             let Some((line, rule)) = self.rule_prefix(fields.line, kind, raw, prefix) else { continue };
-            match lines.entry(rule.clone()) {
+            let key = Bytes::from(rule);
+            match lines.entry(key.clone()) {
                 Entry::Vacant(entry) => {
                     entry.insert(line);
                 }
                 Entry::Occupied(entry) => {
+                    let rule = key.escape_ascii();
                     self.add(line, format!("{rule} has a rule already on line {}", entry.get()));
                     continue;
                 }
             }
             if let Some(group) = group {
-                rules.insert(rule.into(), group);
+                rules.insert(key, group);
             }
         }
+        self.lines.rules = lines;
         rules
     }
 
@@ -354,45 +380,4 @@ impl Report {
         }
         node
     }
-}
-
-fn check_kind(text: &str) -> Result<(), &'static str> {
-    let legal = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'.');
-    let segments: Vec<&str> = text.split('/').collect();
-    if segments.iter().any(|segment| segment.is_empty() || !segment.bytes().all(legal)) {
-        return Err("is not a resource such as `pods` or `example.com/widgets`");
-    }
-    match segments[..] {
-        [resource] if resource.contains('.') => {
-            Err("is a custom resource, which is written `group/resource`")
-        }
-        [_] => Ok(()),
-        [group, _] if group.contains('.') => Ok(()),
-        _ => Err("has a slash, but no group with a dot before it; for other keys write `prefix:`"),
-    }
-}
-
-/// As we keep it: no slash at the end.
-fn url(text: &str) -> Result<String, &'static str> {
-    if let Some(path) = text.strip_prefix("unix://") {
-        return match path.starts_with('/') && !path.ends_with('/') {
-            true => Ok(text.into()),
-            false => Err("unix:// goes before the whole path of a socket"),
-        };
-    }
-    let uri: Uri = text.parse().map_err(|_invalid| "it cannot be read")?;
-    if !matches!(uri.scheme_str(), Some("http" | "https")) {
-        return Err("it begins with none of http://, https:// and unix://");
-    }
-    let authority = uri.authority().ok_or("it has no host")?;
-    if authority.host().is_empty() || authority.as_str().contains('@') {
-        return Err("it has no host, or a user");
-    }
-    if authority.port_u16().is_none_or(|port| port == 0) {
-        return Err("it has no port");
-    }
-    if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
-        return Err("something stands after the port");
-    }
-    Ok(text.trim_end_matches('/').into())
 }

@@ -39,7 +39,7 @@ pub(super) struct Endpoints {
     progress_interval: Duration,
     members: Members,
     /// The way to other brains.
-    brains: Option<Brains>,
+    brains: Option<Arc<Brains>>,
     /// Who orders writes, as slaves' callers are told.
     master: watch::Sender<Option<Master>>,
 }
@@ -85,7 +85,7 @@ impl Endpoints {
     }
 
     /// Other brains are reached so, for as long as connections are accepted.
-    pub(super) fn reach(&mut self, brains: Brains, accepting: &Stopper) {
+    pub(super) fn reach(&mut self, brains: Arc<Brains>, accepting: &Stopper) {
         brains.follow(accepting);
         self.brains = Some(brains);
     }

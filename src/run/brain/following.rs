@@ -21,7 +21,7 @@ impl Brain<'_> {
         let layout = Layout::new(store.store_prefix.as_bytes(), &self.flags.group);
         // Groups of one placement may have stores of their own: their clients must not meet two ids.
         let new = match self.table.groups().count() {
-            0 | 1 => storage::new_cluster(store),
+            0 | 1 if self.flags.join.is_empty() => storage::new_cluster(store),
             _ => storage::token(store).unwrap_or_else(cluster::unnamed),
         };
         let endpoints = &self.endpoints;
@@ -42,6 +42,9 @@ impl Brain<'_> {
         let (config, engine) = (self.config.clone(), self.storage.engine.clone());
         let (store, mut slave) = Store::follow(config, engine, self.table.clone());
         let streams = Stopper::default();
+        if let Some(cluster) = &self.cluster {
+            cluster.goes_by(&store);
+        }
         self.endpoints.follow(&store, &slave.state(), &streams);
         let (process, loaded) = (self.process, self.config.loaded.clone());
         let what = format!("group {}", self.flags.group);
@@ -139,9 +142,9 @@ impl Brain<'_> {
             tokio::select! { biased;
                 heard = self.signals.next() => match heard {
                     Heard::Stop => return Err(End::Stop),
-                    Heard::Reload => self.reload(slave),
+                    Heard::Reload => self.read_again(),
                 },
-                () = self.watched.changed() => self.reload(slave),
+                () = self.watched.changed() => self.read_again(),
                 ended = store.ended() => return Err(End::Failed(anyhow!("{ended}"))),
                 _changed = election.candidacy.changed() => {}
                 _changed = following.changed() => {}
@@ -161,12 +164,5 @@ impl Brain<'_> {
     pub(super) fn leads(&self) -> bool {
         let mastership = self.election.as_ref().map(|election| election.candidacy.mastership());
         matches!(mastership, Some(Mastership::Master { .. }))
-    }
-
-    pub(super) fn reload(&mut self, slave: &Slave) {
-        if let Some(next) = self.watched.reload(&self.table) {
-            self.table = next.clone();
-            slave.offer(next);
-        }
     }
 }

@@ -1,6 +1,5 @@
 //! A brain that is master, from its takeover until it leaves.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow};
@@ -8,9 +7,8 @@ use futures_util::FutureExt as _;
 use kubebrain_brain::compaction::Alone;
 use kubebrain_brain::election::Mastership;
 use kubebrain_brain::store::Ended;
+use kubebrain_brain::store::OpenError;
 use kubebrain_brain::store::Slave;
-use kubebrain_brain::store::{OpenError, PlaceError, Store};
-use kubebrain_shared::placement::Placement;
 use kubebrain_shared::stop::Stopper;
 use tokio::time::timeout;
 
@@ -66,6 +64,11 @@ impl Brain<'_> {
     /// A term as master begins.
     pub(super) fn begin(&mut self, term: &Term) {
         self.current.is(&term.store);
+        if let Some(cluster) = &self.cluster {
+            cluster.goes_by(&term.store);
+            let (cluster, store) = (cluster.clone(), term.store.clone());
+            term.streams.keep("the task that decides the placement", |stop| cluster.decide(store, stop));
+        }
         self.endpoints.serve(&term.store, &term.streams);
         if let Some(policy) = &self.compaction {
             term.streams.keep("automatic compaction", |stop| policy.run(Alone(term.store.clone()), stop));
@@ -103,17 +106,8 @@ impl Brain<'_> {
                     return End::Lost("the master lease could not be renewed in time".to_owned());
                 }
             };
-            if let Some(next) = reload.then(|| self.watched.reload(&self.table)).flatten() {
-                match replace_placement(&term.store, &next).await {
-                    Ok(()) => {
-                        tracing::info!(
-                            version = format!("{:x}", next.version()),
-                            "a new placement is in use"
-                        );
-                        self.table = next;
-                    }
-                    Err(error) => tracing::error!("the old placement stays: {error}"),
-                }
+            if reload {
+                self.read_again();
             }
         }
     }
@@ -155,9 +149,4 @@ async fn lost(election: Option<&RunningElection>) {
         Some(election) => election.candidacy.lost().await,
         None => std::future::pending().await,
     }
-}
-
-async fn replace_placement(store: &Store, next: &Arc<Placement>) -> Result<(), PlaceError> {
-    store.prepare(next.clone()).await?;
-    store.commit_placement().await
 }

@@ -15,6 +15,7 @@ use kubebrain_net::cors::Cors;
 use kubebrain_net::gateway::HttpOnly;
 use kubebrain_net::held::Held;
 use kubebrain_net::probe::ProbesOnly;
+use kubebrain_net::restricted::{Restricted, Restriction};
 use kubebrain_net::serve::{Listener, Serve, ServeConfig, serve_listener};
 use kubebrain_net::tls::TlsServer;
 use kubebrain_shared::stop::Stopper;
@@ -97,6 +98,8 @@ pub(crate) struct Front {
     http: Listeners,
     tls: Option<TlsServer>,
     serve: ServeConfig,
+    /// Who may change the placement.
+    changes: Restriction,
     /// The clients' URLs, with the ports that were given.
     pub urls: Vec<String>,
     /// Those of probes alone.
@@ -107,7 +110,7 @@ impl Front {
     /// Reads the certificates and binds every URL.
     pub(crate) async fn bind(flags: &Clients, process: &Process) -> Result<Self> {
         let serving = &flags.serving;
-        let tls = serving.tls()?;
+        let (tls, changes) = (serving.tls()?, serving.changes()?);
         let options = Options { tls: tls.as_ref(), reuse_port: serving.socket_reuse_port };
         let clients = Listeners::bind_with("listen-client-urls", &flags.listen_client_urls, options).await?;
         if clients.urls.is_empty() {
@@ -123,12 +126,14 @@ impl Front {
             serve: ServeConfig {
                 connections: process.connections.clone(),
                 party: Party::Clients,
+                tells_names: !changes.names.is_empty(),
                 ..serving.config(flags.max_concurrent_streams)
             },
             clients,
             probes,
             http,
             tls,
+            changes,
             urls,
             probe_urls,
         })
@@ -137,6 +142,7 @@ impl Front {
     /// Serves clients, and probes where they have URLs of their own.
     pub(crate) fn serve<S: Serve>(self, service: &S, held: &Held, stopper: &Stopper) {
         let config = ServeConfig { held: held.clone(), ..self.serve };
+        let service = Restricted::new(service.clone(), self.changes);
         self.clients.serve(&Cors::new(service.clone()), &config, stopper);
         self.http.serve(&Cors::new(HttpOnly::new(service.clone())), &config, stopper);
         let for_probes = ServeConfig { party: Party::Others, ..config };

@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use kubebrain_net::restricted::Restriction;
 use kubebrain_net::serve::ServeConfig;
 use kubebrain_net::tls::{TlsConfig, TlsError, TlsServer, Version};
+use kubebrain_shared::method::CHANGE_PLACEMENT;
 
 use crate::flags::Serving;
 
@@ -14,7 +16,25 @@ use crate::flags::Serving;
 /// take the others' share.
 const CONTROL_FRAMES_PER_SECOND: Option<NonZeroU32> = NonZeroU32::new(1000);
 
+/// What a client is told that may not change the placement.
+const NO_ADMIN: &str = "clients may not change the placement here: ask with a certificate whose common name is in \
+     --placement-admin, or ask a brain at its --listen-peer-urls";
+
 impl Serving {
+    /// Who may change the placement through listeners for clients.
+    pub(super) fn changes(&self) -> Result<Restriction> {
+        let names: Vec<_> = self.placement_admin.iter().map(|name| name.trim().to_owned()).collect();
+        let names: Vec<_> = names.into_iter().filter(|name| !name.is_empty()).collect();
+        if !names.is_empty() && self.trusted_ca_file.is_empty() {
+            bail!(
+                "--placement-admin {}: clients have no names without certificates, so it needs --{} beside it",
+                names.join(","),
+                CLIENTS.ca
+            );
+        }
+        Ok(Restriction { path: CHANGE_PLACEMENT, names: names.into(), refusal: NO_ADMIN })
+    }
+
     /// The certificates for clients, if there are any.
     pub(super) fn tls(&self) -> Result<Option<TlsServer>> {
         self.tls_of(&Given {

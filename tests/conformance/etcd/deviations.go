@@ -265,7 +265,7 @@ func crossing(first, one, second, other string) string {
 
 const (
 	noUsers     = "there are no users and roles: let clients show certificates (--client-cert-auth), and keep everybody else off the network"
-	noMembers   = "there are no voting members to change: name the brains of each group in the placement file, which is read again when it changes"
+	noMembers   = "there are no voting members to change: name the brains of each group in the placement file, and apply it by kubebrain ctl placement"
 	noDowngrade = "there is no cluster version to lower: stop this program and start the other version on the same data; one that cannot read it says so and changes nothing"
 	noCall      = "this program does not have this call"
 )

@@ -6,6 +6,7 @@
 //! raw http1 exposition  HTTP/2 by hand, HTTP/1, and pages of metrics read strictly
 //! pki                   authorities, certificates and connections that use them
 //! programs              what tests/kubernetes and tests/kits/tikv build, and where it runs
+//! groups                brains of a cluster that find each other by one file, and what is asked of its placement
 //! cluster apiserver     PD and a store; a kube-apiserver: of one test, in a directory and on ports of its own
 //! relay                 stands between two processes and cuts, delays, loses
 //! judge                 what clients were told, held against a model
@@ -24,6 +25,7 @@ pub mod exposition;
 pub mod pki;
 pub mod programs;
 pub mod cluster;
+pub mod groups;
 pub mod apiserver;
 pub mod relay;
 pub mod judge;

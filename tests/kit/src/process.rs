@@ -136,6 +136,11 @@ impl Start {
         Self::new("proxy", place, name).placement(placement)
     }
 
+    /// A proxy that is given nothing but addresses of brains.
+    pub fn joining(place: &Place, name: &str, urls: &[String]) -> Self {
+        Self::new("proxy", place, name).flag("join", &urls.join(","))
+    }
+
     fn new(program: &'static str, place: &Place, logs: &str) -> Self {
         let clients = "127.0.0.1:0".to_owned();
         Self {

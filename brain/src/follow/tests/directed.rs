@@ -4,7 +4,9 @@ use tokio::time::Instant;
 
 use super::*;
 use crate::engine::{Batch, CommitError, Engine, ReadError, Snapshot, Span};
-use crate::lead::command::PlaceError;
+use crate::decide::held::Unserved;
+use crate::decide::held::testing::{document, raising};
+use crate::lead::command::{Decision, PlaceStep};
 use crate::planted::Planted;
 use crate::state::values::ValueCache;
 
@@ -216,9 +218,9 @@ async fn what_only_a_master_does_is_refused_at_once() {
     assert_eq!(store.of_leases(Revision::ZERO, |_| ()).await.map(drop), changed);
     assert_eq!(store.content_of_all().await.map(drop), changed);
     assert_eq!(store.export(Revision::ZERO, -1, Revision::ZERO).await.map(drop), changed);
-    assert_eq!(store.prepare(placement(ALONE)).await, Err(PlaceError::Slave));
-    assert_eq!(store.commit_placement().await, Err(PlaceError::Slave));
-    store.abort_placement().await;
+    let step = PlaceStep::Take { document: document(1, ALONE), accept_loss: true };
+    assert_eq!(store.place(step).await.map(drop), changed);
+    assert_eq!(store.decide(Decision::default()).await, changed);
     let fed = store.feed(0).boxed().next().await.map(|fed| fed.map(drop));
     assert_eq!(fed, Some(changed));
     store.close().await;
@@ -245,7 +247,7 @@ async fn what_is_swept_under_a_slaves_read_is_read_anew() {
     let named = reading(read_all(ReadAt::Revision(Revision::new(3))));
     let streaming = store.clone();
     let streamed = tokio::spawn(async move {
-        let streamed = streaming.range_stream(read_all(ReadAt::Latest), Revision::ZERO).await;
+        let streamed = streaming.range_stream(read_all(ReadAt::Latest), Revision::ZERO, None).await;
         let (_, chunks, _) = streamed.expect("begins");
         chunks.collect::<Vec<_>>().await
     });
@@ -401,32 +403,81 @@ async fn a_stream_that_is_lost_goes_on_where_it_was() {
     assert_eq!(store.state().metrics.follow.loads.get(), 1);
 }
 
+const MOVED: &str = "{prefix: /r, home: a, default: a, groups: {a: {}, b: {}}, kinds: [{kind: m, group: b}]}";
+
+async fn place(store: &Store, step: PlaceStep) {
+    assert_eq!(store.place(step).await.expect("an answer").refusal, "");
+}
+
+async fn adopt(store: &Store, number: u64, text: &str) {
+    place(store, PlaceStep::Prepare { base: None, next: document(number, text), known: false }).await;
+}
+
+/// A slave hears in the stream by what its group goes, and gives nothing away later than its master has.
 #[tokio::test(start_paused = true)]
-async fn a_placement_holds_once_both_have_it() {
-    const MOVED: &str =
-        "{prefix: /r, home: a, default: a, groups: {a: {}, b: {}}, kinds: [{kind: m, group: b}]}";
-    let (master, store, slave, _link) = pair(Planted::default()).await;
+async fn a_slave_goes_by_what_its_master_goes_by() {
+    let (master, store, slave, link) = pair(Planted::default()).await;
     let mut watching = Watching::new(&store, 0).await.expect("watches");
-    let moved = KeyRange::one(Bytes::from_static(b"/r/m/x"));
-    slave.offer(placement(MOVED));
+    let moved = [KeyRange::one(Bytes::from_static(b"/r/m/x"))];
+    link.hold_responses(true);
+    adopt(&master, 1, MOVED).await;
     settle().await;
-    assert!(slave.state().borrow().level, "its master has the old one still: {slave:?}");
-    assert_eq!(store.owns(std::slice::from_ref(&moved), None), Ok(()));
-    slave.offer(placement(ALONE));
-    master.prepare(placement(MOVED)).await.expect("nothing is there");
-    master.commit_placement().await.expect("commits");
-    assert_eq!(now(&store).await, Err(Fault::LeaderChanged), "from the very moment on");
+    assert_eq!(store.owns(&moved, None), Ok(()), "it has not heard of it");
+    link.hold_responses(false);
+    // A fresh answer is of a moment after the adoption: the slave waits until it has heard, and then it is not the owner.
+    let one = Range { keys: moved[0].clone(), ..read_all(ReadAt::Latest) };
+    let asked = store.range_owned(&one, Revision::ZERO, None).await;
+    assert!(matches!(asked, Err(WriteError::Unserved(Unserved::Changing(_)))), "{asked:?}");
+    assert!(matches!(store.owns(&moved, None), Err(Unserved::Changing(_))));
+    assert!(slave.state().borrow().level, "everything else goes on: {slave:?}");
+    place(&master, PlaceStep::Take { document: raising(1, 500, 400, MOVED), accept_loss: false }).await;
     settle().await;
-    assert!(slave.state().borrow().trouble.contains("placement"), "{slave:?}");
-    let asked = Instant::now();
-    assert_eq!(now(&store).await, Err(Fault::LeaderChanged));
-    assert_eq!(asked.elapsed(), Duration::ZERO);
-    slave.offer(placement(MOVED));
-    level(&slave).await;
+    assert!(matches!(store.owns(&moved, None), Err(Unserved::NotOwner(_))));
+    assert_eq!((store.state().committed().get(), store.state().compacted()), (500, 400));
     assert!(now(&store).await.is_ok());
-    assert!(store.owns(&[moved], None).is_err());
     watching.listen().await;
     assert_eq!(watching.ended, Some(tonic::Code::Unavailable), "some of its keys are another group's");
+}
+
+/// What a group gains is served by a slave once it has come as far as the record, and what it loses before that.
+#[tokio::test(start_paused = true)]
+async fn a_slave_that_is_behind_serves_what_is_the_groups_by_both() {
+    let (master, store, _slave, link) = pair(Planted::default()).await;
+    let kind = |name: &str| [KeyRange::prefix(format!("/r/{name}/").into())];
+    const BACK: &str = "{prefix: /r, home: a, default: a, groups: {a: {}, b: {}}, kinds: [{kind: n, group: b}]}";
+    adopt(&master, 1, MOVED).await;
+    place(&master, PlaceStep::Take { document: document(1, MOVED), accept_loss: false }).await;
+    settle().await;
+    assert!(store.owns(&kind("m"), None).is_err() && store.owns(&kind("n"), None).is_ok());
+    let before = store.state().held.load().pair();
+    link.hold_responses(true);
+    adopt(&master, 2, BACK).await;
+    place(&master, PlaceStep::Take { document: raising(2, 900, -1, BACK), accept_loss: false }).await;
+    settle().await;
+    assert_eq!(store.state().held.load().pair(), before);
+    link.hold_responses(false);
+    settle().await;
+    assert!(store.owns(&kind("m"), None).is_ok() && store.owns(&kind("n"), None).is_err());
+    assert_eq!(store.state().committed().get(), 900, "and nothing that it gained was served below that");
+}
+
+/// Whoever takes over goes by what the log says, however far behind it was.
+#[tokio::test(start_paused = true)]
+async fn a_slave_that_is_promoted_goes_by_what_is_in_the_store() {
+    let (master, store, mut slave, link) = pair(Planted::default()).await;
+    adopt(&master, 1, ALONE).await;
+    place(&master, PlaceStep::Take { document: document(1, ALONE), accept_loss: false }).await;
+    settle().await;
+    link.kill();
+    adopt(&master, 2, MOVED).await;
+    put(&master, "/r/n/late", "1").await;
+    drop(master);
+    slave.promote().await.expect("takes over");
+    let held = store.state().held.load();
+    assert_eq!((held.pair().number, held.pair().adopted, held.is_settled()), (1, 2, true));
+    assert!(matches!(put_with(&store, "/r/m/x", "1", 0).await, Err(WriteError::Unserved(Unserved::Changing(_)))));
+    let (_, kvs) = now(&store).await.expect("reads");
+    assert!(pairs(&kvs).contains(&"/r/n/late=1".to_owned()), "{kvs:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -8,6 +8,7 @@ use prost::Message;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use crate::decide::held::Held;
 use crate::engine::{Batch, Bounds, CommitError, Refusal};
 use crate::rows::codec::{self, Record};
 use crate::rows::log;
@@ -49,6 +50,8 @@ pub(super) struct Filling {
     pub closes: u64,
     /// The compacted revision once this is durable.
     pub compacted: Option<u64>,
+    /// What the group goes by once this is durable: the last command in it.
+    pub held: Option<Held>,
     /// How many of the commands in it etcd would call proposals.
     pub proposals: i64,
     /// How it was sent to the storage; `None` before it is.
@@ -66,6 +69,7 @@ impl Filling {
             revisions: Vec::new(),
             closes,
             compacted: None,
+            held: None,
             proposals: 0,
             launch: None,
             on_durable: Vec::new(),
@@ -105,7 +109,8 @@ impl Filling {
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.bytes >= self.bounds.batch_bytes
+        self.held.is_some()
+            || self.bytes >= self.bounds.batch_bytes
             || self.record_bytes >= self.bounds.record_bytes_max()
             || self.revisions.len() >= REVISIONS_MAX
     }

@@ -33,6 +33,7 @@ impl Writer {
         self.number = self.number.before();
         self.counter = self.state.committed().get();
         self.pending = Pending::default();
+        self.placing = None;
         self.filling = Filling::new(self.counter, self.state.bounds);
     }
 
@@ -55,6 +56,13 @@ impl Writer {
             self.pending.applied(&change.key);
         }
         self.state.show(revisions, filling.closes, filling.compacted);
+        // After that: what is read of keys that are given away is of before.
+        if let Some(held) = filling.held.take() {
+            if self.filling.held.is_none() {
+                self.placing = None;
+            }
+            self.state.hold(held);
+        }
         metrics.all.applied.add(filling.proposals);
         if let Some(launch) = filling.launch {
             self.state.fence.settled(launch.number, launch.proof);

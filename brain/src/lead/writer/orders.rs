@@ -85,15 +85,14 @@ impl Writer {
             Command::Trimmed { number } => {
                 self.filling.put(self.state.layout.small(Small::Trimmed), small_value(number));
             }
-            Command::Prepare { placement, reply } => {
-                let prepared = self.prepare(placement);
-                self.answer(reply, prepared);
+            Command::Place { step, reply } => {
+                let placed = self.place(step).await;
+                self.answer(reply, placed);
             }
-            Command::Commit { reply } => {
-                let committed = self.commit_placement().await;
-                self.answer(reply, committed);
+            Command::Decide { decision, reply } => {
+                self.decide(*decision);
+                self.answer(reply, Ok(()));
             }
-            Command::Abort => self.preparing = None,
             Command::Close { reply } => {
                 // Nothing will be given out any more: a successor may go on right here.
                 if self.ceiling > self.counter {

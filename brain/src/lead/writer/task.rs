@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use kubebrain_shared::group::GroupName;
-use kubebrain_shared::placement::Placement;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::batch::{Filling, Flying};
+use crate::decide::held::Held;
 use crate::decide::pending::Pending;
 use crate::lead::command::Command;
 use crate::load::master::Start;
@@ -43,8 +43,8 @@ pub(crate) struct Writer {
     pub(super) compacted: i64,
     /// Which group each unit of keys is recorded for, of all groups in the store.
     pub(super) owners: HashMap<Bytes, GroupName>,
-    /// A placement that is about to hold: only what is owned by both may be written.
-    pub(super) preparing: Option<Arc<Placement>>,
+    /// What the group goes by once what was given out is durable, where that is something else.
+    pub(super) placing: Option<Held>,
     pub(super) closing: Option<oneshot::Sender<()>>,
     /// Nobody is left who could send commands: what was taken on is finished, then the task ends.
     pub(super) alone: bool,
@@ -69,7 +69,7 @@ impl Writer {
             ceiling: start.ceiling,
             compacted: start.compacted,
             owners: start.owners,
-            preparing: None,
+            placing: None,
             closing: None,
             alone: false,
             checkpoints_from: Instant::now(),

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use kubebrain_shared::fault::Fault;
+use kubebrain_shared::placement::DocumentId;
 use kubebrain_shared::revision::Revision;
 use tokio::time::{Instant, timeout};
 
@@ -12,7 +13,7 @@ use super::batch::recorded_bytes;
 use super::task::Writer;
 use crate::decide::answer::{Answer, Entry};
 use crate::decide::evaluate::{Change, Evaluator, needed};
-use crate::decide::owned;
+use crate::decide::held::Unserved;
 use crate::decide::pending::View;
 use crate::lead::command::{Reply, WriteError, Written};
 use crate::read::fault::read_fault;
@@ -28,7 +29,7 @@ impl Writer {
         &mut self,
         op: Op,
         floor: Revision,
-        part: Option<u64>,
+        part: Option<DocumentId>,
         reply: Reply<Written, WriteError>,
     ) {
         if op.put_bytes() > 0 && self.is_full() {
@@ -37,18 +38,16 @@ impl Writer {
         }
         let written = match self.owned(&op, part) {
             Ok(()) => self.evaluate(&op, floor.get()).await,
-            Err(what) => Err(WriteError::NotOwner(what)),
+            Err(unserved) => Err(unserved.into()),
         };
         self.answer(reply, written);
     }
 
-    fn owned(&self, op: &Op, part: Option<u64>) -> Result<(), String> {
+    fn owned(&self, op: &Op, part: Option<DocumentId>) -> Result<(), Unserved> {
         let ranges = op.ranges();
-        let placement = self.state.placement.load();
-        owned::check(&placement, &self.state.group, &ranges, part)?;
-        match &self.preparing {
-            Some(next) => owned::check(next, &self.state.group, &ranges, None),
-            None => Ok(()),
+        match &self.placing {
+            Some(held) => held.check(&self.state.group, &ranges, part),
+            None => self.state.held.load().check(&self.state.group, &ranges, part),
         }
     }
 
@@ -195,7 +194,10 @@ impl Writer {
 
     /// Records on a kind's first write that it is this group's.
     fn record_owner(&mut self, key: &[u8]) {
-        let unit = self.state.placement.load().unit(key).start().clone();
+        let unit = match &self.placing {
+            Some(held) => held.table().unit(key).start().clone(),
+            None => self.state.held.load().table().unit(key).start().clone(),
+        };
         let known = self.owners.get(&unit);
         if known == Some(&self.state.group) {
             return;

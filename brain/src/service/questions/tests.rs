@@ -10,7 +10,7 @@ use kubebrain_net::dial::{Connector, DialConfig};
 use kubebrain_net::serve::{Serve, ServeConfig, memory, serve_memory};
 use kubebrain_shared::fault::Fault;
 use kubebrain_shared::group::GroupName;
-use kubebrain_shared::placement::Placement;
+use kubebrain_shared::placement::{Pair, Placement};
 use kubebrain_shared::stop::Stopper;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::timeout;
@@ -78,7 +78,7 @@ fn scripted() -> (impl Serve + Sync, UnboundedReceiver<Heard>) {
 }
 
 fn saying(number: u64, revision: i64) -> AskResponse {
-    let answer = AdvanceResponse { revision, compacted: -1, placement: 7 };
+    let answer = AdvanceResponse { revision, compacted: -1, lineage: 2, number: 7, adopted: 8 };
     AskResponse { number, answer: Some(answer), claim: Some(WireClaim { epoch: 3, batch: 9 }) }
 }
 
@@ -115,7 +115,9 @@ async fn each_question_gets_its_own_answer_in_whatever_order() {
     for (floor, asked) in (1..).zip(asked) {
         let fenced = asked.await.expect("no panic").expect("an answer");
         assert_eq!(fenced.revision, Revision::new(floor * 10));
-        assert_eq!((fenced.placement, fenced.claim), (7, Some(Claim { epoch: 3, batch: 9 })));
+        let placement = Pair { number: 7, adopted: 8 };
+        assert_eq!((fenced.lineage, fenced.placement), (2, placement));
+        assert_eq!(fenced.claim, Some(Claim { epoch: 3, batch: 9 }));
     }
 }
 

@@ -57,6 +57,16 @@ impl<'a> Certificate<'a> {
         self.0.version() == X509Version::V1
     }
 
+    /// The one common name of its subject; `None` where there is none, or more than one, or it is no text.
+    pub(super) fn common_name(&self) -> Option<&str> {
+        let mut names = self.0.subject().iter_common_name();
+        let name = names.next()?;
+        if names.next().is_some() {
+            return None;
+        }
+        name.as_str().ok().filter(|name| !name.is_empty())
+    }
+
     /// The number that a revocation list has it by.
     pub(super) fn serial(&self) -> &[u8] {
         self.0.raw_serial()

@@ -10,6 +10,7 @@
 
 mod certificate;
 mod client;
+mod common_name;
 mod files;
 mod listed;
 mod names;
@@ -32,6 +33,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 pub use client::{Distrust, TlsClient};
+pub use common_name::CommonName;
 use files::Current;
 use kubebrain_shared::stop::Stop;
 use listed::Listed;

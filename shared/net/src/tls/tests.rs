@@ -487,3 +487,5 @@ async fn keys_on_p_521_are_taken() {
     let config = TlsConfig { certificate, key: private, client_ca: Some(ours.ca()), ..TlsConfig::default() };
     assert_eq!(talk(TlsServer::load(config).expect("good files"), &client).await, Ok(()));
 }
+
+mod named;
