@@ -55,9 +55,9 @@ fn reads(path: Option<&std::path::Path>) -> Result<File> {
 
 fn check(file: &File) -> Result<()> {
     match file.table.groups().find(|(_, brains)| !brains.is_empty()) {
-        Some((group, _)) => bail!(
-            "the placement names brains of group {group}: in standalone all groups run in this process"
-        ),
+        Some((group, _)) => {
+            bail!("the placement names brains of group {group}: in standalone all groups run in this process")
+        }
         None => Ok(()),
     }
 }
@@ -157,9 +157,11 @@ pub(crate) async fn run(flags: Standalone, process: &Process) -> Result<()> {
         never = process.systemd.live(|_| true) => match never {},
     };
     let first = match begun {
-        Some(authority) => hold_first(&mut groups, &authority, &file, &mut watched, &mut wanted, &mut signals)
-            .await?
-            .map(|first| (authority, first)),
+        Some(authority) => {
+            hold_first(&mut groups, &authority, &file, &mut watched, &mut wanted, &mut signals)
+                .await?
+                .map(|first| (authority, first))
+        }
         None => None,
     };
     let Some((authority, mut document)) = first else {
@@ -167,7 +169,11 @@ pub(crate) async fn run(flags: Standalone, process: &Process) -> Result<()> {
         accepting.stop().await;
         return Ok(());
     };
-    let proxy = Proxy::new(proxy_config, document.clone(), groups.connectors(document.table().groups().map(|(group, _)| group)));
+    let proxy = Proxy::new(
+        proxy_config,
+        document.clone(),
+        groups.connectors(document.table().groups().map(|(group, _)| group)),
+    );
     proxy.start().await;
     compaction.into_iter().for_each(|policy| proxy.compact_automatically(policy));
     groups.opening.open(proxy.service());

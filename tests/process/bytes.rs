@@ -115,9 +115,9 @@ impl Fake {
                 }
                 let header = Some(ResponseHeader { cluster_id: 1, member_id: 2, revision: 42, raft_term: 3 });
                 let answer = match head.uri.path() {
-                    "/kubebrain.peer.v1.Peer/Advance" => {
-                        frame(&AdvanceResponse { revision: 42, compacted: -1, ..<_>::default() }.encode_to_vec())
-                    }
+                    "/kubebrain.peer.v1.Peer/Advance" => frame(
+                        &AdvanceResponse { revision: 42, compacted: -1, ..<_>::default() }.encode_to_vec(),
+                    ),
                     "/etcdserverpb.Maintenance/Status" => frame(
                         &StatusResponse { header, version: "3.7.0".into(), ..Default::default() }
                             .encode_to_vec(),
@@ -126,7 +126,8 @@ impl Fake {
                         frame(&StandingResponse { group: "default".into(), ..<_>::default() }.encode_to_vec())
                     }
                     "/kubebrain.peer.v1.Peer/Placement" => {
-                        let alone = PlacementResponse { group: "default".into(), alone: true, ..<_>::default() };
+                        let alone =
+                            PlacementResponse { group: "default".into(), alone: true, ..<_>::default() };
                         frame(&alone.encode_to_vec())
                     }
                     RANGE => {

@@ -250,9 +250,7 @@ async fn a_kind_moves_while_it_is_empty_and_back_again() {
     let deleted = client.delete("/registry/pods/ns/a").await.expect("a deletion");
     told(&with(&["rollback", "1", "--wait"], &peers), "").ends(1, "compact");
     client.compact(deleted).await.expect("a compaction");
-    told(&with(&["rollback", "1", "--wait"], &peers), "")
-        .ends(0, "kind pods: from pods to core")
-        .clear();
+    told(&with(&["rollback", "1", "--wait"], &peers), "").ends(0, "kind pods: from pods to core").clear();
     told(&with(&["history"], &clients), "").ends(0, "applied");
     told(&with(&["abort"], &peers), "").ends(0, "Nothing to do: no change is under way.");
 }

@@ -127,7 +127,8 @@ pub(super) fn abort(decided: &Decided, id: DocumentId, why: &str, at: i64) -> Op
     told.extend(prepared.table().groups().map(|(group, _)| group.clone()));
     told.retain(|group| !before.names(group) && !without.contains(group));
     row.removed = strings(&told);
-    let document = PlacementDocument { number: decided.next_number(), after: before.number(), ..before.to_wire() };
+    let document =
+        PlacementDocument { number: decided.next_number(), after: before.number(), ..before.to_wire() };
     Some(becomes_current(row, document, at, &format!("aborted: {why}"), outcome))
 }
 

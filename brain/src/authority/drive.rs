@@ -96,7 +96,10 @@ impl Authority {
         let decision = match self.ask_all(decided, prepared, change).await {
             Asked::Over => return,
             Asked::Behind(why) => {
-                tracing::error!("placement number {} is neither carried out nor taken back: {why}", prepared.number());
+                tracing::error!(
+                    "placement number {} is neither carried out nor taken back: {why}",
+                    prepared.number()
+                );
                 tokio::select! {
                     () = self.decided_other_than(decided) => {}
                     () = sleep(PATIENCE.1) => {}

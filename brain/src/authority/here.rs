@@ -48,7 +48,7 @@ pub fn held(store: &Store) -> wire::PlacementResponse {
 }
 
 /// How a group stands after a step, on the wire.
-pub fn placed_to_wire(placed: Placed) -> wire::PlaceResponse {
+fn placed_to_wire(placed: Placed) -> wire::PlaceResponse {
     wire::PlaceResponse {
         refusal: placed.refusal,
         lineage: placed.id.lineage,

@@ -106,7 +106,9 @@ impl Authority {
             }));
             asked.extend(answers.await);
             if documents(&asked).next().is_none() {
-                return Err(refused("no group that answers has gone by a placement: there is nothing to recover"));
+                return Err(refused(
+                    "no group that answers has gone by a placement: there is nothing to recover",
+                ));
             }
             let newest = unknown(&asked, &ours, decided.prepared.as_ref()).max_by_key(|document| document.number).ok_or_else(|| {
                 refused("the home group knows every placement that a group goes by: there is nothing to recover")

@@ -63,11 +63,7 @@ enum End {
 }
 
 impl Follower {
-    pub(super) fn new(
-        state: Arc<GroupState>,
-        config: Arc<Config>,
-        table: Arc<Placement>,
-    ) -> Self {
+    pub(super) fn new(state: Arc<GroupState>, config: Arc<Config>, table: Arc<Placement>) -> Self {
         let upstream = state.follow.upstream();
         Self {
             state,
@@ -107,7 +103,9 @@ impl Follower {
             };
             match end {
                 End::Compacted => self.begin_anew("its history is compacted: everything is loaded anew"),
-                End::Placed => self.begin_anew("the group goes by a placement now: everything is loaded anew"),
+                End::Placed => {
+                    self.begin_anew("the group goes by a placement now: everything is loaded anew")
+                }
                 End::Lost(why) => self.fall_behind(&why),
             }
             if self.spoke {
@@ -198,7 +196,11 @@ impl Follower {
         let placement = late.as_ref().or(placement);
         match placement {
             Some(told) => self.meet(told)?,
-            None => return Err(lost("the master is of an older version, which says nothing of placements: upgrade it")),
+            None => {
+                return Err(lost(
+                    "the master is of an older version, which says nothing of placements: upgrade it",
+                ));
+            }
         }
         self.state.set_epoch(response.epoch);
         self.state.follow.change(|following| {

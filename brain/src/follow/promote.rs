@@ -11,8 +11,8 @@ use kubebrain_shared::revision::Revision;
 
 use super::apply::{Arrival, Arrived, Told, apply};
 use crate::config::Config;
-use crate::engine::Snapshot;
 use crate::decide::held::Held;
+use crate::engine::Snapshot;
 use crate::lead::takeover::{self, Loaded, Takeover};
 use crate::load::error::OpenError;
 use crate::load::format::check_format;

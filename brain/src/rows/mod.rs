@@ -9,6 +9,6 @@ pub(crate) mod number;
 pub(crate) mod ownership;
 
 pub use codec::{
-    AlarmRow, AlarmsRow, Change, Damaged, DataRow, DecidedRow, FORMAT, HistoryRow, Layout, LeaseRow, Record, Small, Write,
-    collector, data_value, read_message, read_small, small_value,
+    AlarmRow, AlarmsRow, Change, Damaged, DataRow, DecidedRow, FORMAT, HistoryRow, Layout, LeaseRow, Record,
+    Small, Write, collector, data_value, read_message, read_small, small_value,
 };

@@ -39,7 +39,8 @@ pub(super) async fn answer(
             let floor = Revision::checked_from(request.floor).ok_or_else(no_floor)?;
             let Fenced { revision, compacted, lineage, placement, claim } = inner.store.claim(floor).await?;
             let Pair { number, adopted } = placement;
-            let answer = AdvanceResponse { revision: revision.to_wire(), compacted, lineage, number, adopted };
+            let answer =
+                AdvanceResponse { revision: revision.to_wire(), compacted, lineage, number, adopted };
             let claim = claim.map(|Claim { epoch, batch }| WireClaim { epoch, batch });
             Ok(AskResponse { number: request.number, answer: Some(answer), claim })
         }

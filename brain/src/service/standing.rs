@@ -13,8 +13,8 @@ use futures_util::{Stream, stream};
 use http::{Request, Response};
 use kubebrain_proto::admin;
 use kubebrain_proto::peer::{StandingRequest, StandingResponse, standing_response};
-use kubebrain_shared::{metadata, method};
 use kubebrain_shared::stop::Stop;
+use kubebrain_shared::{metadata, method};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
@@ -115,7 +115,8 @@ impl Announcer {
     }
 
     fn decides(&self) -> Result<Arc<dyn Decides>, Status> {
-        let why = "kubebrain: this brain is part of no cluster: its group owns everything, without a placement";
+        let why =
+            "kubebrain: this brain is part of no cluster: its group owns everything, without a placement";
         self.inner.decides.lock().clone().ok_or_else(|| Status::failed_precondition(why))
     }
 
@@ -216,14 +217,18 @@ impl Announcer {
             Own::Placement => {
                 let call = service_fn(move |query: tonic::Request<admin::PlacementQuery>| {
                     let decides = self.decides();
-                    async move { decides?.report(query.into_inner(), is_passed_on).await.map(tonic::Response::new) }
+                    async move {
+                        decides?.report(query.into_inner(), is_passed_on).await.map(tonic::Response::new)
+                    }
                 });
                 codec::server(TypedCodec::default(), &limits).unary(call, request).await
             }
             Own::ChangePlacement => {
                 let call = service_fn(move |command: tonic::Request<admin::PlacementCommand>| {
                     let decides = self.decides();
-                    async move { decides?.change(command.into_inner(), is_passed_on).await.map(tonic::Response::new) }
+                    async move {
+                        decides?.change(command.into_inner(), is_passed_on).await.map(tonic::Response::new)
+                    }
                 });
                 codec::server(TypedCodec::default(), &limits).unary(call, request).await
             }

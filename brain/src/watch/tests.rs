@@ -278,7 +278,10 @@ async fn a_proxys_watcher_ends_alone_when_its_keys_go_to_another_group() {
     store.advance(Revision::new(70)).await.expect("advances");
     proxy.ask(RequestUnion::ProgressRequest(WatchProgressRequest {})).await;
     let moved = proxy.next().await.expect("one of them ends");
-    assert_eq!((moved.watch_id, moved.canceled, &moved.cancel_reason[..]), (1, true, super::stream::MOVED_REASON));
+    assert_eq!(
+        (moved.watch_id, moved.canceled, &moved.cancel_reason[..]),
+        (1, true, super::stream::MOVED_REASON)
+    );
     assert_eq!(moved.header.map(|header| header.revision), Some(50), "not as far as the other one is");
     let progress = proxy.next().await.expect("who stays is told how far it is");
     assert_eq!((progress.watch_id, progress.header.map(|header| header.revision)), (-1, Some(70)));

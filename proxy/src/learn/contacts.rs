@@ -119,7 +119,10 @@ fn alone(told: &[Told]) -> Option<GroupName> {
 fn trouble(told: &[Told]) -> String {
     let why = |heard: &Result<Heard, String>| match heard {
         Ok(heard) if heard.is_alone => {
-            format!("a brain of group {}, which is of no cluster: start it with a placement, or with --join", heard.group)
+            format!(
+                "a brain of group {}, which is of no cluster: start it with a placement, or with --join",
+                heard.group
+            )
         }
         Ok(heard) => format!("a brain of group {}, which has no placement yet", heard.group),
         Err(why) => why.clone(),

@@ -52,8 +52,10 @@ mod tests {
     use super::*;
 
     fn table(default: &str, rules: &[(&str, &str)]) -> Placement {
-        let rules: Vec<_> =
-            rules.iter().map(|(prefix, group)| format!("  - {{ prefix: {prefix}, group: {group} }}\n")).collect();
+        let rules: Vec<_> = rules
+            .iter()
+            .map(|(prefix, group)| format!("  - {{ prefix: {prefix}, group: {group} }}\n"))
+            .collect();
         let rules = if rules.is_empty() { String::new() } else { format!("kinds:\n{}", rules.concat()) };
         Placement::parse(&format!("home: a\n{default}\ngroups: {{ a: {{}}, b: {{}}, c: {{}} }}\n{rules}"))
             .expect("a placement")
@@ -72,8 +74,16 @@ mod tests {
             (&nested, &before, "a"),
             (&before, &moved, "b"),
             (&before, &table("default: c", &[("/registry/pods/", "b")]), "a"),
-            (&table("default: hash\nhashGroups: [b, c]", &[]), &table("default: hash\nhashGroups: [b, c]", &[]), ""),
-            (&table("default: hash\nhashGroups: [b, c]", &[]), &table("default: hash\nhashGroups: [c]", &[]), "b"),
+            (
+                &table("default: hash\nhashGroups: [b, c]", &[]),
+                &table("default: hash\nhashGroups: [b, c]", &[]),
+                "",
+            ),
+            (
+                &table("default: hash\nhashGroups: [b, c]", &[]),
+                &table("default: hash\nhashGroups: [c]", &[]),
+                "b",
+            ),
             (&table("default: hash\nhashGroups: [b, c]", &[]), &table("default: a", &[]), "bc"),
             (&table("default: a", &[]), &table("default: hash\nhashGroups: [b, c]", &[]), "a"),
         ] {

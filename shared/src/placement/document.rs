@@ -92,7 +92,8 @@ impl Document {
     /// # Errors
     /// See [`DocumentError`].
     pub fn from_wire(wire: &PlacementDocument) -> Result<Self, DocumentError> {
-        let PlacementDocument { lineage, number, revision, compacted, cluster_id, text, replaces, after } = wire;
+        let PlacementDocument { lineage, number, revision, compacted, cluster_id, text, replaces, after } =
+            wire;
         let table =
             Placement::parse(text).map_err(|errors| DocumentError::Text { number: *number, errors })?;
         let known = Revision::checked_from(*revision);
@@ -217,7 +218,11 @@ mod tests {
         let document = Document::from_wire(&wire).expect("a document");
         assert_eq!(document.to_wire(), wire);
         assert!(document.continues(7) && document.continues(6) && !document.continues(5));
-        assert!(!Document::from_wire(&PlacementDocument { replaces: 0, ..wire.clone() }).expect("one").continues(0));
+        assert!(
+            !Document::from_wire(&PlacementDocument { replaces: 0, ..wire.clone() })
+                .expect("one")
+                .continues(0)
+        );
         let bad = Document::from_wire(&PlacementDocument { revision: -1, ..wire.clone() });
         assert_eq!(bad.err(), Some(DocumentError::Number { what: "revision", value: -1 }));
         let bad = Document::from_wire(&PlacementDocument { text: "home: a\n".to_owned(), ..wire }).err();

@@ -3,9 +3,9 @@
 use tokio::time::Instant;
 
 use super::*;
-use crate::engine::{Batch, CommitError, Engine, ReadError, Snapshot, Span};
 use crate::decide::held::Unserved;
 use crate::decide::held::testing::{document, raising};
+use crate::engine::{Batch, CommitError, Engine, ReadError, Snapshot, Span};
 use crate::lead::command::{Decision, PlaceStep};
 use crate::planted::Planted;
 use crate::state::values::ValueCache;
@@ -444,7 +444,8 @@ async fn a_slave_goes_by_what_its_master_goes_by() {
 async fn a_slave_that_is_behind_serves_what_is_the_groups_by_both() {
     let (master, store, _slave, link) = pair(Planted::default()).await;
     let kind = |name: &str| [KeyRange::prefix(format!("/r/{name}/").into())];
-    const BACK: &str = "{prefix: /r, home: a, default: a, groups: {a: {}, b: {}}, kinds: [{kind: n, group: b}]}";
+    const BACK: &str =
+        "{prefix: /r, home: a, default: a, groups: {a: {}, b: {}}, kinds: [{kind: n, group: b}]}";
     adopt(&master, 1, MOVED).await;
     place(&master, PlaceStep::Take { document: document(1, MOVED), accept_loss: false }).await;
     settle().await;
@@ -475,7 +476,10 @@ async fn a_slave_that_is_promoted_goes_by_what_is_in_the_store() {
     slave.promote().await.expect("takes over");
     let held = store.state().held.load();
     assert_eq!((held.pair().number, held.pair().adopted, held.is_settled()), (1, 2, true));
-    assert!(matches!(put_with(&store, "/r/m/x", "1", 0).await, Err(WriteError::Unserved(Unserved::Changing(_)))));
+    assert!(matches!(
+        put_with(&store, "/r/m/x", "1", 0).await,
+        Err(WriteError::Unserved(Unserved::Changing(_)))
+    ));
     let (_, kvs) = now(&store).await.expect("reads");
     assert!(pairs(&kvs).contains(&"/r/n/late=1".to_owned()), "{kvs:?}");
 }
