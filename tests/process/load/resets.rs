@@ -109,10 +109,12 @@ async fn floods_of_frames_cost_no_memory_and_hold_up_nobody() {
         hurt.fill(PODS, 64, 8 << 10).await;
         for (name, burst) in floods {
             let address = hurt.address().to_owned();
-            let floods = (0..connections).map(|_| flood(&address, Duration::from_secs(seconds), burst));
-            let load = futures_util::future::join_all(floods);
+            let load = || {
+                let floods = (0..connections).map(|_| flood(&address, Duration::from_secs(seconds), burst));
+                futures_util::future::join_all(floods)
+            };
             let bounds = Bounds { memory_bytes: (64 << 20) + HEAP_BYTES, share_permille: 60 };
-            let floods = hurt.under(name, &bounds, load).await;
+            let floods = hurt.under_one_of(name, &bounds, load).await;
             let (thrown_out, sent) = floods.iter().fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1));
             eprintln!("{sent} {name}; thrown out {thrown_out} times");
         }
