@@ -60,6 +60,11 @@ impl Answer {
         error.code() == tonic::Code::Unavailable || Fault::of(error) == Some(Fault::FutureRevision)
     }
 
+    /// True if its message is not what was asked for, but how that is cut.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.error.is_none() && self.head.headers.contains_key(&metadata::CUT)
+    }
+
     /// What stands before its messages.
     pub(crate) const fn headers(&self) -> &HeaderMap {
         &self.head.headers

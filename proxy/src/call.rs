@@ -30,6 +30,25 @@ pub(crate) struct Ask<'a> {
     pub(crate) part: Option<DocumentId>,
     /// Whether the group is raised to the floor first: everything but fences.
     pub(crate) floor: bool,
+    pub(crate) wanted: Wanted,
+}
+
+/// What an answer may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    /// The answer.
+    Whole,
+    /// Of a range whose rows take so many bytes, how it is cut instead.
+    CutFrom(u64),
+    /// A part of what was cut, at a revision that the group has shown, rather from this node.
+    Part { node: usize },
+}
+
+impl<'a> Ask<'a> {
+    /// For the whole answer, at or above the floor.
+    pub(crate) const fn new(path: &'static str, headers: &'a HeaderMap, message: Framed) -> Self {
+        Self { path, headers, message, part: None, floor: true, wanted: Wanted::Whole }
+    }
 }
 
 impl Core {
@@ -51,6 +70,9 @@ impl Core {
     async fn send_around(&self, group: &Group, ask: &Ask<'_>, began: Instant) -> Result<Answer, Failure> {
         let policy = RoutingPolicy::of(ask.path);
         let mut tried = Tried::default();
+        if let Wanted::Part { node } = ask.wanted {
+            tried.preferred = Some(node);
+        }
         let mut last = Err(Failure::NotSent);
         loop {
             let again = tried.has_begun();
@@ -86,8 +108,14 @@ impl Core {
     ) -> Result<Answer, Failure> {
         let frame = http_body_util::Full::new(ask.message.frame());
         let mut request = self.request(ask.path, ask.headers, ask.part, Body::new(frame));
+        let headers = request.headers_mut();
         if !ask.floor {
-            request.headers_mut().remove(metadata::FLOOR);
+            headers.remove(metadata::FLOOR);
+        }
+        match ask.wanted {
+            Wanted::Whole => {}
+            Wanted::CutFrom(bytes) => drop(headers.insert(metadata::CUT, HeaderValue::from(bytes))),
+            Wanted::Part { .. } => drop(headers.insert(metadata::FENCED, HeaderValue::from_static("1"))),
         }
         let answer = attempt.send(request, Answer::open).await.map_err(|miss| {
             tracing::debug!(group = %group.name(), path = ask.path, %miss, "a brain has not answered");
@@ -150,8 +178,8 @@ impl Core {
     where
         M: prost::Message + Default,
     {
-        let ask =
-            Ask { path, headers: &HeaderMap::new(), message: Framed::of(message), part: None, floor: true };
+        let headers = HeaderMap::new();
+        let ask = Ask::new(path, &headers, Framed::of(message));
         let answer = self.send(group, &ask).await.map_err(|_| Fault::Timeout)?;
         answer.decode(self.config.merged_bytes_max).await
     }

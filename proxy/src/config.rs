@@ -85,6 +85,11 @@ pub struct Config {
     /// Largest answer that is put together from several groups in memory; default 128 MiB. Above it a Range is refused
     /// with a sentence that names RangeStream.
     pub merged_bytes_max: usize,
+    /// A range of one group whose rows take so many bytes is read from several of its brains at once, where two or more are up
+    /// to date; default 1 MiB, `None`: never. Lower costs more requests for what one brain answers as soon.
+    pub fanout_bytes_min: Option<u64>,
+    /// Parts of such ranges held at once, each of half a MiB; default 128. Above it one brain answers a range.
+    pub fanout_parts_max: usize,
     /// Requests at work at once, of those that are there whole; default 16 384. Above it they are answered "too many requests" at once.
     pub in_flight_max: usize,
     /// An answer must have begun within this time, whatever its client waits for; default 30 s. Compactions and what
@@ -125,6 +130,8 @@ impl Default for Config {
             etcd_version: ETCD_VERSION.into(),
             request_bytes_max: 1536 * 1024,
             merged_bytes_max: 128 * 1024 * 1024,
+            fanout_bytes_min: Some(1 << 20),
+            fanout_parts_max: 128,
             in_flight_max: 16_384,
             answer_timeout: Duration::from_secs(30),
             retry_for: Duration::from_secs(5),

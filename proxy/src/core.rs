@@ -24,6 +24,8 @@ pub(crate) struct Core {
     pub(crate) config: Config,
     pub(crate) floor: Floor,
     pub(crate) in_flight: Arc<Semaphore>,
+    /// Parts of large ranges that may be held.
+    pub(crate) fanouts: Arc<Semaphore>,
     /// What large requests may take in memory.
     pub(crate) requests: Arc<Budget>,
     pub(crate) reflection: Option<Reflection>,
@@ -47,6 +49,7 @@ impl Core {
         let documents = watch::Sender::new(table.id());
         Self {
             in_flight: Arc::new(Semaphore::new(config.in_flight_max)),
+            fanouts: Arc::new(Semaphore::new(config.fanout_parts_max)),
             requests: Budget::of_requests(intake::DEFAULT_BYTES, config.held.clone()),
             config,
             floor: Floor::default(),

@@ -37,7 +37,8 @@ impl Core {
         let request = AdvanceRequest { floor: floor.to_wire() };
         let message = Framed::of(&request);
         let path = method::ADVANCE;
-        let ask = Ask { path, headers: &HeaderMap::new(), message, part: None, floor: false };
+        let headers = HeaderMap::new();
+        let ask = Ask { floor: false, ..Ask::new(path, &headers, message) };
         let answer = self.send(group, &ask).await.map_err(|_| Fault::Timeout)?;
         let answer: AdvanceResponse = answer.decode(1024).await?;
         let revision = Revision::checked_from(answer.revision)

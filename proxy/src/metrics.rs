@@ -35,6 +35,9 @@ pub(crate) struct Counted {
     upstream: IntCounterVec,
     upstream_seconds: HistogramVec,
     reads: IntCounterVec,
+    parts: IntCounterVec,
+    part_bytes: IntCounterVec,
+    second_tries: IntCounterVec,
     breaker_opens: IntCounterVec,
 }
 
@@ -43,6 +46,9 @@ pub(crate) struct GroupCounters {
     reads: [IntCounter; READ_AT.len()],
     outcomes: [IntCounter; OUTCOMES.len()],
     seconds: Histogram,
+    parts: IntCounter,
+    part_bytes: IntCounter,
+    pub(crate) second_tries: IntCounter,
 }
 
 /// What a node is known to be when it is asked for a read.
@@ -107,6 +113,21 @@ impl Metrics {
                 "Ranges sent to brains, by what the brain is; one that is sent again counts again.",
                 &["group", "role"],
             ),
+            parts: metrics.counters(
+                "kubebrain_proxy_fanout_parts_total",
+                "Parts of large ranges that were read from several brains of a group at once.",
+                &["group"],
+            ),
+            part_bytes: metrics.counters(
+                "kubebrain_proxy_fanout_bytes_total",
+                "Bytes of the rows in such parts.",
+                &["group"],
+            ),
+            second_tries: metrics.counters(
+                "kubebrain_proxy_fanout_second_tries_total",
+                "Such parts that another brain was asked for, since one had failed or was late.",
+                &["group"],
+            ),
             breaker_opens: metrics.counters(
                 "kubebrain_proxy_breaker_opens_total",
                 "How often a brain was left to rest after failures in a row.",
@@ -135,6 +156,9 @@ impl Metrics {
             reads: READ_AT.map(|role| self.all.reads.with_label_values(&[name, role])),
             outcomes: OUTCOMES.map(|outcome| self.all.upstream.with_label_values(&[name, outcome])),
             seconds: self.all.upstream_seconds.with_label_values(&[name]),
+            parts: self.all.parts.with_label_values(&[name]),
+            part_bytes: self.all.part_bytes.with_label_values(&[name]),
+            second_tries: self.all.second_tries.with_label_values(&[name]),
         }
     }
 
@@ -148,6 +172,12 @@ impl GroupCounters {
     /// A range goes to a node that is known to be this.
     pub(crate) fn read_at(&self, node: ReadAt) {
         self.reads[node as usize].inc();
+    }
+
+    /// A part of a large range has come.
+    pub(crate) fn part(&self, bytes: usize) {
+        self.parts.inc();
+        self.part_bytes.inc_by(bytes as u64);
     }
 
     /// What came of a request, and how long after it was sent.

@@ -21,6 +21,8 @@ pub struct Seams {
     pub believe_older: bool,
     /// A document that gives the same keys to the same groups is not taken, whatever its number.
     pub compare_content: bool,
+    /// Where two brains were asked for a part of a range, what both have answered counts.
+    pub tells_parts_twice: bool,
     /// A watcher from now on is created without raising its groups to that moment first.
     pub create_unraised: bool,
 }

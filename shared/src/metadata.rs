@@ -15,6 +15,12 @@ pub const REVISION: HeaderName = HeaderName::from_static("kubebrain-revision");
 /// On a request for a range that spans groups: the [`DocumentId`](crate::placement::DocumentId) of the placement by which
 /// this group is asked for its part. A brain that goes by another one refuses; one with the same serves only keys that it owns.
 pub const PART: HeaderName = HeaderName::from_static("kubebrain-part");
+/// On a request for a range, decimal: where its rows take at least so many bytes the brain may answer how it is cut, as
+/// `kubebrain.peer.v1.Cut`, instead of the rows. On an answer's header block, with any value: it does.
+pub const CUT: HeaderName = HeaderName::from_static("kubebrain-cut");
+/// On a request for a range at a named revision, with any value: its group has shown that revision as fresh. A brain that is not
+/// so far waits a moment for it, and asks nobody.
+pub const FENCED: HeaderName = HeaderName::from_static("kubebrain-fenced");
 /// On a watch stream of a proxy, with any value: it knows which starts its clients have named, and holds progress back
 /// itself. The brain tells all that it has.
 pub const PROGRESS: HeaderName = HeaderName::from_static("kubebrain-progress");

@@ -63,6 +63,9 @@ pub(crate) struct Proxy {
     /// Where it keeps what it needs to start while the home group is away. Without it nothing is kept.
     #[arg(long, env = "KUBEBRAIN_PROXY_DATA_DIR", value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
+    /// A range whose rows take so many bytes is read from several brains of its group at once; 0: never.
+    #[arg(long, env = "KUBEBRAIN_FANOUT_MIN_BYTES", value_name = "BYTES", default_value_t = 1 << 20)]
+    pub fanout_min_bytes: u64,
 }
 
 pub(crate) fn group(text: &str) -> Result<GroupName, String> {

@@ -142,6 +142,7 @@ pub(crate) async fn run(flags: flags::Proxy, process: &Process) -> Result<()> {
     let config = Config {
         metrics: Metrics::new(&numbers.metrics),
         held: numbers.held.clone(),
+        fanout_bytes_min: Some(flags.fanout_min_bytes).filter(|bytes| *bytes > 0),
         ..config(&flags.clients, &clients.urls)
     };
     let way = Arc::clone(&brains);

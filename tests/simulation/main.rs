@@ -13,6 +13,7 @@
 mod client;
 mod directed;
 mod engine;
+mod fanout;
 mod gate;
 mod masters;
 mod placement;

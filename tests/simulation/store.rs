@@ -8,16 +8,19 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use kubebrain_brain::config::{self, ValueCache};
 use kubebrain_brain::engine::faulty::{Faulty, Mood};
-use kubebrain_brain::request::{Delete, Limits, Put, Range, Txn};
-use kubebrain_brain::store::{Reply, Store, WriteError};
+use kubebrain_brain::request::{Delete, Limits, Put, Range, ReadAt, Txn};
+use kubebrain_brain::store::{Ranged, Reply, Store, Terms, WriteError};
 use kubebrain_brain::watch::{StreamConfig, WatchStream};
 use kubebrain_proto::etcdserverpb as pb;
 use kubebrain_proto::etcdserverpb::compare::{CompareTarget, TargetUnion};
 use kubebrain_proto::etcdserverpb::request_op::Request;
+use kubebrain_proto::peer;
 use kubebrain_shared::fault::Fault;
 use kubebrain_shared::group::GroupName;
 use kubebrain_shared::placement::Placement;
+use kubebrain_shared::range::KeyRange;
 use kubebrain_shared::revision::Revision;
+use kubebrain_shared::wire::bytes_field_len;
 use parking_lot::Mutex;
 use prost::Message as _;
 use rand::rngs::StdRng;
@@ -308,6 +311,9 @@ impl Bench {
         let range = Range::try_from(request.clone()).expect("legal");
         let given = if range.is_plain() && self.rng.random_bool(0.3) && !range.count_only {
             self.stream(range).await
+        } else if self.rng.random_bool(0.3) {
+            let from = self.rng.random_range(1..200);
+            self.cut(range, from).await
         } else {
             let reply = self.store.range(&range, Revision::ZERO).await;
             reply.map(|reply| pb::RangeResponse::decode(reply.message).expect("a message"))
@@ -332,9 +338,40 @@ impl Bench {
         }
     }
 
+    /// Asked as by a proxy that puts a range together from its parts.
+    async fn cut(&self, range: Range, from: u64) -> Result<pb::RangeResponse, Fault> {
+        let decode = |reply: Reply| pb::RangeResponse::decode(reply.message).expect("a message");
+        let terms = Terms { cut_from: Some(from), ..Terms::default() };
+        let cut = match self.store.range_on(&range, &terms).await.map_err(fault)? {
+            Ranged::Whole(reply) => return Ok(decode(reply)),
+            Ranged::Cut(reply) => peer::Cut::decode(reply.message).expect("a message"),
+        };
+        assert!(range.is_plain() && !range.count_only && !cut.parts.is_empty(), "{range:?}");
+        let mut whole = pb::RangeResponse::decode(cut.answer).expect("a message");
+        assert!(whole.kvs.is_empty());
+        for part in cut.parts {
+            let asked = Range {
+                keys: KeyRange::from_wire(part.key, part.range_end),
+                at: ReadAt::Revision(Revision::new(cut.revision.cast_unsigned())),
+                limit: None,
+                serializable: true,
+                ..range.clone()
+            };
+            let terms = Terms { fenced: true, ..Terms::default() };
+            let Ranged::Whole(reply) = self.store.range_on(&asked, &terms).await.map_err(fault)? else {
+                panic!("nobody has offered to cut it")
+            };
+            let rows = decode(reply).kvs;
+            let bytes: usize = rows.iter().map(|kv| bytes_field_len(2, kv.encoded_len())).sum();
+            assert_eq!((rows.len() as u64, bytes as u64), (part.rows, part.bytes), "{range:?}");
+            whole.kvs.extend(rows);
+        }
+        Ok(whole)
+    }
+
     async fn stream(&self, range: Range) -> Result<pb::RangeResponse, Fault> {
-        let (_, chunks, _share) =
-            self.store.range_stream(range, Revision::ZERO, None).await.map_err(fault)?;
+        let streamed = self.store.range_stream(range, Terms::default()).await.map_err(fault)?;
+        let Ranged::Whole((_, chunks, _share)) = streamed else { panic!("nobody has offered to cut it") };
         let mut chunks = std::pin::pin!(chunks);
         let mut whole = pb::RangeResponse::default();
         while let Some(chunk) = chunks.next().await {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kubebrain_shared::fault::Fault;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::ask::ask;
 use super::slave::{SLAVE_TIMEOUT, reach};
@@ -78,6 +78,24 @@ pub(crate) async fn fence_slave(
         }
         ticket.begun = state.fence.begun();
     }
+}
+
+/// Returns when `revision` is visible here, or after `within`. It asks nobody: the group has committed it, as somebody knows.
+///
+/// # Cancel safety
+/// Safe.
+pub(crate) async fn until_visible(state: &GroupState, revision: u64, within: Duration) {
+    let visible = async {
+        loop {
+            let mut moved = std::pin::pin!(state.hub.moved());
+            moved.as_mut().enable();
+            if state.committed().get() >= revision {
+                return;
+            }
+            moved.await;
+        }
+    };
+    let _too_late = timeout(within, visible).await;
 }
 
 /// As [`fence`], for an answer of the writer: where its batch was committed, that stands whatever came after.

@@ -3,3 +3,4 @@
 pub(crate) mod fault;
 pub(crate) mod reader;
 pub(crate) mod chunks;
+pub(crate) mod cut;

@@ -8,6 +8,7 @@ use kubebrain_shared::fault::Fault;
 use kubebrain_shared::range::KeyRange;
 use kubebrain_shared::revision::Revision;
 
+use super::cut::{Cut, Cutter};
 use super::fault::read_fault;
 use crate::decide::answer::{Entry, OVERHEAD_BYTES, RangeAnswer, weight};
 use crate::decide::evaluate::select;
@@ -24,7 +25,7 @@ pub(super) const PAGE_MAX: usize = 1000;
 pub(crate) struct Reader<'a> {
     state: &'a GroupState,
     /// The revision that is read.
-    at: Revision,
+    pub at: Revision,
     /// The header's revision: of the moment the read began.
     pub header: Revision,
     /// Keeps what a read of "now" needs from being swept.
@@ -152,19 +153,63 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// [`Fault::Compacted`].
     pub(crate) async fn weigh(&self, range: &Range, enough: u64, answers: &Budget) -> Result<u64, Fault> {
+        let mut bytes = 0;
+        self.walk(range, answers, |key, version| {
+            bytes += if range.keys_only { key.len() as u64 + OVERHEAD_BYTES } else { weight(version) };
+            bytes < enough
+        })
+        .await?;
+        Ok(bytes.min(enough))
+    }
+
+    /// As [`Self::weigh`] of all of it; and where its rows take at least `from` bytes in an answer, how it is cut.
+    ///
+    /// # Errors
+    /// As [`Self::weigh`].
+    pub(crate) async fn cut(
+        &self,
+        range: &Range,
+        from: u64,
+        answers: &Budget,
+    ) -> Result<(u64, Option<Cut>), Fault> {
+        let mut cutter = Cutter::new(&self.state.layout, range.keys_only, from);
+        let mut bytes = 0;
+        let rest = self
+            .walk(range, answers, |key, version| {
+                bytes += if range.keys_only { key.len() as u64 + OVERHEAD_BYTES } else { weight(version) };
+                cutter.add(key, version);
+                true
+            })
+            .await?;
+        if !range.is_plain() || !cutter.cuts() {
+            return Ok((bytes, None));
+        }
+        let left = self.count(rest.clone()).await?;
+        let rest = rest.as_ref().map(KeyRange::start);
+        Ok((bytes, Some(cutter.finish(&range.keys, rest, left))))
+    }
+
+    /// Shows the entries that a range gives to `see`, in order and without values, until that has seen enough; gives the
+    /// keys behind them. Nothing is shown of what is only counted.
+    async fn walk(
+        &self,
+        range: &Range,
+        answers: &Budget,
+        mut see: impl FnMut(&Bytes, &Version) -> bool,
+    ) -> Result<Option<KeyRange>, Fault> {
         if range.count_only && range.is_plain() {
-            return Ok(0);
+            return Ok(None);
         }
         let mut cursor = Cursor { keys: Some(range.keys.clone()), wanted: self.wanted(range) };
-        let (mut bytes, mut turn) = (0, None);
-        while let Some(keys) = cursor.keys.take().filter(|_| cursor.wanted > 0 && bytes < enough) {
+        let (mut goes_on, mut turn) = (true, None);
+        while goes_on && cursor.wanted > 0 {
+            let Some(keys) = cursor.keys.take() else { break };
             {
                 let index = self.state.index.read();
                 let mut live = index.live(&keys, self.at.get());
                 for (key, version) in live.by_ref().take(PAGE_MAX.min(cursor.wanted)) {
                     cursor.wanted -= 1;
-                    bytes +=
-                        if range.keys_only { key.len() as u64 + OVERHEAD_BYTES } else { weight(&version) };
+                    goes_on &= see(key, &version);
                 }
                 cursor.keys = live.next().map(|(next, _)| KeyRange::new(next.clone(), keys.end().cloned()));
             }
@@ -175,7 +220,7 @@ impl<'a> Reader<'a> {
             }
         }
         self.check()?;
-        Ok(bytes.min(enough))
+        Ok(cursor.keys)
     }
 
     fn wanted(&self, range: &Range) -> usize {

@@ -2,7 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 use kubebrain_proto::mvccpb::KeyValue;
-use kubebrain_shared::wire::{put_bytes_field, put_varint_field};
+use kubebrain_shared::wire::{bytes_field_len, put_bytes_field, put_varint_field, varint_len};
 
 use super::version::Version;
 
@@ -20,6 +20,17 @@ pub(crate) fn key_value(key: &[u8], version: &Version, value: &[u8]) -> Bytes {
         put_varint_field(&mut bytes, 6, version.lease.cast_unsigned());
     }
     bytes.freeze()
+}
+
+/// How long [`key_value`] is without a value.
+pub(crate) fn key_value_len(key: &[u8], version: &Version) -> usize {
+    let number = |value: u64| 1 + varint_len(value);
+    let lease = if version.lease == 0 { 0 } else { number(version.lease.cast_unsigned()) };
+    bytes_field_len(1, key.len())
+        + number(version.create)
+        + number(version.revision)
+        + number(version.count)
+        + lease
 }
 
 /// What a deletion event says of its key: only key and revision, as in etcd.

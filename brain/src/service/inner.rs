@@ -15,7 +15,7 @@ use tonic::Status;
 
 use super::members::Members;
 use crate::lead::command::WriteError;
-use crate::store::{Reply, Store, Unserved};
+use crate::store::{Reply, Store, Terms, Unserved};
 
 /// How long a slave's streams outlive its master's term.
 const LAST_WORD_WITHIN: Duration = Duration::from_millis(100);
@@ -64,6 +64,17 @@ impl Inner {
         let part = headers.get(&metadata::PART).filter(|_| self.audience == Audience::Peers)?;
         let unread = DocumentId { lineage: u64::MAX, number: u64::MAX };
         Some(part.to_str().ok().and_then(|part| part.parse().ok()).unwrap_or(unread))
+    }
+
+    /// On which terms a proxy asks for a range; a client has none.
+    pub(super) fn terms(&self, headers: &HeaderMap) -> Result<Terms, Status> {
+        let of_peer = |name| headers.get(name).filter(|_| self.audience == Audience::Peers);
+        Ok(Terms {
+            floor: self.floor(headers)?,
+            part: self.part(headers),
+            cut_from: of_peer(&metadata::CUT).and_then(|bytes| bytes.to_str().ok()?.parse().ok()),
+            fenced: of_peer(&metadata::FENCED).is_some(),
+        })
     }
 
     /// What a request is refused with. Keys that are about to go are refused to proxies like keys that are gone: they ask

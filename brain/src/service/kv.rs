@@ -4,20 +4,35 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt};
+use futures_util::{Stream, StreamExt, stream};
+use http::HeaderValue;
 use kubebrain_proto::etcdserverpb as wire;
 use kubebrain_shared::fault::Fault;
+use kubebrain_shared::metadata;
 use prost::Message;
+use tonic::metadata::MetadataMap;
 use tonic::{Request, Status};
 
 use super::inner::{Answered, Inner};
 use crate::request::{Delete, Put, Range, Txn};
+use crate::store::Ranged;
 
 pub(super) async fn range(inner: Arc<Inner>, request: Request<wire::RangeRequest>) -> Answered {
-    let (floor, part) = (inner.floor(request.metadata().as_ref())?, inner.part(request.metadata().as_ref()));
+    let terms = inner.terms(request.metadata().as_ref())?;
     let range = Range::try_from(request.into_inner())?;
-    let read = inner.store.range_owned(&range, floor, part).await;
-    Ok(inner.reply(read.map_err(|error| inner.refusal(error))?))
+    let read = inner.store.range_on(&range, &terms).await;
+    Ok(match read.map_err(|error| inner.refusal(error))? {
+        Ranged::Whole(reply) => inner.reply(reply),
+        Ranged::Cut(cut) => is_cut(inner.reply(cut)),
+    })
+}
+
+/// Says that the message is not what was asked for, but where it is cut.
+fn is_cut<T>(mut response: tonic::Response<T>) -> tonic::Response<T> {
+    let mut headers = std::mem::take(response.metadata_mut()).into_headers();
+    headers.insert(metadata::CUT, HeaderValue::from_static("1"));
+    *response.metadata_mut() = MetadataMap::from_headers(headers);
+    response
 }
 
 type Chunks = Pin<Box<dyn Stream<Item = Result<Bytes, Status>> + Send>>;
@@ -26,7 +41,7 @@ pub(super) async fn range_stream(
     inner: Arc<Inner>,
     request: Request<wire::RangeRequest>,
 ) -> Result<tonic::Response<Chunks>, Status> {
-    let (floor, part) = (inner.floor(request.metadata().as_ref())?, inner.part(request.metadata().as_ref()));
+    let terms = inner.terms(request.metadata().as_ref())?;
     let request = request.into_inner();
     let is_ordered = request.sort_order != wire::range_request::SortOrder::None as i32;
     let filters = [
@@ -45,8 +60,14 @@ pub(super) async fn range_stream(
     if filters.iter().any(|bound| *bound != 0) {
         return Err(Status::unimplemented("RangeStream does not support revision filters"));
     }
-    let read = inner.store.range_stream(range, floor, part).await;
-    let (revision, chunks, share) = read.map_err(|error| inner.refusal(error))?;
+    let read = inner.store.range_stream(range, terms).await;
+    let (revision, chunks, share) = match read.map_err(|error| inner.refusal(error))? {
+        Ranged::Whole(streamed) => streamed,
+        Ranged::Cut(cut) => {
+            let chunks: Chunks = Box::pin(stream::iter([Ok(cut.message)]));
+            return Ok(is_cut(inner.answer(chunks, cut.revision)));
+        }
+    };
     let chunks: Chunks = Box::pin(chunks.map(|chunk| chunk.map_err(Status::from)));
     let mut response = inner.answer(chunks, revision);
     if let Some(share) = share {

@@ -43,6 +43,7 @@ pub use crate::state::ended::Ended;
 pub use crate::state::group::GroupState;
 pub use crate::state::lease::Leases;
 pub use crate::state::upstream::{Fenced, Following, Upstream, UpstreamError};
+pub use ranges::{Ranged, Terms};
 
 /// The ids in every answer's header, and where a store keeps the one of its cluster.
 pub mod cluster {

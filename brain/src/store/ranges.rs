@@ -1,25 +1,57 @@
 //! [`Store::range`] and [`Store::range_stream`]: fenced, weighed, read, and begun anew where a slave's rows went away meanwhile.
+//! What is large is cut where that is offered.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::Stream;
 use kubebrain_net::budget;
+use kubebrain_proto::peer;
 use kubebrain_shared::fault::Fault;
 use kubebrain_shared::placement::DocumentId;
 use kubebrain_shared::revision::Revision;
+use prost::Message as _;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{Reply, Store};
-use crate::decide::answer::{Answer, Entry};
+use crate::decide::answer::{Answer, Entry, RangeAnswer};
 use crate::decide::held::Unserved;
+use crate::fence::wait;
 use crate::lead::command::WriteError;
 use crate::read::chunks::{Chunks, stream_message};
+use crate::read::cut::Cut;
 use crate::read::reader::{Reader, Unread};
 use crate::request::{Limits, Range, ReadAt};
 
 /// Reads of what goes away meanwhile, on a slave.
 const READS_MAX: usize = 8;
+
+/// How long a read at a revision that its group has committed waits until it is visible here. A slave is some milliseconds
+/// behind; one that is further away is better not asked.
+const VISIBLE_WITHIN: Duration = Duration::from_millis(250);
+
+/// On which terms a range is asked for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Terms {
+    /// The answer is not older, unless the range is serializable.
+    pub floor: Revision,
+    /// By which document the group is asked for its part; none where the whole has to be its own.
+    pub part: Option<DocumentId>,
+    /// Where its rows take so many bytes, the answer may be how they are cut, into parts that are no larger, or little.
+    pub cut_from: Option<u64>,
+    /// The revision that is named is known to be committed.
+    pub fenced: bool,
+}
+
+/// What a range is answered with.
+#[derive(Debug)]
+pub enum Ranged<T> {
+    /// As it was asked for.
+    Whole(T),
+    /// The encoded `Cut` of it.
+    Cut(Reply),
+}
 
 /// The header's revision, the chunks, and their share of the budget.
 type Streamed<S> = (Revision, S, Option<Arc<budget::Share>>);
@@ -41,9 +73,19 @@ impl Store {
         floor: Revision,
         part: Option<DocumentId>,
     ) -> Result<Reply, WriteError> {
-        let owned = || self.owns(std::slice::from_ref(&range.keys), part);
+        let terms = Terms { floor, part, ..Terms::default() };
+        let (Ranged::Whole(reply) | Ranged::Cut(reply)) = self.range_on(range, &terms).await?;
+        Ok(reply)
+    }
+
+    /// As [`Self::range_owned`], on these terms.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn range_on(&self, range: &Range, terms: &Terms) -> Result<Ranged<Reply>, WriteError> {
+        let owned = || self.owns(std::slice::from_ref(&range.keys), terms.part);
         owned()?; // what never was the group's is refused at once
-        self.range_if(range, floor, owned).await
+        self.range_if(range, terms, owned).await
     }
 
     /// Reads a range, whoever owns it: for probes and tools.
@@ -52,19 +94,21 @@ impl Store {
     /// What etcd answers.
     pub async fn range(&self, range: &Range, floor: Revision) -> Result<Reply, Fault> {
         let anybodys = || Ok(());
-        self.range_if(range, floor, anybodys).await.map_err(|error| match error {
-            WriteError::Fault(fault) => fault,
-            WriteError::Unserved(_) | WriteError::TooLarge(_) => Fault::LeaderChanged,
-        })
+        let terms = Terms { floor, ..Terms::default() };
+        match self.range_if(range, &terms, anybodys).await {
+            Ok(Ranged::Whole(reply) | Ranged::Cut(reply)) => Ok(reply),
+            Err(WriteError::Fault(fault)) => Err(fault),
+            Err(WriteError::Unserved(_) | WriteError::TooLarge(_)) => Err(Fault::LeaderChanged),
+        }
     }
 
     async fn range_if(
         &self,
         range: &Range,
-        floor: Revision,
+        terms: &Terms,
         owned: impl Fn() -> Result<(), Unserved>,
-    ) -> Result<Reply, WriteError> {
-        self.raise(range, floor).await?;
+    ) -> Result<Ranged<Reply>, WriteError> {
+        self.raise(range, terms).await?;
         self.state.metrics.all.ranges.inc();
         for _ in 0..READS_MAX {
             let reader = Reader::new(&self.state, range.at)?;
@@ -72,21 +116,34 @@ impl Store {
             #[cfg(any(test, feature = "faults"))]
             let judged = if self.state.planted.judges_first { Ok(()) } else { judged };
             judged?;
-            match self.read_with(&reader, range).await.map_err(|fault| reader.unread(fault)) {
+            let read = self.read_with(&reader, range, terms.cut_from).await;
+            match read.map_err(|fault| reader.unread(fault)) {
                 Ok(reply) => return Ok(reply),
                 Err(Unread::Fault(fault)) => return Err(fault.into()),
                 Err(Unread::Gone) => {
-                    self.advance(floor).await?;
+                    self.advance(terms.floor).await?;
                 }
             }
         }
         Err(Fault::Timeout.into())
     }
 
-    async fn read_with(&self, reader: &Reader<'_>, range: &Range) -> Result<Reply, Fault> {
+    async fn read_with(
+        &self,
+        reader: &Reader<'_>,
+        range: &Range,
+        cut_from: Option<u64>,
+    ) -> Result<Ranged<Reply>, Fault> {
         // One key is read sooner than weighed.
         let single = range.keys.as_one().is_some();
-        let bytes = if single { 0 } else { reader.weigh(range, u64::MAX, &self.answers).await? };
+        let bytes = match cut_from.filter(|_| !single) {
+            _ if single => 0,
+            None => reader.weigh(range, u64::MAX, &self.answers).await?,
+            Some(from) => match reader.cut(range, from, &self.answers).await? {
+                (_, Some(cut)) => return Ok(Ranged::Cut(self.cut_reply(reader, cut))),
+                (bytes, None) => bytes,
+            },
+        };
         let mut share = self.answers.take(bytes).await?;
         let _turn = if share.is_some() { self.answers.turn().await } else { None };
         let answer = reader.range(range).await?;
@@ -94,16 +151,39 @@ impl Store {
             share = self.answers.take(answer.entries.iter().map(Entry::weight).sum()).await?;
         }
         let answer = Answer::Range(answer);
-        Ok(Reply {
+        Ok(Ranged::Whole(Reply {
             message: answer.encode(Some(&self.state.identity()), reader.header),
             revision: reader.header,
             share,
-        })
+        }))
     }
 
-    async fn raise(&self, range: &Range, floor: Revision) -> Result<(), Fault> {
+    /// The answer without its rows, and where to read these.
+    fn cut_reply(&self, reader: &Reader<'_>, cut: Cut) -> Reply {
+        let rows: u64 = cut.parts.iter().map(|part| part.rows).sum();
+        let bare =
+            RangeAnswer { more: cut.left > 0, count: rows as usize + cut.left, ..RangeAnswer::default() };
+        let parts = cut.parts.into_iter().map(|part| peer::CutPart {
+            key: part.keys.start().clone(),
+            range_end: part.keys.wire_end(),
+            bytes: part.bytes,
+            rows: part.rows,
+        });
+        let cut = peer::Cut {
+            answer: Answer::Range(bare).encode(Some(&self.state.identity()), reader.header),
+            revision: reader.at.to_wire(),
+            parts: parts.collect(),
+        };
+        Reply { message: cut.encode_to_vec().into(), revision: reader.header, share: None }
+    }
+
+    async fn raise(&self, range: &Range, terms: &Terms) -> Result<(), Fault> {
         if !range.serializable {
-            self.advance(floor).await?;
+            self.advance(terms.floor).await?;
+        } else if terms.fenced
+            && let ReadAt::Revision(at) = range.at
+        {
+            wait::until_visible(&self.state, at.get(), VISIBLE_WITHIN).await;
         }
         Ok(())
     }
@@ -116,16 +196,23 @@ impl Store {
     pub async fn range_stream(
         &self,
         range: Range,
-        floor: Revision,
-        part: Option<DocumentId>,
-    ) -> Result<Streamed<impl Stream<Item = Result<Bytes, Fault>> + Send + use<>>, WriteError> {
+        terms: Terms,
+    ) -> Result<Ranged<Streamed<impl Stream<Item = Result<Bytes, Fault>> + Send + use<>>>, WriteError> {
+        let Terms { part, cut_from, .. } = terms;
         self.owns(std::slice::from_ref(&range.keys), part)?;
-        self.raise(&range, floor).await?;
+        self.raise(&range, &terms).await?;
         self.state.metrics.all.ranges.inc();
         let reader = Reader::new(&self.state, range.at)?;
         self.owns(std::slice::from_ref(&range.keys), part)?;
-        let share =
-            self.answers.take(reader.weigh(&range, stream_bytes(&self.limits), &self.answers).await?).await?;
+        let enough = stream_bytes(&self.limits);
+        let bytes = match cut_from {
+            None => reader.weigh(&range, enough, &self.answers).await?,
+            Some(from) => match reader.cut(&range, from, &self.answers).await? {
+                (_, Some(cut)) => return Ok(Ranged::Cut(self.cut_reply(&reader, cut))),
+                (bytes, None) => bytes.min(enough),
+            },
+        };
+        let share = self.answers.take(bytes).await?;
         let header = reader.header;
         // The reader borrows the store, so both live in a task.
         let (chunks, messages) = mpsc::channel::<Result<Bytes, Fault>>(1);
@@ -141,7 +228,7 @@ impl Store {
         let messages = futures_util::stream::unfold(messages, |mut messages| async move {
             messages.recv().await.map(|message| (message, messages))
         });
-        Ok((header, messages, share))
+        Ok(Ranged::Whole((header, messages, share)))
     }
 
     /// Sends a range in chunks, at most one ahead of the client.

@@ -209,6 +209,33 @@ pub mod standing_response {
         }
     }
 }
+/// How a large range is cut, for a proxy that puts it together: its rows are asked for part by part, of any brains of the group,
+/// each part as a serializable range at the same revision.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Cut {
+    /// The RangeResponse, without its rows.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub answer: ::prost::bytes::Bytes,
+    /// At which revision the parts are read.
+    #[prost(int64, tag = "2")]
+    pub revision: i64,
+    /// In the order of their keys; each begins where the one before it ends.
+    #[prost(message, repeated, tag = "3")]
+    pub parts: ::prost::alloc::vec::Vec<CutPart>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CutPart {
+    /// As in a RangeRequest.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub key: ::prost::bytes::Bytes,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub range_end: ::prost::bytes::Bytes,
+    /// What its rows take in a RangeResponse, with tags and lengths.
+    #[prost(uint64, tag = "3")]
+    pub bytes: u64,
+    #[prost(uint64, tag = "4")]
+    pub rows: u64,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct FollowRequest {
     /// The first revision that is wanted; 0: what comes after the first response's `closed`.

@@ -38,8 +38,7 @@ impl Core {
         deleted: &mut Deleted,
     ) -> Result<Response<Body>, Setback> {
         let Split { headers, message, groups, id } = *split;
-        let path = method::DELETE_RANGE;
-        let ask = Ask { path, headers, message: message.clone(), part: Some(id), floor: true };
+        let ask = Ask { part: Some(id), ..Ask::new(method::DELETE_RANGE, headers, message.clone()) };
         let open = groups.iter().filter(|group| !deleted.done.contains_key(group.name()));
         let ask = &ask;
         let answers = join_all(open.map(|group| async move { (group, self.send(group, ask).await) })).await;

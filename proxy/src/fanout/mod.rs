@@ -1,9 +1,13 @@
-//! Requests that several groups answer together.
+//! Requests that several groups answer together, and ranges that several brains of one group do.
 
+mod cut;
 pub(crate) mod delete;
 pub(crate) mod merge;
+mod pace;
+mod parts;
 pub(crate) mod range;
 pub(crate) mod range_stream;
+pub(crate) mod spread;
 
 use std::sync::Arc;
 

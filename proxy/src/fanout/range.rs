@@ -92,7 +92,7 @@ fn too_large(bytes_max: usize) -> Status {
 impl Plan {
     /// What each group is asked for.
     pub(crate) fn ask<'a>(&self, path: &'static str, headers: &'a HeaderMap, id: DocumentId) -> Ask<'a> {
-        Ask { path, headers, message: self.message.clone(), part: Some(id), floor: true }
+        Ask { part: Some(id), ..Ask::new(path, headers, self.message.clone()) }
     }
 
     /// The header's revision. A named revision that every group has answered for is one that they have reached.

@@ -251,6 +251,16 @@ impl Group {
         Some(Attempt::new(Beginning { roster, node, policy, seen, began: now }))
     }
 
+    /// True if a range could be shared now.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.roster.is_shared()
+    }
+
+    /// The nodes that may share one range, by their index; none where they are fewer than two.
+    pub(crate) fn sharers(&self) -> Vec<usize> {
+        self.roster.sharers(Instant::now())
+    }
+
     /// The next node for a watch stream. `None` as of [`Group::attempt`].
     pub(crate) fn stream_slot(&self, tried: &mut Tried) -> Option<StreamSlot> {
         let node = self.roster.pick(RoutingPolicy::Watch, tried, Instant::now())?;

@@ -205,7 +205,9 @@ impl Roster {
     pub(crate) fn pick(&self, policy: RoutingPolicy, tried: &mut Tried, now: Instant) -> Option<&Node> {
         let picked = match policy {
             _ if self.is_single() => self.first(tried, |place| place != Place::Foreign),
-            RoutingPolicy::Read => self.lightest(tried, now).or_else(|| self.named(tried)),
+            RoutingPolicy::Read => {
+                self.preferred(tried, now).or_else(|| self.lightest(tried, now)).or_else(|| self.named(tried))
+            }
             RoutingPolicy::Watch => self.emptiest(tried, now).or_else(|| self.named(tried)),
             RoutingPolicy::Master => self.named(tried),
         };
@@ -225,6 +227,37 @@ impl Roster {
                 .nodes
                 .iter()
                 .any(|node| !tried.has(node.index) && node.place().serves() && node.breaker.allows(now))
+    }
+
+    /// True if two nodes serve reads, or one beside the master.
+    pub(crate) fn is_shared(&self) -> bool {
+        let serves = |node: &&Node| matches!(node.place(), Place::Reader | Place::Master);
+        self.nodes.iter().filter(serves).count() >= 2
+    }
+
+    /// The nodes that may share a range: whoever serves reads, and the master unless it has more in flight than any of those.
+    /// None where they are fewer than two.
+    pub(crate) fn sharers(&self, now: Instant) -> Vec<usize> {
+        if self.is_single() {
+            return Vec::new();
+        }
+        let readers = || self.readers(Tried::default(), now);
+        let busiest = readers().map(|node| node.load.in_flight()).max();
+        let joins = |node: &Node| {
+            node.place() == Place::Master
+                && node.breaker.allows(now)
+                && busiest.is_some_and(|busiest| node.load.in_flight() <= busiest)
+        };
+        let master = self.nodes.iter().find(|node| joins(node));
+        let mut sharers: Vec<_> = readers().chain(master).map(|node| node.index).collect();
+        sharers.sort_unstable();
+        if sharers.len() < 2 { Vec::new() } else { sharers }
+    }
+
+    fn preferred(&self, tried: &Tried, now: Instant) -> Option<&Node> {
+        let node = self.nodes.get(tried.preferred?)?;
+        let serves = matches!(node.place(), Place::Reader | Place::Master);
+        (serves && !tried.has(node.index) && node.breaker.admit(now)).then_some(node)
     }
 
     /// Two by chance, of those the one that would be sooner done.

@@ -8,6 +8,8 @@ pub(crate) struct Tried {
     pub(super) last: Option<usize>,
     /// The node that was named as master by one that is not.
     pub(crate) named: Option<usize>,
+    /// The node that is asked first, where it serves reads.
+    pub(crate) preferred: Option<usize>,
 }
 
 impl Tried {

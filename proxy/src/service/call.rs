@@ -18,7 +18,7 @@ use crate::table::Table;
 
 /// One unary request.
 pub(crate) struct Call<'a> {
-    pub(crate) core: &'a Core,
+    pub(crate) core: &'a Arc<Core>,
     /// The client's headers, as far as brains may see them.
     pub(crate) headers: HeaderMap,
     pub(crate) message: Framed,
@@ -29,7 +29,7 @@ pub(crate) struct Call<'a> {
 impl Call<'_> {
     /// What one group is sent: the bytes that arrived.
     pub(super) fn ask(&self, path: &'static str) -> Ask<'_> {
-        Ask { path, headers: &self.headers, message: self.message.clone(), part: None, floor: true }
+        Ask::new(path, &self.headers, self.message.clone())
     }
 
     /// Passed on to the home group.

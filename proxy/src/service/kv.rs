@@ -9,8 +9,9 @@ use tonic::body::Body;
 
 use super::call::Call;
 use super::target::Target;
-use crate::call::Failure;
+use crate::call::{Ask, Failure, Wanted};
 use crate::fanout::delete::Deleted;
+use crate::fanout::spread::Large;
 use crate::fanout::{Setback, Split};
 use crate::group::Group;
 use crate::table::Table;
@@ -27,15 +28,11 @@ impl Call<'_> {
     async fn read(&self, path: &'static str, streams: bool) -> Result<Response<Body>, Status> {
         let found = &self.footprint;
         self.core.look_for(found.revision).await?;
-        let ask = self.ask(path);
         let mut retry = self.retry();
         loop {
             let table = self.core.table();
             let merged = match Target::of(&table, found) {
-                Target::One(group) => match self.core.send(&group, &ask).await {
-                    Ok(answer) => Ok(answer.relay()),
-                    Err(failure) => Err(Setback::of_read(failure)),
-                },
+                Target::One(group) => self.read_one(path, &group, streams).await,
                 Target::Many(groups) => {
                     let split = self.split(&groups, &table);
                     match streams {
@@ -50,6 +47,31 @@ impl Call<'_> {
                 Err(Setback::Again(failure)) => retry.pause_after(failure).await?,
             }
         }
+    }
+
+    /// Of one group: from one of its brains, or what is large from several at once.
+    async fn read_one(
+        &self,
+        path: &'static str,
+        group: &Arc<Group>,
+        streams: bool,
+    ) -> Result<Response<Body>, Setback> {
+        let whole = self.ask(path);
+        let of_one_key = self.footprint.spans.first().is_none_or(|span| span.end.is_empty());
+        let cut_from = self.core.config.fanout_bytes_min.filter(|_| !of_one_key && group.is_shared());
+        if let Some(bytes) = cut_from {
+            let ask = Ask { wanted: Wanted::CutFrom(bytes), ..self.ask(path) };
+            let answer = self.core.send(group, &ask).await.map_err(Setback::of_read)?;
+            if !answer.is_cut() {
+                return Ok(answer.relay());
+            }
+            let large = Large { group, headers: &self.headers, message: &self.message, streams };
+            if let Some(answer) = self.core.spread(&large, answer).await? {
+                return Ok(answer);
+            }
+        }
+        let answer = self.core.send(group, &whole).await.map_err(Setback::of_read)?;
+        Ok(answer.relay())
     }
 
     pub(crate) async fn put(&self) -> Result<Response<Body>, Status> {

@@ -107,7 +107,8 @@ impl Core {
     /// A group's alarms; none if it does not answer soon.
     pub(crate) async fn alarms_of(&self, group: &Group) -> Vec<AlarmType> {
         let message = Framed::of(&AlarmRequest::default());
-        let ask = Ask { path: ALARM, headers: &HeaderMap::new(), message, part: None, floor: true };
+        let headers = HeaderMap::new();
+        let ask = Ask::new(ALARM, &headers, message);
         let work = async { self.send(group, &ask).await.ok()?.decode(1024 * 1024).await.ok() };
         let answer: Option<AlarmResponse> = tokio::time::timeout(PATIENCE, work).await.ok().flatten();
         answer.iter().flat_map(|answer| &answer.alarms).map(|member| member.alarm()).collect()
@@ -116,7 +117,8 @@ impl Core {
     /// `None` if the group does not answer soon. Its size is that of its storage's files, 0 where it has none.
     pub(crate) async fn status_of(&self, group: &Group) -> Option<GroupStatus> {
         let message = Framed::of(&StatusRequest {});
-        let ask = Ask { path: STATUS, headers: &HeaderMap::new(), message, part: None, floor: true };
+        let headers = HeaderMap::new();
+        let ask = Ask::new(STATUS, &headers, message);
         let work = async {
             let answer = self.send(group, &ask).await.ok()?;
             let store = answer.store();
@@ -133,7 +135,8 @@ impl Core {
     {
         let table = self.table();
         let message = Framed::of(message);
-        let ask = Ask { path, headers: &HeaderMap::new(), message, part: None, floor: true };
+        let headers = HeaderMap::new();
+        let ask = Ask::new(path, &headers, message);
         let answers = join_all(table.groups().map(|group| self.ask_one(group, &ask))).await;
         answers.into_iter().collect()
     }

@@ -94,7 +94,8 @@ impl Core {
         let request = ExportRequest { revision: moment.revision.to_wire(), compacted: moment.compacted };
         let path = method::EXPORT;
         let message = Framed::of(&request);
-        let ask = Ask { path, headers: &HeaderMap::new(), message, part: None, floor: true };
+        let headers = HeaderMap::new();
+        let ask = Ask::new(path, &headers, message);
         let answer = self.send(group, &ask).await.map_err(|_| Fault::Timeout)?;
         let mut messages = answer.messages(self.config.merged_bytes_max)?;
         match next_part(&mut messages).await? {

@@ -4,6 +4,7 @@
 
 mod brain;
 mod client;
+mod cut;
 pub(crate) mod land;
 mod node;
 mod service;

@@ -108,12 +108,26 @@ async fn answer(
     }
     let (frame, revision) = unary(&brain, path, &message, part.as_deref()).await?;
     brain.touch();
+    if let Some(cut) = cut_of(path, &headers, &message, &frame) {
+        let mut response = grpc::answer_framed(Framed::of(&cut).frame());
+        response.headers_mut().insert(metadata::CUT, http::HeaderValue::from_static("1"));
+        return Ok(response);
+    }
     let mut response = grpc::answer_framed(frame.frame());
     let number = metadata::number(Revision::checked_from(revision).expect("sane"));
     response.headers_mut().insert(metadata::REVISION, number);
     let store = format!("{:x}", brain.state.lock().store);
     response.headers_mut().insert(metadata::STORE, store.parse().expect("hex"));
     Ok(response)
+}
+
+fn cut_of(path: &str, headers: &HeaderMap, message: &Framed, answer: &Framed) -> Option<peer::Cut> {
+    let answer = match path {
+        "/etcdserverpb.KV/Range" => decode(answer).ok()?,
+        "/etcdserverpb.KV/RangeStream" => decode::<pb::RangeStreamResponse>(answer).ok()?.range_response?,
+        _ => return None,
+    };
+    super::cut::cut(headers, &decode(message).ok()?, &answer)
 }
 
 fn decode<M: prost::Message + Default>(message: &Framed) -> Result<M, Status> {

@@ -1,5 +1,6 @@
 //! The whole proxy over stand-in brains, in one process.
 
+mod fanout;
 mod kv;
 mod lease;
 mod learn;

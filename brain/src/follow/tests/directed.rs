@@ -9,6 +9,7 @@ use crate::engine::{Batch, CommitError, Engine, ReadError, Snapshot, Span};
 use crate::lead::command::{Decision, PlaceStep};
 use crate::planted::Planted;
 use crate::state::values::ValueCache;
+use crate::store::{Ranged, Terms};
 
 /// Of one master with some keys: the slave's store, itself, and the way between.
 async fn pair(planted: Planted) -> (Store, Store, Slave, Arc<Link>) {
@@ -247,8 +248,10 @@ async fn what_is_swept_under_a_slaves_read_is_read_anew() {
     let named = reading(read_all(ReadAt::Revision(Revision::new(3))));
     let streaming = store.clone();
     let streamed = tokio::spawn(async move {
-        let streamed = streaming.range_stream(read_all(ReadAt::Latest), Revision::ZERO, None).await;
-        let (_, chunks, _) = streamed.expect("begins");
+        let streamed = streaming.range_stream(read_all(ReadAt::Latest), Terms::default()).await;
+        let Ranged::Whole((_, chunks, _)) = streamed.expect("begins") else {
+            panic!("nobody has offered to cut it")
+        };
         chunks.collect::<Vec<_>>().await
     });
     sleep(Duration::from_millis(10)).await;
