@@ -17,6 +17,7 @@ mod chapter;
 mod directed;
 mod doctored;
 mod elections;
+mod fanout;
 mod faults;
 mod leases;
 mod node;
