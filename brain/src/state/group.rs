@@ -21,6 +21,7 @@ use super::lease::Leases;
 use super::metrics::GroupMetrics;
 use super::pins::{Pin, Pins};
 use super::quota::Share;
+use super::unplaced::Unplaced;
 use super::values::Values;
 use crate::decide::held::Held;
 use crate::decide::identity::Identity;
@@ -74,6 +75,7 @@ pub struct GroupState {
     decided: ArcSwap<DecidedRow>,
     /// Counts the changes of both.
     placed: watch::Sender<u64>,
+    pub(super) unplaced: Unplaced,
     /// The cluster's id, as a placement says it; 0 where none does.
     cluster: AtomicU64,
     committed: AtomicU64,
@@ -149,6 +151,7 @@ impl GroupState {
             held: ArcSwap::from_pointee(parts.held),
             decided: ArcSwap::from_pointee(parts.decided),
             placed: watch::Sender::new(0),
+            unplaced: Unplaced::default(),
             committed: AtomicU64::new(committed),
             compacted: AtomicI64::new(compacted),
             generation: AtomicU64::new(0),
