@@ -20,6 +20,7 @@ mod elections;
 mod faults;
 mod leases;
 mod node;
+mod placement;
 mod report;
 mod rounds;
 mod scribe;
