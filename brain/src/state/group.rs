@@ -75,7 +75,7 @@ pub struct GroupState {
     decided: ArcSwap<DecidedRow>,
     /// Counts the changes of both.
     placed: watch::Sender<u64>,
-    pub(super) unplaced: Unplaced,
+    unplaced: Unplaced,
     /// The cluster's id, as a placement says it; 0 where none does.
     cluster: AtomicU64,
     committed: AtomicU64,
@@ -193,6 +193,16 @@ impl GroupState {
     /// Counts the changes of what the group goes by, and of what the home group has decided.
     pub fn placed(&self) -> watch::Receiver<u64> {
         self.placed.subscribe()
+    }
+
+    /// Why nothing is served, for people; `None` of a group that a placement names, or that has what is recorded as its own.
+    pub fn unplaced(&self) -> Option<String> {
+        self.unplaced.why(&self.held.load(), &self.group)
+    }
+
+    /// It waits for this, as a sentence; true where that is news.
+    pub fn waits_for(&self, what: &str) -> bool {
+        self.unplaced.says(what)
     }
 
     pub(crate) fn set_epoch(&self, epoch: u64) {

@@ -1,35 +1,35 @@
 //! [`Unplaced`]: whom a group waits for that has heard of no placement which names it.
 
+use kubebrain_shared::group::GroupName;
 use parking_lot::Mutex;
 
-use super::group::GroupState;
+use crate::decide::held::Held;
 
 /// A sentence for people, as it was said last.
 #[derive(Debug, Default)]
 pub(crate) struct Unplaced(Mutex<String>);
 
-impl GroupState {
-    /// Why nothing is served, for people; `None` of a group that a placement names, or that goes by what is recorded as its
-    /// own.
-    pub fn unplaced(&self) -> Option<String> {
-        let held = self.held.load();
-        if held.names(&self.group) {
+impl Unplaced {
+    /// Why nothing is served by what is held; `None` where something may be.
+    pub(crate) fn why(&self, held: &Held, group: &GroupName) -> Option<String> {
+        if held.names(group) {
             return None;
         }
-        let waits = self.unplaced.0.lock().clone();
+        let waits = self.0.lock().clone();
         Some(match held.document().number() {
             _ if !waits.is_empty() => waits,
-            0 => format!("group {} has no placement yet", self.group),
-            number => format!(
-                "placement number {number} does not name group {}: it serves nothing until one does",
-                self.group
-            ),
+            0 => format!("group {group} has no placement yet"),
+            number => {
+                format!(
+                    "placement number {number} does not name group {group}: it serves nothing until one does"
+                )
+            }
         })
     }
 
-    /// It waits for this, as a sentence; true where that is news.
-    pub fn waits_for(&self, what: &str) -> bool {
-        let mut said = self.unplaced.0.lock();
+    /// True where that is news.
+    pub(crate) fn says(&self, what: &str) -> bool {
+        let mut said = self.0.lock();
         let is_news = *said != what;
         what.clone_into(&mut said);
         is_news
