@@ -18,6 +18,7 @@ mod leading;
 #[cfg(feature = "kubernetes")]
 mod lease;
 mod reach;
+mod unplaced;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -108,6 +109,8 @@ pub(crate) async fn run(flags: flags::Brain, process: &Process) -> Result<()> {
     let compaction = flags.compaction.policy()?;
     let clients = Front::bind(&flags.clients, process).await?;
     let peers = Peers::bind(&flags.peers, &flags.clients.serving).await?;
+    // From before it is read: a storage may take long to open, and the file may change meanwhile.
+    let watched = placement::Watched::new(flags.placement.clone());
     let file = flags.placement.as_deref().map(placement::read_file).transpose()?;
     let join: Vec<String> =
         flags.join.iter().map(|url| url.trim().trim_end_matches('/').to_owned()).collect();
@@ -172,7 +175,6 @@ pub(crate) async fn run(flags: flags::Brain, process: &Process) -> Result<()> {
     let for_peers = numbers.observe_peers(for_peers, &flags.clients);
     peers.serve(&for_peers, process, &numbers.held, &accepting);
     drop(for_peers);
-    let watched = placement::Watched::new(flags.placement.clone());
     let elects = election.as_ref().map(RunningElection::broken);
     let elected = async move {
         match elects {

@@ -124,6 +124,7 @@ impl Given {
 pub(crate) async fn run(flags: flags::Proxy, process: &Process) -> Result<()> {
     let mut signals = Signals::new()?;
     let mut compaction = flags.compaction.policy()?;
+    let mut watched = placement::Watched::new(flags.placement.clone());
     let mut given = Given::new(&flags)?;
     let brains = Arc::clone(&given.brains);
     brains.warn_of_unused_tls(given.urls());
@@ -152,7 +153,6 @@ pub(crate) async fn run(flags: flags::Proxy, process: &Process) -> Result<()> {
     let accepting = Stopper::default();
     brains.follow(&accepting);
     clients.serve(&numbers.for_clients(proxy.service()), &numbers.held, &accepting);
-    let mut watched = placement::Watched::new(flags.placement.clone());
     let mut documents = proxy.documents();
     given.compare(&proxy);
     let mut broken =

@@ -96,6 +96,7 @@ pub(crate) async fn run(flags: Standalone, process: &Process) -> Result<()> {
         bail!("--read-fence=lease: there is no master lease without an election, and standalone has none");
     }
     let clients = Front::bind(&flags.clients, process).await?;
+    let mut watched = placement::Watched::new(flags.placement.clone()); // from before it is read
     let file = reads(flags.placement.as_deref())?;
     let table = file.table.clone();
     let starting = process.starts(
@@ -110,7 +111,6 @@ pub(crate) async fn run(flags: Standalone, process: &Process) -> Result<()> {
     );
     let numbers = Numbers::new(&flags.clients, process);
     let storage = storage::open(&flags.store, &flags.clients, &numbers, process).await?;
-    let mut watched = placement::Watched::new(flags.placement.clone());
     // Of the groups that are served, for who watches over their writers.
     let stores: Arc<Mutex<Vec<Arc<GroupState>>>> = Arc::default();
     let proxy_config = kubebrain_proxy::Config {

@@ -21,6 +21,7 @@ mod fanout;
 mod faults;
 mod leases;
 mod node;
+mod placement;
 mod report;
 mod rounds;
 mod scribe;

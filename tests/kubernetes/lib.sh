@@ -54,22 +54,16 @@ serving() { # NAME: the server NAME lives and $endpoint answers
 	ctl --command-timeout=2s get health
 }
 
-# The first table of the project's own runs: three groups, in use from the start.
-placement() { # [URL of core, of pods, of events]
-	local -a brains=("" "" "")
-	[ $# = 0 ] || brains=("brains: [$1]" "brains: [$2]" "brains: [$3]")
-	cat <<-END
-	prefix: /registry
-	home: core
-	default: core
-	groups:
-	  core: { ${brains[0]} }
-	  pods: { ${brains[1]} }
-	  events: { ${brains[2]} }
-	kinds:
-	  - { kind: pods, group: pods }
-	  - { kind: events, group: events }
-	END
+# The first table of the project's own runs, in use from the start; who needs another group too adds it to groups.
+groups=(core pods events)
+placement() { # [URL of a brain of each group...]
+	local group
+	printf 'prefix: /registry\nhome: core\ndefault: core\ngroups:\n'
+	for group in "${groups[@]}"; do
+		echo "  $group: { ${1:+brains: [$1]} }"
+		shift $(($# > 0))
+	done
+	printf 'kinds:\n  - { kind: pods, group: pods }\n  - { kind: events, group: events }\n'
 }
 
 # serve SERVER: starts it, sets endpoint and pids (those whose CPU and memory count).
@@ -126,16 +120,27 @@ elected() { # sets endpoint, pids, and elected: the directory for the programs o
 	mapfile -t pids < <(cat "$elected"/*.pid "$elected"/tikv/*.pid)
 }
 
-brains() { # [FLAG...]: a brain for each of three groups, found through scratch/placement.yaml
-	local first group i=0 core pods events
-	first=$(port 6) core=$((first + 1)) pods=$((first + 3)) events=$((first + 5))
-	placement http://127.0.0.1:$core http://127.0.0.1:$pods http://127.0.0.1:$events > "$scratch/placement.yaml"
-	for group in core pods events; do
-		spawn "brain-$group" "$KUBEBRAIN" brain --group $group --name $group-0 --placement "$scratch/placement.yaml" \
-			--data-dir "$scratch/$group" --listen-client-urls http://127.0.0.1:$((first + i)) \
-			--listen-peer-urls http://127.0.0.1:$((first + i + 1)) "$@" ${SERVER_FLAGS:-}
-		i=$((i + 2))
+declare -A clients peers # by group: the URLs of its brain
+brains() { # [FLAG...]: a brain for each of the groups, found through scratch/placement.yaml
+	local group first
+	local -a urls=()
+	first=$(port $((2 * ${#groups[@]})))
+	for group in "${groups[@]}"; do
+		place "$group" $((first + 2 * ${#urls[@]}))
+		urls+=("${peers[$group]}")
 	done
+	placement "${urls[@]}" > "$scratch/placement.yaml"
+	for group in "${groups[@]}"; do brain "$group" --placement "$scratch/placement.yaml" "$@"; done
+}
+place() { # GROUP [PORT]: where its brain will be
+	local port=${2:-$(port 2)}
+	clients[$1]=http://127.0.0.1:$port peers[$1]=http://127.0.0.1:$((port + 1))
+}
+brain() { # GROUP [FLAG...]: at its place
+	local group=$1
+	shift
+	spawn "brain-$group" "$KUBEBRAIN" brain --group "$group" --name "$group-0" --data-dir "$scratch/$group" \
+		--listen-client-urls "${clients[$group]}" --listen-peer-urls "${peers[$group]}" "$@" ${SERVER_FLAGS:-}
 }
 
 proxy() { # NAME: sets endpoint

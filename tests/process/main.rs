@@ -26,6 +26,7 @@ mod limits;
 mod load;
 mod locks;
 mod log;
+mod lost;
 mod maintenance;
 mod peers;
 mod pings;
@@ -42,6 +43,7 @@ mod snapshot;
 mod sockets;
 mod systemd;
 mod tls;
+mod unplaced;
 
 /// The program that is tested.
 const BINARY: kit::process::Binary = kit::process::Binary::new(env!("CARGO_BIN_EXE_kubebrain"));

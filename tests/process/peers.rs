@@ -30,7 +30,7 @@ async fn brains(place: &Place, ca: &Path, pairs: [(&str, &Pair, &str); 2]) -> [P
     let owners = place.file("placement.yaml", &table("https://127.0.0.1:1", "https://127.0.0.1:2"));
     let start = |(group, pair, address): (&str, &Pair, &str)| {
         let start = Start::brain(place, group).placement(&owners).peers("https", address);
-        start.peer_files(pair, ca).flag("peer-client-cert-auth", "true").run()
+        start.peer_files(pair, ca).flag("peer-client-cert-auth", "true").listening()
     };
     let [first, second] = pairs;
     [start(first).await, start(second).await]
@@ -123,7 +123,7 @@ async fn a_proxy_says_why_it_does_not_reach_a_brain() {
             .clients("unix", place.join(&format!("{name}.socket")).to_str().expect("UTF-8"))
     };
     // Its socket is no reason to wait: it will not be ready.
-    let proxy = start("proxy").peer_files(&good, &ours.file).run().await;
+    let proxy = start("proxy").peer_files(&good, &ours.file).listening().await;
     let says = async |proxy: &Process, words: &[&str]| {
         let body = until("a reason", async || {
             let (status, body) = get(proxy.probe_address(), "/readyz?verbose").await;
@@ -188,7 +188,7 @@ async fn a_proxy_says_why_it_does_not_reach_a_brain() {
         (start("other").peer_files(&good, &theirs.file), "the certificate of the other side is not accepted"),
     ];
     for (start, reason) in proxies {
-        let proxy = start.run().await;
+        let proxy = start.listening().await;
         says(&proxy, &[reason]).await;
     }
 }

@@ -93,8 +93,11 @@ async fn mistakes_in_a_placement_are_named_by_line_and_reason() {
     let failure = Start::standalone(&place).placement(Path::new("/nowhere.yaml")).fails().await;
     assert!(failure.message.contains("placement /nowhere.yaml"), "{failure:?}");
     let path = place.file("bad.yaml", PODS_APART);
-    let passive = Start::brain(&place, "nobody").placement(&path).run().await;
-    assert!(passive.log().contains("--group nobody: the file has no such group"), "{}", passive.log());
+    let passive = Start::brain(&place, "nobody").placement(&path).begins();
+    until("a word of the group", async || {
+        passive.log().contains("--group nobody: the file has no such group").then_some(())
+    })
+    .await;
     let failure = Start::proxy(&place, "proxy", &path).fails().await;
     assert!(failure.message.contains("group core has no brains"), "{failure:?}");
 }
@@ -302,6 +305,11 @@ async fn brains_of_a_cluster_go_by_one_placement_also_where_home_is_killed_durin
     let report = report(groups.channel("events")).await.expect("a report").document.expect("one");
     assert_eq!(report.text, next);
     all_go_by(&groups, &names, report.number).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pods_that_are_there_stay_where_they_are_whatever_a_file_says() {
+    kit::newcomer::run(&BINARY.place(), BINARY, &|start| start).await;
 }
 
 /// Where brains are is no part of a table's version; whoever has to reach them reads it all the same.

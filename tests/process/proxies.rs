@@ -23,7 +23,7 @@ pub(crate) async fn cluster(place: &Place) -> (Vec<Process>, [Process; 2]) {
     let owners = place.file("placement.yaml", &table(|_| "{}".to_owned()));
     let mut brains = Vec::new();
     for group in GROUPS {
-        brains.push(Start::brain(place, group).placement(&owners).run().await);
+        brains.push(Start::brain(place, group).placement(&owners).listening().await);
     }
     let at = |name: &str| {
         let found = GROUPS.iter().position(|group| *group == name).expect("a group");

@@ -131,11 +131,12 @@ impl Authority {
         let numbers = answers.values().map(|answer| answer.number.max(answer.adopted));
         let number = numbers.chain(held.map(|document| document.number)).fold(0, u64::max);
         let replaces = newest.id();
-        let epoch = self.0.store.state().identity().epoch;
+        let (epoch, home) = (self.0.store.state().identity().epoch, self.0.store.state().group.clone());
         let cluster = match newest.cluster() {
             0 => self.0.store.state().identity().cluster,
             cluster => cluster,
         };
+        let is_restored = answers.get(&home).is_some_and(|answer| answer.holds_keys);
         let decision = move |decided: &Decided| {
             let number = number.max(decided.next_number() - 1) + 1;
             let document = PlacementDocument {
@@ -149,7 +150,10 @@ impl Authority {
                 after: replaces.number,
             };
             let groups = groups(&newest);
-            let members = groups.iter().map(ToString::to_string).collect();
+            // Home itself takes it as it is where it has keys, as a store does that was restored; that an empty one may stand
+            // in place of a full one is said by `--accept-loss`.
+            let others = groups.iter().filter(|group| !is_restored || **group != home);
+            let members = others.map(ToString::to_string).collect();
             let why = format!("number {} was the newest that any group had", replaces.number);
             Ok(Some(change::recover(decided, document, &groups, members, wall_clock(), &why)))
         };

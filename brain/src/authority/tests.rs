@@ -361,6 +361,38 @@ async fn a_home_that_is_from_before_goes_on_by_what_groups_have_once_it_is_told_
     }
 }
 
+/// A snapshot holds keys and no placement.
+#[tokio::test(start_paused = true)]
+async fn a_home_that_was_restored_alone_takes_what_it_recovers_unless_it_would_hide_keys() {
+    for hides in [false, true] {
+        let world = World::new(12).await;
+        world.seeded().await;
+        world.put("core", "/registry/secrets/a").await;
+        world.apply(&with_widgets()).await.expect("prepared");
+        world.holds(2).await;
+        world.dies().await;
+        let keys = ["/registry/secrets/a", "/registry/example.com/widgets/a"];
+        world.restored("core", if hides { &keys } else { &keys[..1] }).await;
+        world.authority(Some(THREE)).await;
+        sleep(Duration::from_secs(20)).await;
+        assert_eq!(world.pair("pods").number, 2, "nothing older is taken");
+        world.now().change(world::recover(PlacementRecover::default())).await.expect("recovers");
+        let number = world.report().await.document.expect("one").number;
+        if !hides {
+            world.holds(number).await;
+            continue;
+        }
+        sleep(Duration::from_secs(20)).await;
+        assert_eq!(world.pair("core").number, 0);
+        let report = world.report().await;
+        let core = report.groups.iter().find(|group| group.name == "core").expect("it is named");
+        assert!(
+            core.trouble.contains("group core has keys under /registry/example.com/widgets/"),
+            "{core:?}"
+        );
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_seed_goes_on_without_a_group_that_never_comes() {
     let world = World::new(11).await;

@@ -198,6 +198,15 @@ impl Held {
         self.adopted.as_ref()
     }
 
+    /// False where no key can be the group's by what holds: the document does not name it; or there is none, and nothing is
+    /// recorded as the group's.
+    pub fn names(&self, group: &GroupName) -> bool {
+        match self.document.number() {
+            0 => self.table().owners(&KeyRange::ALL).contains(group),
+            _ => self.document.names(group),
+        }
+    }
+
     /// Both numbers.
     pub fn pair(&self) -> Pair {
         let adopted = self.adopted.as_ref().map_or(0, |adopted| adopted.document.number());

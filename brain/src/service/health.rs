@@ -37,7 +37,7 @@ pub(super) async fn watch(
                 Some(said) => tokio::select! {
                     biased;
                     () = inner.stop.asked() => return Some((Err(inner.store.state().leaves_as().into()), None)),
-                    () = inner.sickened(said) => inner.health(),
+                    () = inner.differs(said) => inner.health(),
                 },
             };
             Some((Ok(now), Some(Some(now))))
@@ -48,16 +48,22 @@ pub(super) async fn watch(
 
 impl Inner {
     fn health(&self) -> HealthCheckResponse {
-        let serves = !self.stop.is_asked() && !self.store.state().has_ended();
+        let state = self.store.state();
+        let serves = !self.stop.is_asked() && !state.has_ended() && state.unplaced().is_none();
         let status = if serves { ServingStatus::Serving } else { ServingStatus::NotServing };
         HealthCheckResponse { status: status.into() }
     }
 
-    /// Returns when a server that was said to serve no longer does; there is no way back.
-    async fn sickened(&self, said: HealthCheckResponse) {
-        match said.status() {
-            ServingStatus::Serving => drop(self.store.ended().await),
-            _ => std::future::pending().await,
+    /// Returns when a server is not any more what was said of it. One that has ended stays so; which keys are its group's may
+    /// change.
+    async fn differs(&self, said: HealthCheckResponse) {
+        let mut placed = self.store.state().placed();
+        while said.status() == ServingStatus::ServiceUnknown || self.health() == said {
+            tokio::select! {
+                _ended = self.store.ended(), if said.status() == ServingStatus::Serving => {}
+                Ok(()) = placed.changed() => {}
+                else => std::future::pending().await,
+            }
         }
     }
 }

@@ -29,6 +29,9 @@ impl Subject for Probed {
     }
 
     async fn read(&self) -> Result<(), Status> {
+        if let Some(why) = self.0.store.state().unplaced() {
+            return Err(Status::unavailable(format!("etcdserver: not ready: {why}")));
+        }
         // Of the store itself: whether this group owns that key is no matter of its health.
         let request = RangeRequest { key: "health".into(), keys_only: true, limit: 1, ..Default::default() };
         let read = self.0.store.range(&Range::try_from(request)?, Revision::ZERO).await;

@@ -222,6 +222,9 @@ impl Subject for Probed {
                 return Err(Status::unavailable(format!("etcdserver: not ready: {why}")));
             }
         }
+        if let Some(why) = self.0.store.state().unplaced() {
+            return Err(Status::unavailable(format!("etcdserver: not ready: {why}")));
+        }
         let request = RangeRequest { key: "health".into(), keys_only: true, limit: 1, ..Default::default() };
         let read = self.0.store.range(&Range::try_from(request)?, Revision::ZERO).await;
         read.map(drop).map_err(Status::from)

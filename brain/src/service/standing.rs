@@ -141,7 +141,10 @@ impl Announcer {
         StandingResponse {
             role: role.into(),
             reads: standing.reads,
-            trouble: standing.trouble.clone(),
+            trouble: match standing.trouble.is_empty() {
+                true => shared.and_then(|shared| shared.unplaced()).unwrap_or_default(),
+                false => standing.trouble.clone(),
+            },
             epoch: standing.epoch,
             master: standing.master_name.clone(),
             master_peer_urls: standing.master_peer_urls.clone(),

@@ -21,6 +21,7 @@ use super::lease::Leases;
 use super::metrics::GroupMetrics;
 use super::pins::{Pin, Pins};
 use super::quota::Share;
+use super::unplaced::Unplaced;
 use super::values::Values;
 use crate::decide::held::Held;
 use crate::decide::identity::Identity;
@@ -74,6 +75,7 @@ pub struct GroupState {
     decided: ArcSwap<DecidedRow>,
     /// Counts the changes of both.
     placed: watch::Sender<u64>,
+    unplaced: Unplaced,
     /// The cluster's id, as a placement says it; 0 where none does.
     cluster: AtomicU64,
     committed: AtomicU64,
@@ -149,6 +151,7 @@ impl GroupState {
             held: ArcSwap::from_pointee(parts.held),
             decided: ArcSwap::from_pointee(parts.decided),
             placed: watch::Sender::new(0),
+            unplaced: Unplaced::default(),
             committed: AtomicU64::new(committed),
             compacted: AtomicI64::new(compacted),
             generation: AtomicU64::new(0),
@@ -190,6 +193,16 @@ impl GroupState {
     /// Counts the changes of what the group goes by, and of what the home group has decided.
     pub fn placed(&self) -> watch::Receiver<u64> {
         self.placed.subscribe()
+    }
+
+    /// Why nothing is served, for people; `None` of a group that a placement names, or that has what is recorded as its own.
+    pub fn unplaced(&self) -> Option<String> {
+        self.unplaced.why(&self.held.load(), &self.group)
+    }
+
+    /// It waits for this, as a sentence; true where that is news.
+    pub fn waits_for(&self, what: &str) -> bool {
+        self.unplaced.says(what)
     }
 
     pub(crate) fn set_epoch(&self, epoch: u64) {

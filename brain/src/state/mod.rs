@@ -14,5 +14,6 @@ pub(crate) mod follow;
 pub(crate) mod fence;
 pub(crate) mod metrics;
 pub(crate) mod ended;
+pub(crate) mod unplaced;
 pub(crate) mod group;
 pub(crate) mod tasks;

@@ -26,18 +26,18 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// See the module. Shared by all that this brain is over time.
 pub(super) struct Cluster {
-    group: GroupName,
-    peer_urls: Vec<String>,
-    network: Arc<Network>,
+    pub(super) group: GroupName,
+    pub(super) peer_urls: Vec<String>,
+    pub(super) network: Arc<Network>,
     file: Mutex<Option<File>>,
     /// The store of this moment, and who decides if that is here.
-    now: Mutex<Now>,
+    pub(super) now: Mutex<Now>,
 }
 
 #[derive(Clone, Default)]
-struct Now {
-    store: Option<Store>,
-    authority: Option<Authority>,
+pub(super) struct Now {
+    pub(super) store: Option<Store>,
+    pub(super) authority: Option<Authority>,
 }
 
 impl Cluster {
@@ -113,17 +113,11 @@ impl Cluster {
                 () = stop.asked() => return,
                 () = sleep(LOOK_EVERY) => {}
             }
+            self.say_whom_it_waits_for().await;
             let Some(document) = self.document() else { continue };
             if said != Some(document.id()) {
                 said = Some(document.id());
                 tracing::info!(group = %self.group, number = document.number(), "a new placement is in use");
-                if !document.names(&self.group) {
-                    tracing::warn!(
-                        group = %self.group,
-                        "placement number {} does not name this group: it serves nothing until one does",
-                        document.number()
-                    );
-                }
             }
             let file = self.file.lock().clone();
             let Some(file) = file.filter(|file| compared.as_ref() != Some(&file.text)) else { continue };
@@ -152,14 +146,18 @@ impl Cluster {
         if is_passed_on {
             return Err(metadata::not_master(&[]));
         }
-        let home = self.home();
-        let (name, urls) = home.ok_or_else(|| {
-            Status::unavailable(
-                "kubebrain: this brain has not heard of a placement yet, and knows no brain of the home group: name some by \
-                 --join",
-            )
-        })?;
+        let home = match self.home() {
+            Some(home) => Ok(home),
+            None => self.home_by_contacts().await,
+        };
+        let (name, urls) = home.map_err(|why| Status::unavailable(format!("kubebrain: {why}")))?;
         let urls: Vec<_> = urls.into_iter().filter(|url| !self.peer_urls.contains(url)).collect();
+        if name == self.group && urls.is_empty() {
+            let opens = "it is this brain, which has not begun to decide yet";
+            return Err(Status::unavailable(format!(
+                "kubebrain: no master of the home group {name} answers: {opens}"
+            )));
+        }
         self.network.pass_on(urls, asked).await.map_err(|status| match status.code() {
             tonic::Code::Unavailable => Status::unavailable(format!(
                 "kubebrain: no master of the home group {name} answers: {}",
@@ -170,7 +168,7 @@ impl Cluster {
     }
 
     /// The home group and where its brains are, as far as this brain knows.
-    fn home(&self) -> Option<(GroupName, Vec<String>)> {
+    pub(super) fn home(&self) -> Option<(GroupName, Vec<String>)> {
         let named = |table: &Placement| {
             let home = table.home();
             let urls = table.groups().find(|(group, _)| *group == home).map(|(_, urls)| urls.to_vec());

@@ -83,7 +83,7 @@ impl Brain<'_> {
     }
 
     pub(super) async fn follow_until_elected(&mut self, store: &Store, slave: &mut Slave) -> Result<(), End> {
-        let mut following = slave.state();
+        let (mut following, mut placed) = (slave.state(), store.state().placed());
         let mut master: Option<MasterRecord> = None;
         let (mut before, mut told, mut waited) = (following.borrow().clone(), None, None);
         loop {
@@ -133,12 +133,10 @@ impl Brain<'_> {
             }
             if let (true, Some(master)) = (state.level, &master) {
                 let what = format!("slave of group {}, its master is {}", self.flags.group, master.name);
-                match self.starting.take() {
-                    Some(starting) => self.process.ready(starting, &what),
-                    None => self.process.systemd.status(&what),
-                }
+                self.serves(store, &what);
             }
             before = state;
+            let Some(election) = &mut self.election else { return Ok(()) };
             tokio::select! { biased;
                 heard = self.signals.next() => match heard {
                     Heard::Stop => return Err(End::Stop),
@@ -148,6 +146,7 @@ impl Brain<'_> {
                 ended = store.ended() => return Err(End::Failed(anyhow!("{ended}"))),
                 _changed = election.candidacy.changed() => {}
                 _changed = following.changed() => {}
+                Ok(()) = placed.changed(), if self.starting.is_some() => {}
                 () = tokio::time::sleep(Duration::from_secs(1)), if master.is_none() => {
                     if let Some(error) = candidate::beyond_help(&*self.storage.engine).await {
                         return Err(End::Failed(error));

@@ -8,7 +8,7 @@ use kubebrain_brain::compaction::Alone;
 use kubebrain_brain::election::Mastership;
 use kubebrain_brain::store::Ended;
 use kubebrain_brain::store::OpenError;
-use kubebrain_brain::store::Slave;
+use kubebrain_brain::store::{Slave, Store};
 use kubebrain_shared::stop::Stopper;
 use tokio::time::timeout;
 
@@ -76,19 +76,23 @@ impl Brain<'_> {
         let at = term.store.state().committed();
         let epoch = term.store.state().identity().epoch;
         tracing::info!(group = %self.flags.group, epoch, "master at {at}: this brain orders the group's writes");
-        self.serves(&format!("master of group {} at {at}", self.flags.group));
+        self.serves(&term.store, &format!("master of group {} at {at}", self.flags.group));
     }
 
-    /// Clients are served, as what it is now.
-    pub(super) fn serves(&mut self, what: &str) {
-        match self.starting.take() {
-            Some(starting) => self.process.ready(starting, what),
-            None => self.process.systemd.status(what),
+    /// Clients are served, as what it is now; or they will be, once a placement names the group.
+    pub(super) fn serves(&mut self, store: &Store, what: &str) {
+        match (store.state().unplaced(), self.starting.is_some()) {
+            (Some(why), true) => self.process.systemd.status(&why),
+            (_, true) => {
+                self.starting.take().into_iter().for_each(|starting| self.process.ready(starting, what))
+            }
+            (_, false) => self.process.systemd.status(what),
         }
     }
 
     /// Until the term ends.
     pub(super) async fn master(&mut self, term: &Term) -> End {
+        let mut placed = term.store.state().placed();
         loop {
             let reload = tokio::select! { biased; // the engine's reason is the cause of its groups'
                 heard = self.signals.next() => match heard {
@@ -96,6 +100,11 @@ impl Brain<'_> {
                     Heard::Reload => true,
                 },
                 () = self.watched.changed() => true,
+                Ok(()) = placed.changed(), if self.starting.is_some() => {
+                    let at = term.store.state().committed();
+                    self.serves(&term.store, &format!("master of group {} at {at}", self.flags.group));
+                    false
+                }
                 error = shutdown::poisoned(self.storage.embedded.as_deref()) => return End::Failed(error),
                 error = shutdown::broken(vec![term.streams.broken().boxed()]) => return End::Failed(error),
                 ended = term.store.ended() => return match ended {

@@ -161,6 +161,23 @@ impl Network {
         found.map(|(_, held)| held).map_err(|status| unreached(group, &status))
     }
 
+    /// What the first of these brains goes by that goes by something; or what one of them says that goes by nothing.
+    pub(super) async fn held_by_any(&self, urls: Vec<String>) -> Result<PlacementResponse, Status> {
+        let (mut unplaced, mut failed) = (None, Vec::new());
+        for url in urls {
+            let ask = |channel: Channel| {
+                let mut client = client(channel);
+                async move { Ok(client.placement(PlacementRequest {}).await?.into_inner()) }.boxed()
+            };
+            match self.find(vec![url], CALL_WITHIN, ask).await {
+                Ok((_, held)) if held.current.is_some() => return Ok(held),
+                Ok((_, held)) => unplaced = Some(held),
+                Err(status) => failed.push(status.message().to_owned()),
+            }
+        }
+        unplaced.ok_or_else(|| Status::unavailable(failed.join("; ")))
+    }
+
     /// What is asked of the placement, at home's master.
     pub(super) async fn pass_on(&self, urls: Vec<String>, asked: Asked) -> Decided {
         let within = match &asked {

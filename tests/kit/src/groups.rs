@@ -10,6 +10,7 @@ use kubebrain_proto::admin::placement_command::Verb;
 use kubebrain_proto::admin::{PlacementApply, PlacementCommand, PlacementQuery, PlacementReport};
 use kubebrain_proto::peer::peer_client::PeerClient;
 use kubebrain_proto::peer::{PlacementRequest, PlacementResponse};
+use kubebrain_shared::placement::Placement;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::Status;
 
@@ -29,27 +30,38 @@ pub struct Groups {
 pub type Text<'a> = &'a dyn Fn(&dyn Fn(&str) -> String) -> String;
 
 impl Groups {
-    /// Brains of these groups; the file is `placement.yaml` of the place. Returns when all serve.
+    /// Brains of these groups; the file is `placement.yaml` of the place. Returns when all serve that it names.
     pub async fn start(
         place: &Place,
         names: &[&str],
         text: Text<'_>,
         adjust: impl Fn(Start) -> Start,
     ) -> Self {
-        let ports: BTreeMap<String, u16> =
-            names.iter().map(|name| ((*name).to_owned(), free_port())).collect();
-        let groups = Self { brains: BTreeMap::new(), file: place.join("placement.yaml"), ports };
-        let file = place.file("placement.yaml", &text(&|name| groups.at(name)));
+        let mut groups = Self::absent(place, names, text);
+        let file = groups.file.clone();
         let begun: Vec<(String, Beginning)> = names
             .iter()
             .map(|name| ((*name).to_owned(), adjust(groups.brain(place, name).placement(&file)).begins()))
             .collect();
-        let mut groups = Self { file, ..groups };
+        let table = std::fs::read_to_string(&file).expect("a file");
+        let table = Placement::parse(&table).expect("a placement");
         for (name, brain) in begun {
-            let served = brain.serves().await;
+            let served = match table.groups().any(|(group, _)| group.as_str() == name) {
+                true => brain.serves().await,
+                false => brain.listens().await,
+            };
             let brain = served.unwrap_or_else(|failure| panic!("{name} has ended: {}", failure.message));
             groups.brains.insert(name, brain);
         }
+        groups
+    }
+
+    /// Nothing runs yet; the file is there.
+    pub fn absent(place: &Place, names: &[&str], text: Text<'_>) -> Self {
+        let ports: BTreeMap<String, u16> =
+            names.iter().map(|name| ((*name).to_owned(), free_port())).collect();
+        let groups = Self { brains: BTreeMap::new(), file: place.join("placement.yaml"), ports };
+        place.file("placement.yaml", &text(&|name| groups.at(name)));
         groups
     }
 

@@ -9,6 +9,7 @@
 //! groups                brains of a cluster that find each other by one file, and what is asked of its placement
 //! cluster apiserver     PD and a store; a kube-apiserver: of one test, in a directory and on ports of its own
 //! relay                 stands between two processes and cuts, delays, loses
+//! changes newcomer      the placement changed by chance under traffic; and as one would who trusts a file
 //! judge                 what clients were told, held against a model
 //! ```
 //!
@@ -29,6 +30,8 @@ pub mod groups;
 pub mod apiserver;
 pub mod relay;
 pub mod judge;
+pub mod changes;
+pub mod newcomer;
 
 use std::time::Duration;
 

@@ -292,6 +292,15 @@ impl Start {
         }
     }
 
+    /// Starts it and waits until it listens: it may serve nothing yet.
+    pub async fn listening(self) -> Process {
+        let program = self.program;
+        match self.begins().listens().await {
+            Ok(process) => process,
+            Err(failure) => panic!("{program} has ended, {:?}:\n{}", failure.code, failure.message),
+        }
+    }
+
     /// Starts it and waits until it serves, or has failed.
     pub async fn starts(self) -> Result<Process, Failure> {
         self.begins().serves().await
@@ -380,16 +389,21 @@ impl Beginning {
         self.process.start()
     }
 
-    /// Waits until it serves, or has failed.
-    pub async fn serves(self) -> Result<Process, Failure> {
+    /// Waits until it listens, or has failed: it may serve nothing yet.
+    pub async fn listens(self) -> Result<Process, Failure> {
+        Ok(self.says(" starts ").await?.process)
+    }
+
+    /// Waits until its log has this, or it has failed. From then on its ports are known.
+    async fn says(self, words: &str) -> Result<Self, Failure> {
         let Self { mut process, before } = self;
         let mut start = process.start();
-        let log = until("it is ready", async || {
+        let log = until(&format!("{words:?} in its log"), async || {
             if let Some(failure) = process.failed(before) {
                 return Some(Err(failure));
             }
             let log = read(&start.log("err")).split_off(before);
-            log.contains(" ready: ").then_some(Ok(log))
+            log.contains(words).then_some(Ok(log))
         })
         .await?;
         let began = log.lines().find(|line| line.contains(&format!("kubebrain {} starts", start.program)));
@@ -401,6 +415,12 @@ impl Beginning {
             start.peers = url(began, "peers");
         }
         process.start = start;
+        Ok(Self { process, before })
+    }
+
+    /// Waits until it serves, or has failed.
+    pub async fn serves(self) -> Result<Process, Failure> {
+        let Self { mut process, before } = self.says("INFO ready: ").await?;
         if process.start.scheme != "http" || process.start.exact {
             return Ok(process);
         }

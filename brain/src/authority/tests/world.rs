@@ -215,6 +215,16 @@ impl World {
         self.open(name, &Placement::single(group("core")), true).await;
     }
 
+    /// The group's store has these keys and no placement, as one that was restored.
+    pub(super) async fn restored(&self, name: &str, keys: &[&'static str]) {
+        self.engines.lock().insert(group(name), Arc::new(Memory::new()));
+        self.open(name, &Placement::single(group(name)), false).await;
+        for key in keys {
+            self.put(name, key).await;
+        }
+        self.reopens(name).await;
+    }
+
     /// A new master of the group, over the same store.
     pub(super) async fn reopens(&self, name: &str) {
         self.open(name, &Placement::single(group("core")), true).await;

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
-use kit::client::Client;
-use kit::until;
+use crate::client::Client;
+use crate::until;
 use kubebrain_proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use kubebrain_proto::etcdserverpb::request_op::Request;
 use kubebrain_proto::etcdserverpb::{Compare, DeleteRangeRequest, PutRequest, RequestOp, TxnRequest};
@@ -45,7 +45,9 @@ pub(super) struct Kind {
     pub(super) tried: Mutex<BTreeMap<(String, String), Told>>,
     /// Of each key the revision of the last write that was acknowledged.
     pub(super) acknowledged: Mutex<BTreeMap<String, i64>>,
-    /// When reads that succeeded while nobody wrote began, and how long they took.
+    /// The highest revision that an answer about the kind has shown, whichever proxy gave it.
+    shown: AtomicI64,
+    /// When reads began while nobody wrote, and how long it took until one succeeded.
     calls: Mutex<Vec<(Instant, Duration)>>,
 }
 
@@ -59,6 +61,7 @@ impl Kind {
             numbers: AtomicU64::new(0),
             tried: Mutex::default(),
             acknowledged: Mutex::default(),
+            shown: AtomicI64::new(0),
             calls: Mutex::default(),
         })
     }
@@ -77,7 +80,7 @@ impl Kind {
         self.rests.store(false, Ordering::SeqCst);
     }
 
-    /// The longest of the reads that succeeded and were under way at or after `began`.
+    /// The longest time until a read succeeded, of those that were under way at or after `began`.
     pub(super) fn longest_since(&self, began: Instant) -> Option<Duration> {
         let calls = std::mem::take(&mut *self.calls.lock());
         calls.into_iter().filter(|(at, took)| *at + *took >= began).map(|(_, took)| took).max()
@@ -90,6 +93,7 @@ impl Kind {
         let at = (key.to_owned(), value.clone());
         // A deletion may be tried twice at one revision; what is known stays known.
         self.tried.lock().entry(at.clone()).or_insert(Told::Unknown);
+        let shown = self.shown.load(Ordering::SeqCst);
         let answer = match timeout(GIVEN_UP, client.txn(swap(key, seen, (!delete).then_some(&value)))).await {
             Ok(answer) => answer,
             Err(_) => Err(Status::deadline_exceeded("given up")),
@@ -97,6 +101,8 @@ impl Kind {
         let told = match answer {
             Ok(answer) if answer.succeeded => {
                 let revision = answer.header.expect("every answer has a header").revision;
+                self.shown.fetch_max(revision, Ordering::SeqCst);
+                assert!(revision > shown, "{key}: a write at {revision} after {shown} was shown");
                 self.acknowledged.lock().insert(key.to_owned(), revision);
                 Told::Done(revision)
             }
@@ -110,36 +116,44 @@ impl Kind {
     /// What a fresh read shows, which is not older than what was acknowledged before.
     async fn look(&self, client: &Client, key: &str) -> Option<i64> {
         let known = self.acknowledged.lock().get(key).copied().unwrap_or(0);
+        let shown = self.shown.load(Ordering::SeqCst);
         let read = timeout(GIVEN_UP, client.get(key)).await.ok()?.ok()?;
         let header = read.header.as_ref().expect("every answer has a header").revision;
-        assert!(header >= known, "{key}: a fresh read at {header} after {known} was acknowledged");
+        self.shown.fetch_max(header, Ordering::SeqCst);
+        assert!(header >= shown, "{key}: a fresh read at {header} after {shown} was shown");
         let seen = read.kvs.first().map_or(0, |kv| kv.mod_revision);
-        // Unless a deletion was tried since, of which nobody knows what came.
-        let last_was_put =
-            self.tried.lock().iter().any(|((of, value), told)| {
-                of == key && *told == Told::Done(known) && !value.starts_with('-')
-            }) && !self.tried.lock().contains_key(&(key.to_owned(), format!("-{known}")));
         assert!(
-            seen >= known || !last_was_put,
+            seen >= known || (seen == 0 && self.may_be_gone(key, known)),
             "{key}: a fresh read shows {seen} after {known} was acknowledged"
         );
         Some(seen)
     }
 
+    /// True if what was acknowledged at `known` was a deletion, or one was tried since, of this or of what came after it.
+    fn may_be_gone(&self, key: &str, known: i64) -> bool {
+        self.tried.lock().iter().filter(|((of, _), _)| of == key).any(|((_, value), told)| {
+            let deleted = value.strip_prefix('-').and_then(|seen| seen.parse::<i64>().ok());
+            deleted.is_some_and(|seen| seen >= known || *told == Told::Done(known))
+        })
+    }
+
     async fn write(self: Arc<Self>, clients: Vec<Client>, mut random: SmallRng) {
+        let mut unserved = None;
         while !self.over.load(Ordering::SeqCst) {
             let client = &clients[random.random_range(0..clients.len())];
             let key = self.key(random.random_range(0..KEYS));
             if self.rests.load(Ordering::SeqCst) {
                 // It reads on: a kind that moves is served by nobody for a moment.
                 self.stands.store(true, Ordering::SeqCst);
-                let began = Instant::now();
+                let began = *unserved.get_or_insert_with(Instant::now);
                 if self.look(client, &key).await.is_some() {
                     self.calls.lock().push((began, began.elapsed()));
+                    unserved = None;
                 }
                 sleep(Duration::from_millis(random.random_range(1..4))).await;
                 continue;
             }
+            unserved = None;
             if let Some(seen) = self.look(client, &key).await {
                 let delete = seen > 0 && random.random_bool(0.2);
                 self.attempt(client, &key, seen, delete).await;

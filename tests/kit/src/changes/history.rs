@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use kit::client::{Client, end_of, keys};
-use kit::until;
+use crate::client::{Client, end_of, keys};
+use crate::until;
 use kubebrain_proto::etcdserverpb::watch_client::WatchClient;
 use kubebrain_proto::etcdserverpb::watch_request::RequestUnion;
 use kubebrain_proto::etcdserverpb::{WatchCreateRequest, WatchRequest};
