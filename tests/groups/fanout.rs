@@ -31,9 +31,9 @@ async fn fill(client: &Client) {
     let writes = stream::iter(0..KEYS).map(|number| {
         let mut value = number.to_string().into_bytes();
         value.resize(VALUE_BYTES, b'v');
-        client.put(&format!("{PREFIX}{number:06}"), value)
+        async move { client.put(&format!("{PREFIX}{number:06}"), value).await }
     });
-    writes.buffer_unordered(64).for_each(async |written| drop(written.expect("a write"))).await;
+    writes.buffer_unordered(64).for_each(async |written| assert!(written.is_ok(), "{written:?}")).await;
 }
 
 fn all() -> RangeRequest {
@@ -41,7 +41,11 @@ fn all() -> RangeRequest {
 }
 
 async fn unary(client: &Client, request: RangeRequest) -> Result<RangeResponse, Status> {
-    Ok(KvClient::new(client.channel()).max_decoding_message_size(usize::MAX).range(request).await?.into_inner())
+    Ok(KvClient::new(client.channel())
+        .max_decoding_message_size(usize::MAX)
+        .range(request)
+        .await?
+        .into_inner())
 }
 
 async fn streamed(client: &Client, request: RangeRequest) -> Result<RangeResponse, Status> {
@@ -97,7 +101,8 @@ async fn a_large_list_is_of_all_brains_and_the_one_that_a_brain_gives() {
     let expected = Arc::new(content(unary(&client, all()).await.expect("a list")));
     let (lists, rounds) = (Arc::new(AtomicUsize::new(0)), if full_tier() { 50 } else { 4 });
     let reading = tokio::spawn({
-        let (client, expected, lists) = (Client::new(group.proxy.address()), Arc::clone(&expected), Arc::clone(&lists));
+        let (client, expected, lists) =
+            (Client::new(group.proxy.address()), Arc::clone(&expected), Arc::clone(&lists));
         async move {
             loop {
                 let number = lists.load(Ordering::Relaxed);
@@ -106,9 +111,13 @@ async fn a_large_list_is_of_all_brains_and_the_one_that_a_brain_gives() {
                     _ => in_time("a list", streamed(&client, all())).await,
                 };
                 let list = list.unwrap_or_else(|status| panic!("list {number}: {status}"));
-                let revision = |list: &RangeResponse| list.header.as_ref().map_or(0, |header| header.revision);
+                let revision =
+                    |list: &RangeResponse| list.header.as_ref().map_or(0, |header| header.revision);
                 assert!(revision(&list) >= revision(&expected), "list {number} goes back");
-                assert!(list.kvs == expected.kvs && list.count == expected.count && !list.more, "list {number} is another");
+                assert!(
+                    list.kvs == expected.kvs && list.count == expected.count && !list.more,
+                    "list {number} is another"
+                );
                 lists.fetch_add(1, Ordering::Relaxed);
             }
         }
@@ -131,11 +140,17 @@ async fn a_large_list_is_of_all_brains_and_the_one_that_a_brain_gives() {
             group.brains.insert(at, start.run().await);
         }
         ready(group.brains[at].address()).await;
-        kit::until("a list more", async || (lists.load(Ordering::Relaxed) > before + 1 || reading.is_finished()).then_some(())).await;
+        kit::until("a list more", async || {
+            (lists.load(Ordering::Relaxed) > before + 1 || reading.is_finished()).then_some(())
+        })
+        .await;
         assert!(!reading.is_finished(), "the reader has ended in round {round}");
     }
     reading.abort();
     assert!(reading.await.is_err_and(|ended| ended.is_cancelled()), "every list was whole");
     let tries = counted(&group, "kubebrain_proxy_fanout_second_tries_total").await;
-    println!("{} lists over {rounds} kills and stops, {tries} parts asked for twice", lists.load(Ordering::Relaxed));
+    println!(
+        "{} lists over {rounds} kills and stops, {tries} parts asked for twice",
+        lists.load(Ordering::Relaxed)
+    );
 }
