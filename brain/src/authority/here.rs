@@ -56,6 +56,5 @@ fn placed_to_wire(placed: Placed) -> wire::PlaceResponse {
         adopted: placed.adopted,
         revision: placed.revision.to_wire(),
         compacted: placed.compacted,
-        holds_keys: placed.holds_keys,
     }
 }

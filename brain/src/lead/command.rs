@@ -76,8 +76,6 @@ pub struct Placed {
     pub revision: Revision,
     /// Its compacted revision then; -1 where nothing was compacted.
     pub compacted: i64,
-    /// Keys are, or were, recorded as its own.
-    pub holds_keys: bool,
 }
 
 /// What the home group has decided, to be written down at once.

@@ -86,9 +86,6 @@ pub struct PlaceResponse {
     pub revision: i64,
     #[prost(sint64, tag = "6")]
     pub compacted: i64,
-    /// It has keys, or records of whose they are.
-    #[prost(bool, tag = "7")]
-    pub holds_keys: bool,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PlacementRequest {}

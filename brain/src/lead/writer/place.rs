@@ -56,15 +56,7 @@ impl Writer {
             Some(adopted) => (adopted.revision, adopted.compacted),
             None => (Revision::new(self.counter), self.compacted),
         };
-        let holds_keys = !self.owners.values().all(|owner| *owner != self.state.group);
-        Ok(Placed {
-            refusal,
-            id: held.document().id(),
-            adopted: held.pair().adopted,
-            revision,
-            compacted,
-            holds_keys,
-        })
+        Ok(Placed { refusal, id: held.document().id(), adopted: held.pair().adopted, revision, compacted })
     }
 
     fn would_adopt(&self, next: &Document) -> Result<(), No> {
