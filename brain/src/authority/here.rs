@@ -1,10 +1,13 @@
 //! What comes over the wire, at a store of this process.
 
+mod repair;
+
 use kubebrain_proto::peer as wire;
 use kubebrain_shared::placement::Document;
 use kubebrain_shared::range::KeyRange;
 use tonic::Status;
 
+pub use self::repair::repair;
 use crate::lead::command::{PlaceStep, Placed};
 use crate::store::Store;
 

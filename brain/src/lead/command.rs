@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 
 use crate::decide::answer::Answer;
 use crate::decide::held::Unserved;
+use crate::decide::repair::By;
 use crate::request::Op;
 use crate::rows::codec::{DecidedRow, HistoryRow};
 use crate::state::alarm::Alarm;
@@ -130,7 +131,7 @@ pub(crate) enum Command {
     Write {
         op: Op,
         floor: Revision,
-        part: Option<DocumentId>,
+        by: By,
         reply: Reply<Written, WriteError>,
     },
     Advance {

@@ -13,6 +13,7 @@ mod leasing;
 mod open;
 mod placing;
 mod ranges;
+mod repairing;
 #[cfg(test)]
 mod tests;
 mod whole;
@@ -43,6 +44,7 @@ pub use crate::state::ended::Ended;
 pub use crate::state::group::GroupState;
 pub use crate::state::lease::Leases;
 pub use crate::state::upstream::{Fenced, Following, Upstream, UpstreamError};
+pub use crate::store::repairing::{Done, Found, Looked, Stray};
 
 /// The ids in every answer's header, and where a store keeps the one of its cluster.
 pub mod cluster {
