@@ -220,10 +220,10 @@ struct Repair {
     /// Which one stays of a key that its owner has with another value or another lease.
     #[arg(long, value_enum, value_name = "WHICH", requires = "move")]
     keep: Option<Keep>,
-    /// Say what would become of each key, and change nothing.
+    /// Say what would be done, and change nothing.
     #[arg(long, requires = "action")]
     dry_run: bool,
-    /// Name each key, not only how many.
+    /// Name each key, and not only those that are left.
     #[arg(long)]
     keys: bool,
     #[command(flatten)]

@@ -137,9 +137,10 @@ async fn keys_of_another_time_are_found_moved_and_dropped_and_then_the_placement
     assert_eq!(json["keys"].as_array().expect("keys").len(), 4, "{json:#}");
     told(&with(&["repair", "--kind=pods", "--move"], &asked_of_clients), "").ends(1, "--placement-admin");
 
-    told(&with(&["repair", "--kind=pods", "--move", "--dry-run"], &home), "").ends(1, "would be moved");
+    told(&with(&["repair", "--kind=pods", "--move", "--dry-run", "--keys"], &home), "")
+        .ends(1, "would be moved");
     let moved = told(&with(&["repair", "--kind=pods", "--move"], &home), "");
-    let said = moved.ends(1, "1 key left where they stand");
+    let said = moved.ends(1, "1 key left, and named with the reason");
     assert!(said.contains("/registry/pods/ns/both  left: group pods has it with another value"), "{said}");
     told(&with(&["repair", "--stored-key=/registry/pods/ns/both", "--move", "--keep=owner"], &home), "")
         .ends(0, "");

@@ -80,7 +80,7 @@ fn asked(flags: &Repair) -> PlacementRepair {
         key: bytes(&flags.key),
         from: flags.from.clone().unwrap_or_default(),
         dry_run: flags.dry_run,
-        keys: flags.keys || flags.dry_run,
+        keys: flags.keys,
         ..PlacementRepair::default()
     };
     asked.set_action(match (flags.moves, flags.drop) {
