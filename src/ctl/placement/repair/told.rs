@@ -146,7 +146,7 @@ impl Told {
             let keys = if left == 1 { "1 key".to_owned() } else { format!("{left} keys") };
             let verb = if self.dry_run { "would be left" } else { "left" };
             what.push(format!(
-                "{keys} {verb} where they stand: of two different ones --keep says which one stays"
+                "{keys} {verb}, and named with the reason; of two that differ --keep says which one stays"
             ));
         }
         what.extend(self.troubles.iter().cloned());
@@ -310,7 +310,7 @@ mod tests {
         assert!(text.contains("core   kind pods  pods   4      0        1\n"), "{text}");
         assert!(text.contains("/registry/pods/a\\n  left: group pods has it"), "{text}");
         let error = moved.verdict().expect_err("a key was left").to_string();
-        assert!(error.starts_with("1 key left where they stand"), "{error}");
+        assert!(error.starts_with("1 key left, and named with the reason"), "{error}");
         let yaml = moved.yaml();
         let lines = "keys:\n  - group: \"core\"\n    key: \"/registry/pods/a\\\\n\"\n    lease: \"0\"\n";
         assert!(yaml.contains(lines), "{yaml}");
