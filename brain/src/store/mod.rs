@@ -29,6 +29,7 @@ use kubebrain_shared::stop::Stopper;
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
+pub use self::repairing::{Done, Found, Looked, Stray};
 pub use crate::copy::export::{Export, ExportPart};
 pub use crate::copy::kept::ContentAt;
 pub use crate::copy::restore;
@@ -44,7 +45,6 @@ pub use crate::state::ended::Ended;
 pub use crate::state::group::GroupState;
 pub use crate::state::lease::Leases;
 pub use crate::state::upstream::{Fenced, Following, Upstream, UpstreamError};
-pub use crate::store::repairing::{Done, Found, Looked, Stray};
 
 /// The ids in every answer's header, and where a store keeps the one of its cluster.
 pub mod cluster {
