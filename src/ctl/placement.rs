@@ -218,7 +218,7 @@ struct Repair {
     #[arg(long)]
     drop: bool,
     /// Which one stays of a key that its owner has with another value or another lease.
-    #[arg(long, value_enum, value_name = "WHICH", requires = "move")]
+    #[arg(long, value_enum, value_name = "WHICH", requires = "move", conflicts_with = "drop")]
     keep: Option<Keep>,
     /// Say what would be done, and change nothing.
     #[arg(long, requires = "action")]

@@ -344,6 +344,9 @@ fn command_lines_are_read() {
         &["where", "k", "--file", "f", "-o", "json"],
         &["rollback", "3", "--wait"],
         &["recover"],
+        &["repair", "--keys", "--from=a", "-o", "yaml"],
+        &["repair", "--kind=pods", "--move", "--keep=stray", "--dry-run"],
+        &["repair", "--stored-key=/a", "--drop"],
     ] {
         let line = ["placement"].iter().chain(good);
         assert!(Line::try_parse_from(line).is_ok(), "{good:?}");
