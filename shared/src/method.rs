@@ -151,6 +151,7 @@ methods! {
         FOLLOW "Follow" ServerStream Master;
         ASK "Ask" BidiStream Master;
         PLACE "Place" Unary Master;
+        REPAIR "Repair" Unary Master;
         PLACEMENT "Placement" Unary Itself;
     }
 

@@ -5,6 +5,7 @@ mod ask;
 mod file;
 mod history;
 mod outcome;
+mod repair;
 mod review;
 mod settle;
 mod show;
@@ -27,6 +28,8 @@ Examples:
   kubebrain ctl placement apply placement.yaml --dry-run
   kubebrain ctl placement apply placement.yaml --wait
   kubebrain ctl placement rollback 16 --wait
+  kubebrain ctl placement repair                             # which keys stand in a group that does not own them
+  kubebrain ctl placement repair --kind=pods --move --dry-run
 
 Whoever may look may not change: clients need a certificate that a server's --placement-admin names. At a brain's
 --listen-peer-urls everybody may who is let in.
@@ -65,6 +68,8 @@ enum Command {
     Rollback(Rollback),
     /// For a group that never comes back, for one that has lost its data, and for a home that was restored.
     Recover(Recover),
+    /// Keys that stand in a group that does not own them: says which, and moves or drops them when told to.
+    Repair(Repair),
 }
 
 #[derive(Debug, Args)]
@@ -176,6 +181,66 @@ struct Recover {
     servers: Servers,
 }
 
+/// What `repair --help` says after the flags.
+const REPAIRS: &str = "\
+Without --move and --drop it changes nothing, and whoever may look may ask it. A move writes each key in the group that owns
+it, at a new revision and with its lease, and then deletes it where it stood; if it is interrupted, run it again. A key that
+its owner has with another value is named and left, unless --keep says which of the two stays.
+
+Examples:
+  kubebrain ctl placement repair --keys
+  kubebrain ctl placement repair --kind=pods --move --dry-run
+  kubebrain ctl placement repair --kind=pods --move --keep=owner
+  kubebrain ctl placement repair --prefix=/registry/events/ --from=core --drop
+  kubebrain ctl placement repair --stored-key=/registry/pods/default/a --drop";
+
+#[derive(Debug, Args)]
+#[command(after_help = REPAIRS)]
+#[command(group = clap::ArgGroup::new("which").args(["kind", "prefix", "stored-key"]))]
+#[command(group = clap::ArgGroup::new("action").args(["move", "drop"]).requires("which"))]
+struct Repair {
+    /// Of this kind, as a placement names it: pods, or example.com/widgets.
+    #[arg(long, value_name = "KIND")]
+    kind: Option<String>,
+    /// Of the keys that begin so.
+    #[arg(long, value_name = "PREFIX")]
+    prefix: Option<String>,
+    /// Of this key alone, as it is stored.
+    #[arg(id = "stored-key", long, value_name = "KEY")] // --key is a file of a certificate
+    key: Option<String>,
+    /// Of what stands in this group.
+    #[arg(long, value_name = "GROUP")]
+    from: Option<String>,
+    /// Write them in the group that owns them, and then delete them where they stand.
+    #[arg(id = "move", long)]
+    moves: bool,
+    /// Delete them where they stand, whether their owner has them or not.
+    #[arg(long)]
+    drop: bool,
+    /// Which one stays of a key that its owner has with another value or another lease.
+    #[arg(long, value_enum, value_name = "WHICH", requires = "move", conflicts_with = "drop")]
+    keep: Option<Keep>,
+    /// Say what would be done, and change nothing.
+    #[arg(long, requires = "action")]
+    dry_run: bool,
+    /// Name each key, and not only those that are left.
+    #[arg(long)]
+    keys: bool,
+    #[command(flatten)]
+    reach: Reach,
+    /// For people or for machines.
+    #[arg(short, long, value_enum, default_value_t = Form::Table)]
+    output: Form,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Keep {
+    /// What the owner has; the other one is deleted.
+    Owner,
+    /// What stands in the wrong group; it takes the place of the owner's.
+    Stray,
+}
+
 pub(super) async fn run(placement: Placement) -> Result<()> {
     match placement.command {
         Command::Show(flags) => show::run(flags).await,
@@ -187,6 +252,7 @@ pub(super) async fn run(placement: Placement) -> Result<()> {
         Command::History(servers) => history::run(servers).await,
         Command::Rollback(flags) => apply::rollback(flags).await,
         Command::Recover(flags) => apply::recover(flags).await,
+        Command::Repair(flags) => repair::run(flags).await,
     }
 }
 

@@ -8,7 +8,7 @@ pub(super) fn print(head: &[&str], rows: &[Vec<String>]) -> anyhow::Result<()> {
     crate::print::print(&render(head, rows))
 }
 
-fn render(head: &[&str], rows: &[Vec<String>]) -> String {
+pub(super) fn render(head: &[&str], rows: &[Vec<String>]) -> String {
     let mut widths: Vec<usize> = head.iter().map(|name| name.chars().count()).collect();
     for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {

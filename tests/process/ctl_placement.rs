@@ -19,15 +19,15 @@ const ONE: &str = "home: core\ndefault: core\ngroups: { core: {}, pods: {} }\n";
 
 /// What a command ends with: exit code, standard output, standard error.
 #[derive(Debug)]
-struct Told {
-    code: Option<i32>,
-    said: String,
-    errors: String,
+pub(crate) struct Told {
+    pub(crate) code: Option<i32>,
+    pub(crate) said: String,
+    pub(crate) errors: String,
 }
 
 impl Told {
     #[track_caller]
-    fn ends(self, code: i32, words: &str) -> String {
+    pub(crate) fn ends(self, code: i32, words: &str) -> String {
         assert_eq!(self.code, Some(code), "{self:?}");
         assert!(self.said.contains(words) || self.errors.contains(words), "{words:?} is not in {self:?}");
         self.said
@@ -35,7 +35,7 @@ impl Told {
 }
 
 /// `kubebrain ctl placement`, with something on its standard input.
-fn told(arguments: &[&str], input: &str) -> Told {
+pub(crate) fn told(arguments: &[&str], input: &str) -> Told {
     let mut command = Command::new(BINARY.path());
     command.args(["ctl", "placement"]).args(arguments).env_remove("ETCDCTL_ENDPOINTS");
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -47,7 +47,7 @@ fn told(arguments: &[&str], input: &str) -> Told {
     Told { code: output.status.code(), said: text(output.stdout), errors: text(output.stderr) }
 }
 
-fn text(path: &Path) -> &str {
+pub(crate) fn text(path: &Path) -> &str {
     path.to_str().expect("UTF-8")
 }
 
@@ -100,7 +100,7 @@ fn secured(url: &str, ca: &Path, pair: &Pair) -> Vec<String> {
     ]
 }
 
-fn with<'a>(arguments: &[&'a str], reach: &'a [String]) -> Vec<&'a str> {
+pub(crate) fn with<'a>(arguments: &[&'a str], reach: &'a [String]) -> Vec<&'a str> {
     arguments.iter().copied().chain(reach.iter().map(String::as_str)).collect()
 }
 

@@ -36,6 +36,7 @@ mod placement;
 mod private;
 mod proxies;
 mod reflection;
+mod repairs;
 mod sequence;
 mod shutdown;
 mod slow_watch;

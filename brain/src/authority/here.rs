@@ -1,10 +1,13 @@
 //! What comes over the wire, at a store of this process.
 
+mod repair;
+
 use kubebrain_proto::peer as wire;
 use kubebrain_shared::placement::Document;
 use kubebrain_shared::range::KeyRange;
 use tonic::Status;
 
+pub use self::repair::repair;
 use crate::lead::command::{PlaceStep, Placed};
 use crate::store::Store;
 
@@ -56,6 +59,5 @@ fn placed_to_wire(placed: Placed) -> wire::PlaceResponse {
         adopted: placed.adopted,
         revision: placed.revision.to_wire(),
         compacted: placed.compacted,
-        holds_keys: placed.holds_keys,
     }
 }

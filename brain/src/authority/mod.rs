@@ -22,6 +22,7 @@ mod file;
 mod groups;
 pub mod here;
 mod recover;
+mod repair;
 mod report;
 mod row;
 mod seed;
@@ -31,8 +32,9 @@ mod tests;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use kubebrain_proto::admin::placement_repair::Action;
 use kubebrain_proto::admin::{PlacementCommand, PlacementQuery, PlacementReport, placement_command::Verb};
-use kubebrain_proto::peer::{PlaceRequest, PlaceResponse, PlacementResponse};
+use kubebrain_proto::peer::{PlaceRequest, PlaceResponse, PlacementResponse, RepairRequest, RepairResponse};
 use kubebrain_shared::group::GroupName;
 use kubebrain_shared::stop::Stop;
 use parking_lot::Mutex;
@@ -63,6 +65,20 @@ pub trait Reach: Send + Sync + 'static {
         brains: &[String],
         request: PlaceRequest,
     ) -> Result<PlaceResponse, Unreached>;
+
+    /// One step of a repair, at the master of `group`.
+    ///
+    /// # Errors
+    /// [`Unreached`]: whether it was carried out is not known. Repeating it is harmless.
+    ///
+    /// # Cancel safety
+    /// A dropped call may have been carried out.
+    async fn repair(
+        &self,
+        group: &GroupName,
+        brains: &[String],
+        request: RepairRequest,
+    ) -> Result<RepairResponse, Unreached>;
 
     /// What the group goes by, as any of its brains has heard.
     ///
@@ -132,7 +148,13 @@ impl Authority {
     /// # Cancel safety
     /// Safe: a read.
     pub async fn report(&self, query: PlacementQuery) -> Result<PlacementReport, Status> {
-        self.report_of(&query).await
+        match query.repair {
+            None => self.report_of(&query).await,
+            Some(repair) if repair.action() == Action::List => self.repair(repair).await,
+            Some(_) => {
+                Err(Status::invalid_argument("kubebrain: a repair that changes something is a command"))
+            }
+        }
     }
 
     /// Begins a change, or ends one. The report tells what is decided at once; how it ends is asked for by [`Self::report`].
@@ -155,6 +177,7 @@ impl Authority {
                 self.recover(recover).await?;
                 self.report_of(&PlacementQuery::default()).await
             }
+            Some(Verb::Repair(repair)) => self.repair(repair).await,
         }
     }
 

@@ -25,6 +25,7 @@ impl Authority {
             outcome_number: decided.row.outcome_number,
             outcome_refused: decided.row.outcome_refused,
             history: Vec::new(),
+            repaired: None,
         };
         let is_current = decided.current.as_ref().is_some_and(|current| current.number() == query.number);
         let wants_another = query.number != 0 && !is_current;
@@ -76,6 +77,7 @@ impl Authority {
             outcome_number: next.number,
             outcome_refused: !refusals.is_empty(),
             history: Vec::new(),
+            repaired: None,
         })
     }
 

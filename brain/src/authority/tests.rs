@@ -1,5 +1,6 @@
 //! Home masters that die at any moment, groups that are away, and a network that loses, delays and repeats.
 
+mod repair;
 mod world;
 
 use std::time::Duration;
@@ -425,7 +426,7 @@ async fn a_hundred_documents_are_kept() {
     let history = world.history().await;
     let numbers: Vec<u64> = history.iter().map(|(number, _)| *number).collect();
     assert_eq!(numbers, (4..=103).collect::<Vec<_>>());
-    let of = |number| PlacementQuery { number, history: false };
+    let of = |number| PlacementQuery { number, ..PlacementQuery::default() };
     assert_eq!(
         world.now().report(of(50)).await.expect("kept").document.expect("one").text,
         format!("# 50\n{THREE}")

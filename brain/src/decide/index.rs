@@ -86,6 +86,13 @@ impl Index {
         Some(key.clone())
     }
 
+    /// The newest version of every key in `range`, a deletion too, in key order.
+    pub fn newest_in(&self, range: &KeyRange) -> impl Iterator<Item = (&Bytes, Version)> {
+        let within = bounds(range).map(|bounds| self.keys.range::<Bytes, _>(bounds));
+        let newest = |versions: &Vec<Packed>| versions.last().copied().map(Version::from);
+        within.into_iter().flatten().filter_map(move |(key, versions)| Some((key, newest(versions)?)))
+    }
+
     /// The newest version of every key, a deletion too.
     pub fn newest(&self) -> impl Iterator<Item = (&Bytes, Version)> {
         let newest = |versions: &Vec<Packed>| versions.last().copied().map(Version::from);

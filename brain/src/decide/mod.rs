@@ -6,3 +6,4 @@ pub(crate) mod index;
 pub(crate) mod pending;
 pub(crate) mod evaluate;
 pub(crate) mod held;
+pub(crate) mod repair;

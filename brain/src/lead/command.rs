@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 
 use crate::decide::answer::Answer;
 use crate::decide::held::Unserved;
+use crate::decide::repair::By;
 use crate::request::Op;
 use crate::rows::codec::{DecidedRow, HistoryRow};
 use crate::state::alarm::Alarm;
@@ -76,8 +77,6 @@ pub struct Placed {
     pub revision: Revision,
     /// Its compacted revision then; -1 where nothing was compacted.
     pub compacted: i64,
-    /// Keys are, or were, recorded as its own.
-    pub holds_keys: bool,
 }
 
 /// What the home group has decided, to be written down at once.
@@ -132,7 +131,7 @@ pub(crate) enum Command {
     Write {
         op: Op,
         floor: Revision,
-        part: Option<DocumentId>,
+        by: By,
         reply: Reply<Written, WriteError>,
     },
     Advance {

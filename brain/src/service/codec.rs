@@ -17,6 +17,9 @@ const OVERHEAD_BYTES: usize = 512 << 10;
 /// A step of a change of the placement carries two documents, whatever requests of clients may have.
 pub(super) const PLACE_BYTES_MAX: usize = 2 * TEXT_BYTES_MAX;
 
+/// A step of a repair carries a document, and keys: about a mebibyte of them, or one that is larger.
+pub(super) const REPAIR_BYTES_MAX: usize = TEXT_BYTES_MAX + (64 << 20);
+
 /// A server of one call, with etcd's bound on what it takes and none on what it sends.
 pub(super) fn server<C: Codec>(codec: C, limits: &Limits) -> Grpc<C> {
     let takes = limits.request_bytes_max + OVERHEAD_BYTES;

@@ -158,6 +158,11 @@ impl Endpoint {
                 let call = service_fn(move |request| peer::place(inner.clone(), request));
                 codec::server(TypedCodec::default(), &limits).unary(call, request).await
             }
+            method::REPAIR if peers => {
+                let limits = Limits { request_bytes_max: codec::REPAIR_BYTES_MAX, ..limits };
+                let call = service_fn(move |request| peer::repair(inner.clone(), request));
+                codec::server(TypedCodec::default(), &limits).unary(call, request).await
+            }
             method::PLACEMENT if peers => unary!(peer::placement),
             method::CONTENT if peers => unary!(snapshot::content),
             method::FOLLOW if peers => {

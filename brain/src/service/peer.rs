@@ -39,6 +39,14 @@ pub(super) async fn place(
     here::place(&inner.store, request.into_inner()).await.map(tonic::Response::new)
 }
 
+/// Keys that stand in this group and are another one's, or the other way round.
+pub(super) async fn repair(
+    inner: Arc<Inner>,
+    request: Request<wire::RepairRequest>,
+) -> Answered<wire::RepairResponse> {
+    here::repair(&inner.store, request.into_inner()).await.map(tonic::Response::new)
+}
+
 /// What this brain's group goes by, as far as this brain has heard.
 pub(super) async fn placement(
     inner: Arc<Inner>,

@@ -13,6 +13,7 @@ mod leasing;
 mod open;
 mod placing;
 mod ranges;
+mod repairing;
 #[cfg(test)]
 mod tests;
 mod whole;
@@ -28,6 +29,7 @@ use kubebrain_shared::stop::Stopper;
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
+pub use self::repairing::{Done, Found, Looked, Stray};
 pub use crate::copy::export::{Export, ExportPart};
 pub use crate::copy::kept::ContentAt;
 pub use crate::copy::restore;

@@ -6,6 +6,7 @@ use kubebrain_shared::revision::Revision;
 
 use super::{Reply, Store};
 use crate::decide::answer::{Entry, RangeAnswer};
+use crate::decide::repair::By;
 use crate::lead::command::{Command, WriteError};
 use crate::read::fault::read_fault;
 use crate::request::{Delete, Op, Put, Txn};
@@ -47,7 +48,7 @@ impl Store {
         }
         // What the answer shows was there at or after this revision: it is not swept before it is read.
         let _pin = self.state.pin();
-        let written = self.ask(|reply| Command::Write { op, floor, part, reply }).await?;
+        let written = self.ask(|reply| Command::Write { op, floor, by: By::Held(part), reply }).await?;
         let mut answer = written.answer;
         let (mut missing, mut bytes) = (Vec::new(), 0);
         answer.entries(&mut |entry| {

@@ -86,9 +86,176 @@ pub struct PlaceResponse {
     pub revision: i64,
     #[prost(sint64, tag = "6")]
     pub compacted: i64,
-    /// It has keys, or records of whose they are.
-    #[prost(bool, tag = "7")]
-    pub holds_keys: bool,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RepairRequest {
+    /// Who owns what. Number 0: the home group's file, while no placement holds.
+    #[prost(message, optional, tag = "1")]
+    pub document: ::core::option::Option<PlacementDocument>,
+    #[prost(oneof = "repair_request::Step", tags = "2, 3, 4, 5, 6")]
+    pub step: ::core::option::Option<repair_request::Step>,
+}
+/// Nested message and enum types in `RepairRequest`.
+pub mod repair_request {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Step {
+        #[prost(message, tag = "2")]
+        Find(super::RepairFind),
+        #[prost(message, tag = "3")]
+        Look(super::RepairLook),
+        #[prost(message, tag = "4")]
+        Lease(super::RepairLease),
+        #[prost(message, tag = "5")]
+        Take(super::RepairTake),
+        #[prost(message, tag = "6")]
+        Drop(super::RepairDrop),
+    }
+}
+/// The next keys that the group has and does not own, in their order. Deleted ones too, as long as history tells of them.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RepairFind {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub from: ::prost::bytes::Bytes,
+    /// Before this key; empty: to the end.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub end: ::prost::bytes::Bytes,
+    #[prost(uint32, tag = "3")]
+    pub keys_max: u32,
+    /// With their values.
+    #[prost(bool, tag = "4")]
+    pub values: bool,
+}
+/// At the owner: which of these keys it has, without their values, and how many keys of these units.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RepairLook {
+    #[prost(bytes = "bytes", repeated, tag = "1")]
+    pub keys: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
+    /// By what they begin with.
+    #[prost(bytes = "bytes", repeated, tag = "2")]
+    pub units: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
+}
+/// At the owner: it holds a lease of the home group from now on; see AdoptLeaseRequest.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RepairLease {
+    #[prost(message, optional, tag = "1")]
+    pub adopt: ::core::option::Option<AdoptLeaseRequest>,
+}
+/// At the owner: each of these is written at a revision of its own, unless the key is there.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RepairTake {
+    #[prost(message, repeated, tag = "1")]
+    pub keys: ::prost::alloc::vec::Vec<RepairKey>,
+    /// Also where the key is there with another value or another lease.
+    #[prost(bool, tag = "2")]
+    pub overwrite: bool,
+    /// Says what would be done.
+    #[prost(bool, tag = "3")]
+    pub dry_run: bool,
+}
+/// Each of these is deleted that is what it was.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RepairDrop {
+    #[prost(message, repeated, tag = "1")]
+    pub keys: ::prost::alloc::vec::Vec<RepairKey>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RepairKey {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub key: ::prost::bytes::Bytes,
+    /// Of its last change.
+    #[prost(int64, tag = "2")]
+    pub revision: i64,
+    /// Only history tells of it.
+    #[prost(bool, tag = "3")]
+    pub deleted: bool,
+    #[prost(int64, tag = "4")]
+    pub lease: i64,
+    #[prost(bytes = "bytes", tag = "5")]
+    pub value: ::prost::bytes::Bytes,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RepairUnit {
+    /// What ownership is recorded by: all keys that begin so.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub prefix: ::prost::bytes::Bytes,
+    #[prost(uint64, tag = "2")]
+    pub keys: u64,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RepairResponse {
+    /// Why nothing was done, for people; empty where something was.
+    #[prost(string, tag = "1")]
+    pub refusal: ::prost::alloc::string::String,
+    /// Of `find` what was found, of `look` what is there.
+    #[prost(message, repeated, tag = "2")]
+    pub keys: ::prost::alloc::vec::Vec<RepairKey>,
+    /// Of `find`: there may be more from here on; empty: there are none.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub next: ::prost::bytes::Bytes,
+    /// Of `look`.
+    #[prost(message, repeated, tag = "4")]
+    pub units: ::prost::alloc::vec::Vec<RepairUnit>,
+    /// Of `take` and `drop`: what became of each key, in the order of the request.
+    #[prost(message, repeated, tag = "5")]
+    pub done: ::prost::alloc::vec::Vec<RepairDone>,
+    /// The group's revision.
+    #[prost(int64, tag = "6")]
+    pub revision: i64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RepairDone {
+    #[prost(enumeration = "repair_done::What", tag = "1")]
+    pub what: i32,
+    #[prost(string, tag = "2")]
+    pub why: ::prost::alloc::string::String,
+}
+/// Nested message and enum types in `RepairDone`.
+pub mod repair_done {
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum What {
+        /// Nothing, and `why` says why.
+        Left = 0,
+        Done = 1,
+        /// Of `take`: it is there already, with this value and this lease.
+        Same = 2,
+        /// Of `take`: it is there with another value or lease. Of `drop`: it is not what it was.
+        Other = 3,
+    }
+    impl What {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Left => "LEFT",
+                Self::Done => "DONE",
+                Self::Same => "SAME",
+                Self::Other => "OTHER",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "LEFT" => Some(Self::Left),
+                "DONE" => Some(Self::Done),
+                "SAME" => Some(Self::Same),
+                "OTHER" => Some(Self::Other),
+                _ => None,
+            }
+        }
+    }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PlacementRequest {}
@@ -855,6 +1022,29 @@ pub mod peer_client {
                 .insert(GrpcMethod::new("kubebrain.peer.v1.Peer", "Place"));
             self.inner.unary(req, path, codec).await
         }
+        /// From the home group's master to a group's: which keys stand in it that it does not own, and taking them out, or in at
+        /// their owner. Repeating a step is harmless.
+        pub async fn repair(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RepairRequest>,
+        ) -> std::result::Result<tonic::Response<super::RepairResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/kubebrain.peer.v1.Peer/Repair",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("kubebrain.peer.v1.Peer", "Repair"));
+            self.inner.unary(req, path, codec).await
+        }
         /// What this brain's group goes by. Every brain answers that has heard of it, whatever its role.
         pub async fn placement(
             &mut self,
@@ -994,6 +1184,12 @@ pub mod peer_server {
             &self,
             request: tonic::Request<super::PlaceRequest>,
         ) -> std::result::Result<tonic::Response<super::PlaceResponse>, tonic::Status>;
+        /// From the home group's master to a group's: which keys stand in it that it does not own, and taking them out, or in at
+        /// their owner. Repeating a step is harmless.
+        async fn repair(
+            &self,
+            request: tonic::Request<super::RepairRequest>,
+        ) -> std::result::Result<tonic::Response<super::RepairResponse>, tonic::Status>;
         /// What this brain's group goes by. Every brain answers that has heard of it, whatever its role.
         async fn placement(
             &self,
@@ -1547,6 +1743,49 @@ pub mod peer_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = PlaceSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/kubebrain.peer.v1.Peer/Repair" => {
+                    #[allow(non_camel_case_types)]
+                    struct RepairSvc<T: Peer>(pub Arc<T>);
+                    impl<T: Peer> tonic::server::UnaryService<super::RepairRequest>
+                    for RepairSvc<T> {
+                        type Response = super::RepairResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RepairRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Peer>::repair(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RepairSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -41,7 +41,7 @@ pub(super) async fn report(reach: &Reach, query: PlacementQuery) -> Result<Place
     for endpoint in &reach.endpoints {
         let channel = reach.certificates.channel(endpoint).context("--endpoints")?;
         let mut client = AdminClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX);
-        match timeout(reach.command_timeout, client.placement(query)).await {
+        match timeout(reach.command_timeout, client.placement(query.clone())).await {
             Ok(Ok(report)) => return Ok(report.into_inner()),
             Ok(Err(status)) => reasons.push(format!("{endpoint}: {}", told(&status))),
             Err(_late) => reasons.push(format!("{endpoint}: no answer in time")),
@@ -57,7 +57,7 @@ pub(super) async fn current(reach: &Reach) -> Result<PlacementReport> {
 
 /// One of the last hundred.
 pub(super) async fn numbered(reach: &Reach, number: u64) -> Result<PlacementDocument> {
-    let found = report(reach, PlacementQuery { number, history: false }).await?.document;
+    let found = report(reach, PlacementQuery { number, ..PlacementQuery::default() }).await?.document;
     found.filter(|document| document.number == number).with_context(|| {
         format!(
             "there is no placement number {number}: `kubebrain ctl placement history` has those there are"

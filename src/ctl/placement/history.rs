@@ -11,7 +11,8 @@ use crate::ctl::table;
 use crate::print;
 
 pub(super) async fn run(servers: Servers) -> Result<()> {
-    let report = ask::report(&servers.reach, PlacementQuery { number: 0, history: true }).await?;
+    let report =
+        ask::report(&servers.reach, PlacementQuery { history: true, ..PlacementQuery::default() }).await?;
     match servers.output {
         Output::Table => table::print(&HEAD, &rows(&report.history)),
         Output::Json => print::line(&format!("{:#}", json(&report.history))),

@@ -85,7 +85,8 @@ pub(super) async fn settle(
             progress.show(|| waits(asked, report));
         }
         if report.as_ref().is_some_and(|report| asked.is_past(report))
-            && let Ok(history) = ask::report(reach, PlacementQuery { number: 0, history: true }).await
+            && let Ok(history) =
+                ask::report(reach, PlacementQuery { history: true, ..PlacementQuery::default() }).await
             && let Some(outcome) = asked.recall(&history)
         {
             return outcome;

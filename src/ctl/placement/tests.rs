@@ -59,7 +59,7 @@ impl Admin for Fake {
     }
 
     async fn placement(&self, query: Request<PlacementQuery>) -> Result<Response<PlacementReport>, Status> {
-        let PlacementQuery { number, history } = query.into_inner();
+        let PlacementQuery { number, history, .. } = query.into_inner();
         let mut script = self.0.lock();
         if history {
             return Ok(Response::new(script.history.clone()));
@@ -344,6 +344,9 @@ fn command_lines_are_read() {
         &["where", "k", "--file", "f", "-o", "json"],
         &["rollback", "3", "--wait"],
         &["recover"],
+        &["repair", "--keys", "--from=a", "-o", "yaml"],
+        &["repair", "--kind=pods", "--move", "--keep=stray", "--dry-run"],
+        &["repair", "--stored-key=/a", "--drop"],
     ] {
         let line = ["placement"].iter().chain(good);
         assert!(Line::try_parse_from(line).is_ok(), "{good:?}");
@@ -356,7 +359,11 @@ fn command_lines_are_read() {
         &["show", "-o", "text"],
         &["abort", "-o", "yaml"],
         &["rollback"],
-        &["repair"],
+        &["repair", "--move"],
+        &["repair", "--kind=pods", "--move", "--drop"],
+        &["repair", "--kind=pods", "--prefix=/registry/pods/", "--drop"],
+        &["repair", "--kind=pods", "--drop", "--keep=owner"],
+        &["repair", "--kind=pods", "--dry-run"],
     ] {
         let line = ["placement"].iter().chain(bad);
         let Err(error) = Line::try_parse_from(line) else { panic!("{bad:?} is taken") };

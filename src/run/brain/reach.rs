@@ -14,7 +14,9 @@ use kubebrain_net::dial::{Channel, DialConfig};
 use kubebrain_proto::admin::admin_client::AdminClient;
 use kubebrain_proto::admin::{PlacementCommand, PlacementQuery};
 use kubebrain_proto::peer::peer_client::PeerClient;
-use kubebrain_proto::peer::{PlaceRequest, PlaceResponse, PlacementRequest, PlacementResponse};
+use kubebrain_proto::peer::{
+    PlaceRequest, PlaceResponse, PlacementRequest, PlacementResponse, RepairRequest, RepairResponse,
+};
 use kubebrain_shared::group::GroupName;
 use kubebrain_shared::metadata;
 use kubebrain_shared::placement::Placement;
@@ -27,6 +29,8 @@ use crate::run::listen::Brains;
 
 /// A brain that has not answered for so long is passed over.
 const CALL_WITHIN: Duration = Duration::from_secs(2);
+/// A step of a repair has up to a mebibyte of keys.
+const REPAIR_WITHIN: Duration = Duration::from_secs(4);
 /// A change is answered once all groups were asked, which takes up to 3 s.
 const CHANGE_WITHIN: Duration = Duration::from_secs(8);
 /// So many brains are asked in turn: those that are named, and those that they name.
@@ -132,15 +136,43 @@ impl Network {
         named: &[String],
         request: PlaceRequest,
     ) -> Result<PlaceResponse, Unreached> {
+        let ask = move |mut client: PeerClient<Channel>| {
+            let request = request.clone();
+            async move { Ok(client.place(request).await?.into_inner()) }.boxed()
+        };
+        self.at_master(group, named, CALL_WITHIN, ask).await
+    }
+
+    /// A step of a repair, at the group's master.
+    async fn repair(
+        &self,
+        group: &GroupName,
+        named: &[String],
+        request: RepairRequest,
+    ) -> Result<RepairResponse, Unreached> {
+        let ask = move |mut client: PeerClient<Channel>| {
+            let request = request.clone();
+            async move { Ok(client.repair(request).await?.into_inner()) }.boxed()
+        };
+        self.at_master(group, named, REPAIR_WITHIN, ask).await
+    }
+
+    async fn at_master<T: Send + 'static>(
+        &self,
+        group: &GroupName,
+        named: &[String],
+        within: Duration,
+        call: impl Fn(PeerClient<Channel>) -> Asking<T> + Clone + Send + 'static,
+    ) -> Result<T, Unreached> {
         let ask = |channel: Channel| {
-            let (group, request, mut client) = (group.clone(), request.clone(), client(channel));
+            let (group, call, mut client) = (group.clone(), call.clone(), client(channel));
             async move {
                 is_of(&group, &mut client).await?;
-                Ok(client.place(request).await?.into_inner())
+                call(client).await
             }
             .boxed()
         };
-        match self.find(self.urls(group, named), CALL_WITHIN, ask).await {
+        match self.find(self.urls(group, named), within, ask).await {
             Ok((url, answer)) => {
                 self.masters.lock().insert(group.clone(), url);
                 Ok(answer)
@@ -181,6 +213,7 @@ impl Network {
     /// What is asked of the placement, at home's master.
     pub(super) async fn pass_on(&self, urls: Vec<String>, asked: Asked) -> Decided {
         let within = match &asked {
+            Asked::Report(query) if query.repair.is_some() => CHANGE_WITHIN,
             Asked::Report(_) => CALL_WITHIN,
             Asked::Change(_) => CHANGE_WITHIN,
         };
@@ -268,6 +301,20 @@ impl Reach for Reached {
         match *group == self.group {
             false => self.network.place(group, brains, request).await,
             true => here::place(&self.store, request)
+                .await
+                .map_err(|status| Unreached::Gone(format!("group {group}: {}", status.message()))),
+        }
+    }
+
+    async fn repair(
+        &self,
+        group: &GroupName,
+        brains: &[String],
+        request: RepairRequest,
+    ) -> Result<RepairResponse, Unreached> {
+        match *group == self.group {
+            false => self.network.repair(group, brains, request).await,
+            true => here::repair(&self.store, request)
                 .await
                 .map_err(|status| Unreached::Gone(format!("group {group}: {}", status.message()))),
         }

@@ -8,7 +8,7 @@ use kubebrain_brain::authority::{Authority, Reach, Unreached, here};
 use kubebrain_brain::service::{Decided, Decides};
 use kubebrain_brain::store::Store;
 use kubebrain_proto::admin::{PlacementCommand, PlacementQuery};
-use kubebrain_proto::peer::{PlaceRequest, PlaceResponse, PlacementResponse};
+use kubebrain_proto::peer::{PlaceRequest, PlaceResponse, PlacementResponse, RepairRequest, RepairResponse};
 use kubebrain_shared::group::GroupName;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
@@ -66,6 +66,16 @@ impl Reach for Inside {
     ) -> Result<PlaceResponse, Unreached> {
         let store = self.store(group).await?;
         here::place(&store, request).await.map_err(|status| Unreached::Gone(status.message().to_owned()))
+    }
+
+    async fn repair(
+        &self,
+        group: &GroupName,
+        _brains: &[String],
+        request: RepairRequest,
+    ) -> Result<RepairResponse, Unreached> {
+        let store = self.store(group).await?;
+        here::repair(&store, request).await.map_err(|status| Unreached::Gone(status.message().to_owned()))
     }
 
     async fn held(&self, group: &GroupName, _brains: &[String]) -> Result<PlacementResponse, Unreached> {

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use kubebrain_brain::authority::{Authority, Reach, Seed, Unreached, here};
 use kubebrain_proto::admin::placement_command::Verb;
 use kubebrain_proto::admin::{PlacementAbort, PlacementApply, PlacementCommand, PlacementRecover};
-use kubebrain_proto::peer::{PlaceRequest, PlaceResponse, PlacementResponse};
+use kubebrain_proto::peer::{PlaceRequest, PlaceResponse, PlacementResponse, RepairRequest, RepairResponse};
 use kubebrain_shared::group::GroupName;
 use kubebrain_shared::stop::Stopper;
 use tokio::time::timeout;
@@ -27,6 +27,15 @@ impl Reach for Network {
     ) -> Result<PlaceResponse, Unreached> {
         let answer = self.0.carry(group, request).await;
         answer.ok_or_else(|| Unreached::Gone(format!("nobody answers for group {group}")))
+    }
+
+    async fn repair(
+        &self,
+        group: &GroupName,
+        _brains: &[String],
+        _request: RepairRequest,
+    ) -> Result<RepairResponse, Unreached> {
+        Err(Unreached::Gone(format!("nobody repairs group {group}")))
     }
 
     async fn held(&self, group: &GroupName, _brains: &[String]) -> Result<PlacementResponse, Unreached> {

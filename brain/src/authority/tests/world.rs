@@ -13,7 +13,11 @@ use kubebrain_proto::admin::{
     PlacementAbort, PlacementApply, PlacementCommand, PlacementQuery, PlacementRecover, PlacementReport,
 };
 use kubebrain_proto::peer::place_request::Step;
-use kubebrain_proto::peer::{PlaceRequest, PlaceResponse, PlacementResponse};
+use kubebrain_proto::peer::repair_request::Step as Repairing;
+use kubebrain_proto::peer::{
+    PlacePrepare, PlaceRequest, PlaceResponse, PlacementDocument, PlacementResponse, RepairRequest,
+    RepairResponse,
+};
 use kubebrain_shared::group::GroupName;
 use kubebrain_shared::placement::{Pair, Placement};
 use kubebrain_shared::range::KeyRange;
@@ -27,10 +31,12 @@ use tonic::Status;
 
 use super::super::{Authority, Reach, Seed, Unreached, here};
 use crate::config::Config;
+use crate::decide::answer::Entry;
 use crate::engine::memory::Memory;
 use crate::engine::{Batch, Engine as _, Span};
 use crate::request::{Given, Put};
 use crate::rows::codec::DecidedRow;
+use crate::rows::entry;
 use crate::store::Store;
 
 pub(super) const THREE: &str = "\
@@ -43,12 +49,14 @@ kinds:
 ";
 
 /// What is wrong with a group.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ill {
     /// Nobody answers.
     Down,
     /// It does not answer this step.
     Silent(&'static str),
+    /// It does this step of a repair, and its answer is lost.
+    Mute(&'static str),
     /// It knows no such call.
     Old,
 }
@@ -113,6 +121,17 @@ impl Network {
     }
 }
 
+fn name_of_step(request: &RepairRequest) -> &'static str {
+    match request.step {
+        Some(Repairing::Find(_)) => "find",
+        Some(Repairing::Look(_)) => "look",
+        Some(Repairing::Lease(_)) => "lease",
+        Some(Repairing::Take(_)) => "take in",
+        Some(Repairing::Drop(_)) => "drop",
+        None => "nothing",
+    }
+}
+
 fn name_of(request: &PlaceRequest) -> &'static str {
     match request.step {
         Some(Step::Ask(_)) => "ask",
@@ -156,6 +175,30 @@ impl Reach for Net {
         let answer = here::place(&store, request).await;
         net.delay().await;
         if net.often(1) {
+            return Err(Unreached::Gone(format!("the answer of {group} is lost")));
+        }
+        answer.map_err(|status| Unreached::Gone(status.message().to_owned()))
+    }
+
+    async fn repair(
+        &self,
+        group: &GroupName,
+        _brains: &[String],
+        request: RepairRequest,
+    ) -> Result<RepairResponse, Unreached> {
+        let net = &self.0;
+        net.delay().await;
+        let ill = net.ill.lock().get(group).copied();
+        let name = name_of_step(&request);
+        let is_down =
+            matches!(ill, Some(Ill::Down)) || matches!(ill, Some(Ill::Silent(step)) if step == name);
+        let store = net.store(group).filter(|_| !is_down).ok_or_else(|| Network::gone(group))?;
+        if net.often(1) {
+            return Err(Unreached::Gone(format!("the question to {group} is lost")));
+        }
+        let answer = here::repair(&store, request).await;
+        net.delay().await;
+        if net.often(1) || matches!(ill, Some(Ill::Mute(step)) if step == name) {
             return Err(Unreached::Gone(format!("the answer of {group} is lost")));
         }
         answer.map_err(|status| Unreached::Gone(status.message().to_owned()))
@@ -323,7 +366,11 @@ impl World {
     }
 
     pub(super) async fn history(&self) -> Vec<(u64, String)> {
-        let report = self.now().report(PlacementQuery { number: 0, history: true }).await.expect("a report");
+        let report = self
+            .now()
+            .report(PlacementQuery { history: true, ..PlacementQuery::default() })
+            .await
+            .expect("a report");
         let told = |entry: kubebrain_proto::admin::PlacementEntry| {
             (entry.document.map_or(0, |document| document.number), entry.reason)
         };
@@ -352,10 +399,18 @@ impl World {
     }
 
     pub(super) async fn put(&self, name: &str, key: &'static str) {
+        self.write(name, key, "v").await;
+    }
+
+    pub(super) async fn write(&self, name: &str, key: &str, value: &str) {
+        self.write_leased(name, key, value, 0).await;
+    }
+
+    pub(super) async fn write_leased(&self, name: &str, key: &str, value: &str, lease: i64) {
         let put = Put {
-            key: Bytes::from_static(key.as_bytes()),
-            value: Given::New(Bytes::from_static(b"v")),
-            lease: Given::New(0),
+            key: Bytes::copy_from_slice(key.as_bytes()),
+            value: Given::New(Bytes::copy_from_slice(value.as_bytes())),
+            lease: Given::New(lease),
             prev_kv: false,
         };
         self.store(name)
@@ -364,12 +419,45 @@ impl World {
             .unwrap_or_else(|why| panic!("{name}: {key}: {why:?}"));
     }
 
+    pub(super) async fn grant(&self, name: &str, lease: i64) {
+        self.store(name).grant(lease, 600, Revision::ZERO).await.expect("a lease");
+    }
+
+    pub(super) fn lease_keys(&self, name: &str, lease: i64) -> Vec<Bytes> {
+        self.store(name).lease_keys(lease)
+    }
+
+    pub(super) fn holders(&self, lease: i64) -> Vec<String> {
+        self.store("core").holders(lease).expect("it lives")
+    }
+
+    /// What a group's store has, whether the group serves it or not.
+    pub(super) async fn value(&self, name: &str, key: &str) -> Option<String> {
+        let store = self.store(name);
+        let key = Bytes::copy_from_slice(key.as_bytes());
+        let version = store.state().index.read().get(&key, u64::MAX)?;
+        let mut found = [Entry { key, version, kv: None }];
+        store.state().values.fill(&mut found).await.expect("memory");
+        let value = entry::value_of(found[0].kv.as_ref().expect("it is filled in"));
+        Some(String::from_utf8(value.to_vec()).expect("UTF-8"))
+    }
+
+    /// Everything up to now is compacted, and taken out.
+    pub(super) async fn compact(&self, name: &str) {
+        let now = self.revision(name);
+        self.store(name).compact(now, true, Revision::ZERO).await.expect("it is compacted");
+    }
+
     pub(super) fn down(&self, name: &str) {
         self.network.ill.lock().insert(group(name), Ill::Down);
     }
 
     pub(super) fn silent(&self, name: &str, step: &'static str) {
         self.network.ill.lock().insert(group(name), Ill::Silent(step));
+    }
+
+    pub(super) fn mute(&self, name: &str, step: &'static str) {
+        self.network.ill.lock().insert(group(name), Ill::Mute(step));
     }
 
     pub(super) fn old(&self, name: &str) {
@@ -412,6 +500,23 @@ impl World {
         timeout(Duration::from_secs(120), look)
             .await
             .unwrap_or_else(|_| panic!("{number} does not come: {:?}", self.row()));
+    }
+
+    /// The first one, whatever number it has got by then.
+    pub(super) async fn holds_a_first_one(&self) {
+        let first = async |world: &Self| world.report().await.document.map(|document| document.number);
+        let number = self.until(first).await;
+        self.holds(number).await;
+    }
+
+    /// The group agrees to a document that home has decided after number 1, and that nobody else hears of.
+    pub(super) async fn agrees(&self, name: &str, number: u64, text: &str) {
+        let known = self.report().await.document.expect("number 1");
+        let next = PlacementDocument { number, after: known.number, text: text.to_owned(), ..known };
+        let prepare = PlacePrepare { base: None, next: Some(next), known: true };
+        let request = PlaceRequest { step: Some(Step::Prepare(prepare)) };
+        let answer = here::place(&self.store(name), request).await.expect("an answer");
+        assert_eq!((answer.refusal.as_str(), answer.adopted), ("", number));
     }
 
     /// No key is served by two groups, whatever each of them goes by.

@@ -18,12 +18,12 @@ impl Writer {
     pub(super) async fn take(&mut self, command: Command) {
         self.filling.proposals += i64::from(command.proposes());
         match command {
-            Command::Write { op, floor, part, reply } => {
+            Command::Write { op, floor, by, reply } => {
                 #[cfg(any(test, feature = "faults"))]
                 if let crate::request::Op::Put(put) = &op {
                     crate::planted::planted_at(&put.key).await;
                 }
-                self.write(op, floor, part, reply).await;
+                self.write(op, floor, by, reply).await;
             }
             Command::Advance { floor, reply } => {
                 let floor = floor.get();

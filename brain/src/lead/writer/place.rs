@@ -56,21 +56,13 @@ impl Writer {
             Some(adopted) => (adopted.revision, adopted.compacted),
             None => (Revision::new(self.counter), self.compacted),
         };
-        let holds_keys = !self.owners.values().all(|owner| *owner != self.state.group);
-        Ok(Placed {
-            refusal,
-            id: held.document().id(),
-            adopted: held.pair().adopted,
-            revision,
-            compacted,
-            holds_keys,
-        })
+        Ok(Placed { refusal, id: held.document().id(), adopted: held.pair().adopted, revision, compacted })
     }
 
     fn would_adopt(&self, next: &Document) -> Result<(), No> {
         let held = self.held();
         self.continues(&held, next)?;
-        self.keeps_its_keys(next.table(), next.number())
+        self.keeps_its_keys(next, false)
     }
 
     fn continues(&self, held: &Held, next: &Document) -> Result<(), No> {
@@ -145,14 +137,14 @@ impl Writer {
         if known && pair.number == 0 && pair.adopted == 0 {
             return Err(No::Refused(self.lost()));
         }
-        self.keeps_its_keys(next.table(), next.number())?;
+        self.keeps_its_keys(&next, false)?;
         #[cfg(any(test, feature = "faults"))]
         let base = base.filter(|_| !self.state.planted.skips_base);
         let held = match base.filter(|base| base.number() > pair.number) {
             None => held,
             Some(base) => {
                 self.continues(&held, &base)?;
-                self.keeps_its_keys(base.table(), base.number())?;
+                self.keeps_its_keys(&base, true)?;
                 self.take_up(base).await?
             }
         };
@@ -174,6 +166,9 @@ impl Writer {
         if held.document().id() == document.id() {
             return if accept_loss { Ok(()) } else { self.says_the_same(&held, &document) };
         }
+        if accept_loss {
+            self.keeps_its_keys(&document, true)?; // they would be hidden, and not lost
+        }
         #[cfg(any(test, feature = "faults"))]
         let accept_loss = accept_loss
             || (self.state.planted.takes_older && pair.number > document.number())
@@ -190,7 +185,7 @@ impl Writer {
                 return Err(No::Refused(self.lost()));
             }
             if !agreed {
-                self.keeps_its_keys(document.table(), document.number())?;
+                self.keeps_its_keys(&document, true)?;
             }
         } else if held.document().number() == 0 {
             // It may have been restored, by another table.
@@ -271,7 +266,7 @@ impl Writer {
     }
 
     /// Who owns what in the store, where other groups may have written meanwhile.
-    async fn read_owners(&mut self) -> Result<(), Fault> {
+    pub(super) async fn read_owners(&mut self) -> Result<(), Fault> {
         let snapshot = self.state.engine.snapshot().await.map_err(|_| Fault::Timeout)?;
         let read = ownership::load(&*snapshot, &self.state.layout).await.map_err(|_| Fault::Timeout)?;
         // What is on its way from this group is not in the snapshot yet, and what it forgets may be in it still.
@@ -306,10 +301,12 @@ impl Writer {
             || self.pending.keys().iter().any(|key| range.contains(key))
     }
 
-    /// Refuses a placement that gives keys away which this group has, or has had since the last compaction.
-    fn keeps_its_keys(&self, placement: &Placement, number: u64) -> Result<(), No> {
-        let group = &self.state.group;
+    /// Refuses a placement that gives keys away which this group has, or has had since the last compaction. Where it is
+    /// decided, or the first one, the keys stand in a group that does not own them: nobody will delete them as a client.
+    fn keeps_its_keys(&self, next: &Document, is_decided: bool) -> Result<(), No> {
+        let (placement, number, group) = (next.table(), next.number(), &self.state.group);
         let held = self.held();
+        let strays = is_decided || held.document().number() == 0;
         let stranded = |key: &[u8]| {
             let kind = placement.unit(key).start().escape_ascii().to_string();
             let owner = placement.owner(key);
@@ -317,9 +314,18 @@ impl Writer {
                 true => "has keys",
                 false => "has history of keys",
             };
+            let way = match self.is_live(key) {
+                true if strays => {
+                    "`kubebrain ctl placement repair` says which, and moves or drops them; or let the placement give them to \
+                     the group that has them"
+                }
+                _ => {
+                    "a kind moves only while it is empty and its history is compacted: delete the keys, compact (`etcdctl \
+                     compact`), and try again"
+                }
+            };
             No::Refused(format!(
-                "group {group} {what} under {kind}, which placement number {number} gives to group {owner}; a kind moves only \
-                 while it is empty and its history is compacted: delete the keys, compact (`etcdctl compact`), and try again"
+                "group {group} {what} under {kind}, which placement number {number} gives to group {owner}; {way}"
             ))
         };
         let pending = self.pending.keys().into_iter().find(|key| placement.owner(key) != group);

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use kubebrain_shared::fault::Fault;
-use kubebrain_shared::placement::DocumentId;
+use kubebrain_shared::group::GroupName;
+use kubebrain_shared::range::KeyRange;
 use kubebrain_shared::revision::Revision;
 use tokio::time::{Instant, timeout};
 
@@ -15,40 +16,60 @@ use crate::decide::answer::{Answer, Entry};
 use crate::decide::evaluate::{Change, Evaluator, needed};
 use crate::decide::held::Unserved;
 use crate::decide::pending::View;
+use crate::decide::repair::By;
 use crate::lead::command::{Reply, WriteError, Written};
 use crate::read::fault::read_fault;
 use crate::request::Op;
-use crate::rows::{codec, entry};
+use crate::rows::{codec, entry, ownership};
 use crate::state::changes::RevisionChanges;
 
 /// The writer waits for values so long.
 const VALUES_MAX: Duration = Duration::from_secs(1);
 
 impl Writer {
-    pub(super) async fn write(
-        &mut self,
-        op: Op,
-        floor: Revision,
-        part: Option<DocumentId>,
-        reply: Reply<Written, WriteError>,
-    ) {
+    pub(super) async fn write(&mut self, op: Op, floor: Revision, by: By, reply: Reply<Written, WriteError>) {
         if op.put_bytes() > 0 && self.is_full() {
             let _gone = reply.send(Err(Fault::NoSpace.into()));
             return;
         }
-        let written = match self.owned(&op, part) {
+        let written = match self.owned(&op, &by).await {
             Ok(()) => self.evaluate(&op, floor.get()).await,
-            Err(unserved) => Err(unserved.into()),
+            Err(refused) => Err(refused),
         };
         self.answer(reply, written);
     }
 
-    fn owned(&self, op: &Op, part: Option<DocumentId>) -> Result<(), Unserved> {
+    async fn owned(&mut self, op: &Op, by: &By) -> Result<(), WriteError> {
         let ranges = op.ranges();
         match &self.placing {
-            Some(held) => held.check(&self.state.group, &ranges, part),
-            None => self.state.held.load().check(&self.state.group, &ranges, part),
+            Some(held) => by.check(held, &self.state.group, &ranges)?,
+            None => by.check(&self.state.held.load(), &self.state.group, &ranges)?,
         }
+        match by {
+            By::Owner(_) => self.lie_apart(&ranges).await,
+            By::Held(_) | By::Stray(_) => Ok(()),
+        }
+    }
+
+    /// Refuses to take keys in that lie under another group's name in this very storage. Their rows do not say whose they
+    /// are: what the other group deletes then would stand above what this one has written, and what this one records as its
+    /// own would be all of the unit, of which it has not heard.
+    async fn lie_apart(&mut self, keys: &[KeyRange]) -> Result<(), WriteError> {
+        let group = self.state.group.clone();
+        let recorded = |owners: &HashMap<Bytes, GroupName>, key: &KeyRange| {
+            ownership::recorded(owners, key.start()).cloned()
+        };
+        if keys.iter().all(|key| recorded(&self.owners, key).as_ref() == Some(&group)) {
+            return Ok(());
+        }
+        self.read_owners().await?;
+        let found = keys.iter().find_map(|key| recorded(&self.owners, key).filter(|owner| *owner != group));
+        let Some(other) = found else { return Ok(()) };
+        Err(WriteError::Unserved(Unserved::NotOwner(format!(
+            "groups {other} and {} have one storage, in which keys are not moved from group to group: let the home group's \
+             file give them to group {other}, as they are recorded, or drop them",
+            self.state.group
+        ))))
     }
 
     async fn evaluate(&mut self, op: &Op, floor: u64) -> Result<Written, WriteError> {
