@@ -10,6 +10,7 @@ use kubebrain_proto::peer::place_request::Step;
 use kubebrain_proto::peer::{PlaceResponse, PlacementDocument, PlacementResponse};
 use kubebrain_shared::group::GroupName;
 use kubebrain_shared::placement::{Document, DocumentId};
+use kubebrain_shared::range::KeyRange;
 use tokio::time::timeout;
 use tonic::Status;
 use xxhash_rust::xxh3::xxh3_64;
@@ -136,7 +137,7 @@ impl Authority {
             0 => self.0.store.state().identity().cluster,
             cluster => cluster,
         };
-        let is_restored = answers.get(&home).is_some_and(|answer| answer.holds_keys);
+        let is_restored = self.0.store.state().index.read().first_of(&KeyRange::ALL).is_some();
         let decision = move |decided: &Decided| {
             let number = number.max(decided.next_number() - 1) + 1;
             let document = PlacementDocument {

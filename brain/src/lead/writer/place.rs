@@ -187,9 +187,6 @@ impl Writer {
             if !agreed {
                 self.keeps_its_keys(&document, true)?;
             }
-        } else if held.document().number() == 0 {
-            // It may have been restored, by another table.
-            self.keeps_its_keys(document.table(), document.number())?;
         }
         let held = self.take_up(document).await?;
         self.record(held);
