@@ -14,7 +14,7 @@ const HEADINGS: &[(&str, &[&str])] = &[
     ("TiKV", &["pd", "tikv-"]),
     ("Memory", &["value-cache-", "block-cache-", "memtable-", "watch-window-", "answer-"]),
     ("Storage", &["engine", "data-dir", "store-", "quota-", "read-fence", "lease-"]),
-    ("Requests", &["max-", "warning-", "watch-", "grpc-", "enable-grpc-", "cors", "host-"]),
+    ("Requests", &["max-", "fanout-", "warning-", "watch-", "grpc-", "enable-grpc-", "cors", "host-"]),
     ("Election", &["election"]),
     ("Compaction", &["auto-compaction-", "compaction-"]),
 ];

@@ -64,8 +64,19 @@ pub(crate) struct Proxy {
     #[arg(long, env = "KUBEBRAIN_PROXY_DATA_DIR", value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
     /// A range whose rows take so many bytes is read from several brains of its group at once; 0: never.
-    #[arg(long, env = "KUBEBRAIN_FANOUT_MIN_BYTES", value_name = "BYTES", default_value_t = 1 << 20)]
+    #[arg(long, env = "KUBEBRAIN_FANOUT_MIN_BYTES", value_name = "BYTES", default_value_t = 1 << 20, value_parser = fanout_min_bytes)]
     pub fanout_min_bytes: u64,
+}
+
+/// Below this, parts cost more than they bring.
+const FANOUT_MIN_BYTES: u64 = 64 << 10;
+
+fn fanout_min_bytes(text: &str) -> Result<u64, String> {
+    match text.parse() {
+        Ok(0) => Ok(0),
+        Ok(bytes) if bytes >= FANOUT_MIN_BYTES => Ok(bytes),
+        _ => Err(format!("{FANOUT_MIN_BYTES} or more, as a number of bytes; or 0 for never")),
+    }
 }
 
 pub(crate) fn group(text: &str) -> Result<GroupName, String> {

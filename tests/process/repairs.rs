@@ -73,7 +73,9 @@ impl Contrary {
 
     async fn start(&self, group: &'static str) -> Process {
         let start = Start::brain(&self.place, group).placement(&self.file).tied();
-        start.peers("http", &self.peers[group]).run().await
+        // One that has nothing yet is not ready before there is a placement.
+        let listens = start.peers("http", &self.peers[group]).begins().listens().await;
+        listens.unwrap_or_else(|failure| panic!("{group} has ended: {}", failure.message))
     }
 
     fn home(&self) -> [String; 1] {
