@@ -47,15 +47,25 @@ pub(super) struct Cards {
 impl Cards {
     /// One before each socket, which need not be there yet.
     pub(super) fn start(sockets: Vec<PathBuf>, bytes_per_second: f64) -> Result<Self> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let (stop, stopped) = oneshot::channel();
         let mut addresses = Vec::new();
+        let mut listeners = Vec::new();
         for socket in sockets {
-            let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).context("no port is free")?;
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").context("no port is free")?;
+            listener.set_nonblocking(true)?;
             addresses.push(listener.local_addr()?.to_string());
-            runtime.spawn(serve(listener, socket, bytes_per_second));
+            listeners.push((listener, socket));
         }
-        let thread = std::thread::spawn(move || drop(runtime.block_on(stopped)));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (stop, stopped) = oneshot::channel::<()>();
+        let thread = std::thread::spawn(move || {
+            runtime.block_on(async move {
+                for (listener, socket) in listeners {
+                    tokio::spawn(serve(listener, socket, bytes_per_second));
+                }
+                // Its sender is dropped.
+                let _stopped = stopped.await;
+            });
+        });
         Ok(Self { addresses, stop: Some(stop), thread: Some(thread) })
     }
 }
@@ -69,7 +79,8 @@ impl Drop for Cards {
     }
 }
 
-async fn serve(listener: TcpListener, socket: PathBuf, bytes_per_second: f64) {
+async fn serve(listener: std::net::TcpListener, socket: PathBuf, bytes_per_second: f64) {
+    let Ok(listener) = TcpListener::from_std(listener) else { return };
     let (there, back) = (Arc::new(Bucket::new(bytes_per_second)), Arc::new(Bucket::new(bytes_per_second)));
     while let Ok((client, _)) = listener.accept().await {
         let (socket, there, back) = (socket.clone(), Arc::clone(&there), Arc::clone(&back));
