@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum as _};
 
 use crate::machine::{self, Machine};
 use crate::report::{self, Comparison, Row};
-use crate::server::{Kind, Programs};
+use crate::server::{self, Kind, Programs};
 use crate::work::{self, Plan, Work};
 
 const REPOSITORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
@@ -20,7 +20,7 @@ pub(crate) struct Compare {
     etcd: PathBuf,
     /// The program to compare with it; the default is the one beside this program: of `cargo build --profile dist`, where
     /// this one was run so too.
-    #[arg(long, value_name = "FILE", default_value_os_t = beside())]
+    #[arg(long, value_name = "FILE", default_value_os_t = server::beside())]
     kubebrain: PathBuf,
     /// etcd's `benchmark`, for the rows by Go's client; the default is what tests/kubernetes/build makes.
     #[arg(long, value_name = "FILE", default_value = crate::BENCHMARK)]
@@ -49,12 +49,6 @@ pub(crate) struct Compare {
     /// Puts the table between the two marks of this page.
     #[arg(long, value_name = "FILE")]
     page: Option<PathBuf>,
-}
-
-/// `kubebrain` as it was built together with this program.
-fn beside() -> PathBuf {
-    let own = std::env::current_exe().unwrap_or_default();
-    own.with_file_name("kubebrain")
 }
 
 pub(crate) async fn run(flags: Compare) -> Result<()> {

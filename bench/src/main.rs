@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! kubebrain-bench compare                              etcd and kubebrain in turn, a table in docs/benchmarks.md
+//! kubebrain-bench fanout                               large lists from one brain of a group and from several
 //! kubebrain-bench load --endpoint 127.0.0.1:2379 get   one kind of work on one endpoint
 //! ```
 //!
@@ -10,6 +11,7 @@
 
 mod client;
 mod compare;
+mod fanout;
 mod machine;
 mod report;
 mod request;
@@ -19,12 +21,14 @@ mod usage;
 mod work;
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
 use compare::Compare;
+use fanout::Fanout;
 use usage::Usage;
 use work::{Plan, Work};
 
@@ -43,6 +47,8 @@ enum Command {
     Compare(Compare),
     /// One kind of work on one endpoint.
     Load(Load),
+    /// A large list through a proxy: from one brain, and from several at once.
+    Fanout(Fanout),
 }
 
 #[derive(Debug, clap::Args)]
@@ -72,14 +78,24 @@ struct Load {
     work: Work,
 }
 
-fn main() -> Result<()> {
-    let cli = Cli::parse();
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("kubebrain-bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<()> {
     // One core is the client's share when it compares; more would not make one connection's frames cheaper.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         match cli.command {
             Command::Compare(flags) => compare::run(flags).await,
             Command::Load(flags) => load(flags).await,
+            Command::Fanout(flags) => fanout::run(flags).await,
         }
     })
 }

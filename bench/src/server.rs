@@ -133,7 +133,13 @@ impl Drop for Server {
     }
 }
 
+/// `kubebrain` as it was built together with this program.
+pub(crate) fn beside() -> PathBuf {
+    let own = std::env::current_exe().unwrap_or_default();
+    own.with_file_name("kubebrain")
+}
+
 /// A port that was free a moment ago.
-fn free_port() -> Result<u16> {
+pub(crate) fn free_port() -> Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }

@@ -40,11 +40,28 @@ impl Usage {
         Duration::from_millis((ticks(13) + ticks(14)) * 10)
     }
 
-    /// The most memory it ever had resident, bytes.
+    /// The most memory it ever had resident, bytes; since [`Usage::forget_peak`].
     pub(crate) fn peak_memory(self) -> u64 {
+        self.memory_of("VmHWM:")
+    }
+
+    /// The memory it has resident, bytes.
+    pub(crate) fn memory(self) -> u64 {
+        self.memory_of("VmRSS:")
+    }
+
+    /// Its peak is what it has now.
+    pub(crate) fn forget_peak(self) {
+        if let Some(pid) = self.0 {
+            // Without it the peak is older, and not lower.
+            drop(fs::write(format!("/proc/{pid}/clear_refs"), "5"));
+        }
+    }
+
+    fn memory_of(self, field: &str) -> u64 {
         let status = self.0.and_then(|pid| fs::read_to_string(format!("/proc/{pid}/status")).ok());
         let status = status.unwrap_or_default();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let line = status.lines().find_map(|line| line.strip_prefix(field));
         let kib = line.and_then(|line| line.trim().trim_end_matches("kB").trim().parse::<u64>().ok());
         kib.unwrap_or(0) * 1024
     }

@@ -10,6 +10,7 @@ use kubebrain_net::relay::Relay;
 use kubebrain_shared::fault::Fault;
 use kubebrain_shared::metadata;
 use kubebrain_shared::revision::Revision;
+use kubebrain_shared::wire::FRAME_PREFIX_BYTES;
 use tonic::Status;
 use tonic::body::Body;
 
@@ -141,6 +142,7 @@ impl Messages {
             if let Some(end) = self.end.clone() {
                 return end.map(|()| None);
             }
+            self.make_room();
             let frame = match self.first.take() {
                 Some(first) => Some(Ok(first)),
                 None => Pin::new(&mut self.rest).frame().await,
@@ -150,6 +152,13 @@ impl Messages {
                 Some(Err(_)) | None => self.end = Some(Err(Fault::Timeout.into())),
             }
         }
+    }
+
+    /// For all of the message that has begun: one that grows is copied, and leaves the allocator with room of every size.
+    fn make_room(&mut self) {
+        let Some(&[_, a, b, c, d]) = self.buffer.first_chunk() else { return };
+        let whole = FRAME_PREFIX_BYTES + u32::from_be_bytes([a, b, c, d]) as usize;
+        self.buffer.reserve(whole.saturating_sub(self.buffer.len()));
     }
 
     fn take(&mut self, frame: Frame<Bytes>) {

@@ -88,7 +88,8 @@ pub struct Config {
     /// A range of one group whose rows take so many bytes is read from several of its brains at once, where two or more are up
     /// to date; default 1 MiB, `None`: never. Lower costs more requests for what one brain answers as soon.
     pub fanout_bytes_min: Option<u64>,
-    /// Parts of such ranges held at once, each of half a MiB; default 128. Above it one brain answers a range.
+    /// Parts of such ranges held at once, each of half a MiB, or as many as it is times so large; default 128. Above it one brain
+    /// answers a range.
     pub fanout_parts_max: usize,
     /// Requests at work at once, of those that are there whole; default 16 384. Above it they are answered "too many requests" at once.
     pub in_flight_max: usize,

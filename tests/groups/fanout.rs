@@ -1,13 +1,19 @@
-//! Large lists through a proxy: put together from all brains of a group, whole also while brains are killed and asleep.
+//! Large lists through a proxy: put together from all brains of a group, whole also while brains are killed and asleep; and what
+//! a proxy holds of them for clients that read slowly or not at all.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream;
 use kubebrain_proto::etcdserverpb::kv_client::KvClient;
 use kubebrain_proto::etcdserverpb::{RangeRequest, RangeResponse};
+use kubebrain_shared::method;
+use kubebrain_shared::wire::frame;
+use prost::Message as _;
+use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tonic::Status;
 
@@ -15,6 +21,8 @@ use crate::elections::Group;
 use kit::client::{Client, end_of, ready};
 use kit::cluster::Cluster;
 use kit::http1::get;
+use kit::process::Process;
+use kit::raw::Raw;
 use kit::{full_tier, in_time};
 
 const PREFIX: &str = "/registry/pods/";
@@ -27,10 +35,10 @@ async fn counted(group: &Group, name: &str) -> f64 {
     line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or_default()
 }
 
-async fn fill(client: &Client) {
+async fn fill(client: &Client, value_bytes: usize) {
     let writes = stream::iter(0..KEYS).map(|number| {
         let mut value = number.to_string().into_bytes();
-        value.resize(VALUE_BYTES, b'v');
+        value.resize(value_bytes, b'v');
         async move { client.put(&format!("{PREFIX}{number:06}"), value).await }
     });
     writes.buffer_unordered(64).for_each(async |written| assert!(written.is_ok(), "{written:?}")).await;
@@ -73,7 +81,7 @@ async fn a_large_list_is_of_all_brains_and_the_one_that_a_brain_gives() {
     let Some(cluster) = Cluster::any().await else { return };
     let mut group = Group::start(&cluster, "fanout").await;
     let client = Client::new(group.proxy.address());
-    fill(&client).await;
+    fill(&client, VALUE_BYTES).await;
     let (master, _) = group.master();
     for request in [
         all(),
@@ -153,4 +161,109 @@ async fn a_large_list_is_of_all_brains_and_the_one_that_a_brain_gives() {
         "{} lists over {rounds} kills and stops, {tries} parts asked for twice",
         lists.load(Ordering::Relaxed)
     );
+}
+
+/// What a proxy may take more than it took before its first list, while a client reads as fast as it can and some slowly.
+const ABOVE_IDLE_BYTES: u64 = 64 << 20;
+/// The same while `IDLERS` clients have begun a list and read nothing of it.
+const ABOVE_IDLE_BYTES_OF_IDLERS: u64 = 128 << 20;
+const IDLERS: usize = 30;
+
+/// A client with a connection of its own that has asked for everything.
+struct Asked {
+    _raw: Raw,
+    _request: h2::SendStream<Bytes>,
+    answer: h2::client::ResponseFuture,
+}
+
+impl Asked {
+    async fn by(method: &'static str, address: &str) -> Self {
+        let mut raw = Raw::connect(address).await;
+        let message = all().encode_to_vec();
+        let (answer, request) = raw.ask(method, frame(&message)).await;
+        Self { _raw: raw, _request: request, answer }
+    }
+
+    /// Reads so much a second until it is dropped.
+    async fn read(self, bytes_per_second: f64) {
+        let mut body = in_time("an answer's head", self.answer).await.expect("an answer").into_body();
+        while let Some(piece) = body.data().await {
+            let bytes = piece.expect("it goes on").len();
+            sleep(Duration::from_secs_f64(bytes as f64 / bytes_per_second)).await;
+            body.flow_control().release_capacity(bytes).expect("it was read");
+        }
+    }
+}
+
+/// The most memory that a process has while this is done, above what it had.
+async fn grown<T>(process: &Process, before: u64, work: impl Future<Output = T>) -> (u64, T) {
+    let mut most = before;
+    let sample = async {
+        loop {
+            most = most.max(process.resident_bytes());
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let done = tokio::select! {
+        done = work => done,
+        never = sample => never,
+    };
+    (most - before, done)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proxy_holds_little_of_lists_however_they_are_read() {
+    let Some(cluster) = Cluster::any().await else { return };
+    let group = Group::start(&cluster, "fanout").await;
+    let client = Client::new(group.proxy.address());
+    fill(&client, if full_tier() { 50 << 10 } else { 10 << 10 }).await;
+    let idle = group.proxy.resident_bytes();
+
+    let (address, methods) = (group.proxy.address(), [method::RANGE, method::RANGE_STREAM]);
+    let mut slow = JoinSet::new();
+    for number in 0..3 {
+        slow.spawn(Asked::by(methods[number % 2], address).await.read(100.0 * 1024.0));
+    }
+    let lists = async {
+        for _ in 0..2 {
+            in_time("a list", unary(&client, all())).await.expect("a list");
+            in_time("a list", streamed(&client, all())).await.expect("a list");
+        }
+    };
+    let (of_slow, ()) = grown(&group.proxy, idle, lists).await;
+    if full_tier() {
+        sleep(Duration::from_secs(10)).await;
+    }
+    assert_eq!(slow.len(), 3);
+    assert!(slow.try_join_next().is_none(), "whoever reads slowly is not cut off");
+    slow.shutdown().await;
+
+    let idlers = async {
+        let mut idlers = Vec::new();
+        for number in 0..IDLERS {
+            idlers.push(Asked::by(methods[number % 2], address).await);
+        }
+        sleep(Duration::from_secs(1)).await;
+        in_time("a list", unary(&client, all())).await.expect("a list");
+        in_time("a list", streamed(&client, all())).await.expect("a list");
+        in_time("a write", client.put("/registry/pods/zzz", "x")).await.expect("a write");
+        idlers
+    };
+    let (of_idlers, idlers) = grown(&group.proxy, idle, idlers).await;
+    drop(idlers);
+    let tries = counted(&group, "kubebrain_proxy_fanout_second_tries_total").await;
+    println!(
+        "a proxy above idle: {} KiB with slow readers, {} KiB with {IDLERS} that read nothing; {tries} parts asked for twice",
+        of_slow >> 10,
+        of_idlers >> 10
+    );
+    assert!(of_slow <= ABOVE_IDLE_BYTES, "{of_slow} bytes with slow readers");
+    assert!(of_idlers <= ABOVE_IDLE_BYTES_OF_IDLERS, "{of_idlers} bytes with {IDLERS} that read nothing");
+    // What they held is free again.
+    kit::until("a list of all brains", async || {
+        let before = counted(&group, "kubebrain_proxy_fanout_parts_total").await;
+        unary(&client, all()).await.expect("a list");
+        (counted(&group, "kubebrain_proxy_fanout_parts_total").await > before).then_some(())
+    })
+    .await;
 }

@@ -14,6 +14,7 @@ use http::{HeaderMap, Response};
 use http_body::Frame;
 use http_body_util::StreamBody;
 use kubebrain_proto::etcdserverpb::RangeRequest;
+use kubebrain_proto::peer::CutPart;
 use kubebrain_shared::fault::Fault;
 use kubebrain_shared::wire;
 use tokio::sync::OwnedSemaphorePermit;
@@ -31,6 +32,9 @@ use crate::grpc::{self, Framed};
 
 /// More brains would share a range without being faster: one connection to a client is what bounds it then.
 const SHARERS_MAX: usize = 8;
+
+/// What a part takes whose rows are small: brains cut where it has grown to this.
+const PART_BYTES: u64 = 512 << 10;
 
 /// What is spread.
 pub(crate) struct Large<'a> {
@@ -57,7 +61,7 @@ impl Core {
         let cut = Cut::read(answer.message(self.config.merged_bytes_max).await?)?;
         let mut nodes = large.group.sharers();
         nodes.truncate(SHARERS_MAX);
-        let held = u32::try_from(AHEAD * nodes.len() + 1).unwrap_or(u32::MAX);
+        let held = held(&cut.parts, nodes.len());
         let permit = Arc::clone(&self.fanouts).try_acquire_many_owned(held).ok();
         let (Some(permit), Some(bytes), 2..) = (permit, cut.answer_bytes(), nodes.len()) else {
             return Ok(None);
@@ -96,6 +100,14 @@ impl Core {
         first.into_iter().for_each(|rows| spread.put(rows));
         Ok(Some(spread.into_response()))
     }
+}
+
+/// How many parts of [`PART_BYTES`] an answer may hold: those that are ahead and the one that leaves, each as large as the largest,
+/// which one row can make many times so large.
+fn held(parts: &[CutPart], nodes: usize) -> u32 {
+    let count = parts.len().min(AHEAD * nodes + 1) as u64;
+    let largest = parts.iter().map(|part| part.bytes).max().unwrap_or_default();
+    u32::try_from(count.saturating_mul(largest.div_ceil(PART_BYTES).max(1))).unwrap_or(u32::MAX)
 }
 
 /// An answer on its way.
@@ -172,5 +184,26 @@ impl Spread {
             Some((Ok::<_, Status>(frame), spread))
         });
         grpc::response(Body::new(StreamBody::new(frames)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_answer_holds_is_counted_by_its_largest_part() {
+        let parts = |sizes: &[u64]| -> Vec<_> {
+            sizes.iter().map(|bytes| CutPart { bytes: *bytes, ..CutPart::default() }).collect()
+        };
+        assert_eq!(held(&parts(&[PART_BYTES; 100]), 3), 7);
+        assert_eq!(held(&parts(&[PART_BYTES, 1_000]), 3), 2, "no more than there are");
+        let mut large = [1_000; 100];
+        large[50] = PART_BYTES + 1;
+        assert_eq!(held(&parts(&large), 3), 14, "one row is larger than a part");
+        large[50] = 32 << 20;
+        assert_eq!(held(&parts(&large), 2), 5 * 64);
+        large[50] = u64::MAX;
+        assert_eq!(held(&parts(&large), 2), u32::MAX, "nobody has so much");
     }
 }
