@@ -7,6 +7,7 @@ use std::time::Duration;
 use kubebrain_net::dial::DialConfig;
 use kubebrain_net::held::Held;
 use kubebrain_net::probe::ETCD_VERSION;
+use kubebrain_net::trace::Tracer;
 
 use crate::metrics::Metrics;
 pub use crate::seams::Seams;
@@ -115,6 +116,8 @@ pub struct Config {
     pub metrics: Metrics,
     /// Counts whom it holds back. Default: nobody.
     pub held: Held,
+    /// Is told of attempts at brains for requests that are traced. Default: nobody.
+    pub tracer: Tracer,
     /// Planted faults.
     #[cfg(any(test, feature = "seams"))]
     pub seams: Seams,
@@ -144,6 +147,7 @@ impl Default for Config {
             watch_window_bytes: 64 * 1024,
             metrics: Metrics::default(),
             held: Held::default(),
+            tracer: Tracer::default(),
             #[cfg(any(test, feature = "seams"))]
             seams: Seams::default(),
         }

@@ -125,6 +125,11 @@ impl Announcer {
         self.inner.standing.send_replace(standing);
     }
 
+    /// True while it is its group's master.
+    pub fn is_master(&self) -> bool {
+        self.inner.standing.borrow().master
+    }
+
     /// What it is now.
     pub fn now(&self) -> StandingResponse {
         let standing = self.inner.standing.borrow();
