@@ -154,8 +154,8 @@ pub(crate) async fn run(flags: flags::Brain, process: &Process) -> Result<()> {
     let accepting = Stopper::default();
     let mut endpoints = Endpoints::new(&flags, &clients.urls, peers.urls(), &accepting);
     numbers.tracer.is({
-        let announcer = endpoints.announcer.clone();
-        let role = move || if announcer.is_master() { "master" } else { "slave" };
+        let leads = endpoints.announcer.leads();
+        let role = move || if leads() { "master" } else { "slave" };
         Own { group: Some(flags.group.clone()), role: Box::new(role) }
     });
     let election = candidate::stand(&flags, &storage, &endpoints).await?;

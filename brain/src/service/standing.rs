@@ -125,9 +125,10 @@ impl Announcer {
         self.inner.standing.send_replace(standing);
     }
 
-    /// True while it is its group's master.
-    pub fn is_master(&self) -> bool {
-        self.inner.standing.borrow().master
+    /// Says whether it is its group's master, whenever that is asked. It keeps nothing from ending.
+    pub fn leads(&self) -> impl Fn() -> bool + Send + Sync + use<> {
+        let standing = self.inner.standing.subscribe();
+        move || standing.borrow().master
     }
 
     /// What it is now.

@@ -131,9 +131,15 @@ async fn a_transaction_is_one_tree_through_proxy_and_brain_without_its_keys() {
         assert!(!collector.has_seen(secret.as_bytes()), "{secret} has left the process");
     }
     assert!(proxy.log().contains(TRACE), "the line about a slow request names its trace");
-    let page = scrape(proxy.address()).await;
-    assert!(page.value("kubebrain_trace_spans_exported_total", &[]) >= 2.0);
-    drop(brain);
+    until("a count of them", async || {
+        let page = scrape(proxy.address()).await;
+        (page.value("kubebrain_trace_spans_exported_total", &[]) >= 2.0).then_some(())
+    })
+    .await;
+    for mut process in [proxy, brain] {
+        process.signal("TERM");
+        assert!(process.ended().await.success(), "who traces ends as ever");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -164,7 +170,7 @@ async fn a_collector_that_never_answers_keeps_nobody_waiting() {
     let collector = Collector::silent().await;
     let start = traced(Start::standalone(&place), &collector)
         .flag("distributed-tracing-sampling-rate", "1000000")
-        .env("OTEL_EXPORTER_OTLP_TIMEOUT", "2000");
+        .env("OTEL_EXPORTER_OTLP_TIMEOUT", "8000");
     let mut server = start.run().await;
     let mut writers = JoinSet::new();
     for writer in 0..16 {
@@ -180,7 +186,7 @@ async fn a_collector_that_never_answers_keeps_nobody_waiting() {
         });
     }
     let longest = in_time("the writers", writers.join_all()).await.into_iter().max().expect("some");
-    assert!(longest < Duration::from_millis(1500), "a put has waited for {longest:?}");
+    assert!(longest < Duration::from_secs(5), "a put has waited for {longest:?}");
     assert!(collector.connections() > 0, "it was tried");
     let page = scrape(server.address()).await;
     assert!(page.value("kubebrain_trace_spans_lost_total", &[]) > 1000.0, "the queue has a bound");
