@@ -8,6 +8,7 @@ mod placement;
 mod print;
 mod process;
 mod run;
+mod trace;
 
 use std::process::ExitCode;
 
@@ -21,6 +22,7 @@ use clap::FromArgMatches;
 use cli::{Cli, Command, etcd, manual};
 use log::Log;
 use process::Process;
+use trace::Traces;
 
 fn main() -> ExitCode {
     process::umask::close();
@@ -78,7 +80,16 @@ fn execute(command: Command, log: &Log) -> Result<()> {
     if let Command::Ctl(flags) = command {
         return runtime.block_on(ctl::run(flags));
     }
-    let process = Process::new(log.clone())?;
+    let traces = match &command {
+        Command::Standalone(flags) => Some((&flags.clients.tracing, "standalone")),
+        Command::Brain(flags) => Some((&flags.clients.tracing, "brain")),
+        Command::Proxy(flags) => Some((&flags.clients.tracing, "proxy")),
+        Command::Ctl(_) | Command::Version | Command::Completion(_) | Command::Man(_) => None,
+    };
+    let traces = runtime.block_on(async {
+        traces.map_or_else(|| Ok(Traces::none()), |(flags, program)| Traces::begin(flags, program))
+    })?;
+    let mut process = Process::new(log.clone(), traces)?;
     let outcome = runtime.block_on(async {
         match command {
             Command::Standalone(flags) => run::standalone::run(flags, &process).await,
@@ -87,6 +98,7 @@ fn execute(command: Command, log: &Log) -> Result<()> {
             Command::Ctl(_) | Command::Version | Command::Completion(_) | Command::Man(_) => Ok(()), // done above
         }
     });
+    runtime.block_on(process.traces.finish());
     drop(runtime); // what blocks is waited for: nothing is logged after the last line
     process.stopped(&outcome);
     outcome

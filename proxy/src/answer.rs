@@ -157,7 +157,8 @@ impl Messages {
     /// For all of the message that has begun: one that grows is copied, and leaves the allocator with room of every size.
     fn make_room(&mut self) {
         let Some(&[_, a, b, c, d]) = self.buffer.first_chunk() else { return };
-        let whole = FRAME_PREFIX_BYTES + u32::from_be_bytes([a, b, c, d]) as usize;
+        let said = u32::from_be_bytes([a, b, c, d]) as usize;
+        let whole = FRAME_PREFIX_BYTES + said.min(self.bytes_max);
         self.buffer.reserve(whole.saturating_sub(self.buffer.len()));
     }
 

@@ -4,12 +4,13 @@
 //! owner* (look at the newest table, try again) and *unknown* (a write is never sent again).
 
 use http::{HeaderMap, HeaderValue, Method, Request, header};
+use kubebrain_net::trace::{Name, Span};
 use kubebrain_shared::fault::Fault;
 use kubebrain_shared::metadata;
 use kubebrain_shared::placement::DocumentId;
 use tokio::time::Instant;
-use tonic::Status;
 use tonic::body::Body;
+use tonic::{Code, Status};
 
 use crate::answer::Answer;
 use crate::core::Core;
@@ -117,7 +118,13 @@ impl Core {
             Wanted::CutFrom(bytes) => drop(headers.insert(metadata::CUT, HeaderValue::from(bytes))),
             Wanted::Part { .. } => drop(headers.insert(metadata::FENCED, HeaderValue::from_static("1"))),
         }
-        let answer = attempt.send(request, Answer::open).await.map_err(|miss| {
+        let span = self.config.tracer.ask(request.headers_mut(), Name::of(ask.path));
+        let span = span.map(|span| span.at(group.name(), attempt.address()));
+        let outcome = attempt.send(request, Answer::open).await;
+        if let Some(span) = span {
+            ended(&span, &outcome);
+        }
+        let answer = outcome.map_err(|miss| {
             tracing::debug!(group = %group.name(), path = ask.path, %miss, "a brain has not answered");
             match miss {
                 Miss::NotMaster { named } => {
@@ -183,6 +190,20 @@ impl Core {
         let answer = self.send(group, &ask).await.map_err(|_| Fault::Timeout)?;
         answer.decode(self.config.merged_bytes_max).await
     }
+}
+
+/// Tells how an attempt went. Its span is that of who answers, up to the first frame: what follows is the client's to read.
+fn ended(span: &Span, outcome: &Result<Answer, Miss>) {
+    let code = match outcome {
+        Ok(answer) => {
+            answer.revision.into_iter().for_each(|revision| span.reached(revision));
+            answer.error.as_ref().map_or(Code::Ok, Status::code)
+        }
+        Err(Miss::NotMaster { .. }) => Code::FailedPrecondition,
+        Err(Miss::Unsent(_)) => Code::Unavailable,
+        Err(Miss::Unknown) => Code::Unknown,
+    };
+    span.end(code);
 }
 
 /// What an outcome counts as.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use kubebrain_net::dial::DialConfig;
 use kubebrain_net::held::Held;
 use kubebrain_net::probe::ETCD_VERSION;
+use kubebrain_net::trace::Tracer;
 
 use crate::metrics::Metrics;
 pub use crate::seams::Seams;
@@ -88,7 +89,7 @@ pub struct Config {
     /// A range of one group whose rows take so many bytes is read from several of its brains at once, where two or more are up
     /// to date; default 1 MiB, `None`: never. Lower costs more requests for what one brain answers as soon.
     pub fanout_bytes_min: Option<u64>,
-    /// Parts of such ranges held at once, each of half a MiB, or as many as it is times so large; default 128. Above it one brain
+    /// Parts of such ranges held at once, each of half a MiB, or as many as it is times so large; default 64. Above it one brain
     /// answers a range.
     pub fanout_parts_max: usize,
     /// Requests at work at once, of those that are there whole; default 16 384. Above it they are answered "too many requests" at once.
@@ -116,6 +117,8 @@ pub struct Config {
     pub metrics: Metrics,
     /// Counts whom it holds back. Default: nobody.
     pub held: Held,
+    /// Is told of attempts at brains for requests that are traced. Default: nobody.
+    pub tracer: Tracer,
     /// Planted faults.
     #[cfg(any(test, feature = "seams"))]
     pub seams: Seams,
@@ -132,7 +135,7 @@ impl Default for Config {
             request_bytes_max: 1536 * 1024,
             merged_bytes_max: 128 * 1024 * 1024,
             fanout_bytes_min: Some(1 << 20),
-            fanout_parts_max: 128,
+            fanout_parts_max: 64,
             in_flight_max: 16_384,
             answer_timeout: Duration::from_secs(30),
             retry_for: Duration::from_secs(5),
@@ -145,6 +148,7 @@ impl Default for Config {
             watch_window_bytes: 64 * 1024,
             metrics: Metrics::default(),
             held: Held::default(),
+            tracer: Tracer::default(),
             #[cfg(any(test, feature = "seams"))]
             seams: Seams::default(),
         }

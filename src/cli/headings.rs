@@ -16,6 +16,7 @@ const HEADINGS: &[(&str, &[&str])] = &[
     ("Storage", &["engine", "data-dir", "store-", "quota-", "read-fence", "lease-"]),
     ("Requests", &["max-", "fanout-", "warning-", "watch-", "grpc-", "enable-grpc-", "cors", "host-"]),
     ("Election", &["election"]),
+    ("Traces", &["enable-distributed-", "distributed-"]),
     ("Compaction", &["auto-compaction-", "compaction-"]),
 ];
 

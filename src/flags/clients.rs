@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{Serving, duration};
+use super::{Serving, Tracing, duration};
 
 /// What clients see.
 #[derive(Debug, Args)]
@@ -40,4 +40,6 @@ pub(crate) struct Clients {
     pub max_concurrent_streams: u32,
     #[command(flatten)]
     pub serving: Serving,
+    #[command(flatten)]
+    pub tracing: Tracing,
 }

@@ -9,6 +9,7 @@ mod peers;
 mod programs;
 mod serving;
 mod store;
+mod tracing;
 
 pub(crate) use clients::Clients;
 pub(crate) use compaction::Compaction;
@@ -17,3 +18,4 @@ pub(crate) use peers::{PeerFiles, PeerServing};
 pub(crate) use programs::{Brain, Proxy, Standalone, group};
 pub(crate) use serving::Serving;
 pub(crate) use store::{Engine, Gc, ReadFence, Store, TikvCluster};
+pub(crate) use tracing::Tracing;

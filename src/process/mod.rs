@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use tracing::field::{DisplayValue, display};
 
 use crate::log::Log;
+use crate::trace::Traces;
 use descriptors::Descriptors;
 pub(crate) use place::Place;
 use systemd::Systemd;
@@ -32,6 +33,7 @@ pub(crate) struct Process {
     pub descriptors: Descriptors,
     /// Those of all its listeners.
     pub connections: Connections,
+    pub traces: Traces,
     began: Instant,
     has_begun: AtomicBool,
 }
@@ -45,13 +47,14 @@ pub(crate) struct Starting {
 impl Process {
     /// # Errors
     /// It may open too few files.
-    pub(crate) fn new(log: Log) -> Result<Self> {
+    pub(crate) fn new(log: Log, traces: Traces) -> Result<Self> {
         let descriptors = Descriptors::of_process()?;
         Ok(Self {
             log,
             systemd: Systemd::of_environment(),
             descriptors,
             connections: descriptors.connections(),
+            traces,
             began: Instant::now(),
             has_begun: AtomicBool::new(false),
         })

@@ -29,6 +29,7 @@ use kubebrain_brain::config;
 use kubebrain_brain::service::{Announced, Audience};
 use kubebrain_brain::store::GroupState;
 use kubebrain_brain::store::Store;
+use kubebrain_net::trace::Own;
 use kubebrain_shared::compaction::Policy;
 use kubebrain_shared::placement::Placement;
 use kubebrain_shared::stop::Stopper;
@@ -152,6 +153,11 @@ pub(crate) async fn run(flags: flags::Brain, process: &Process) -> Result<()> {
     };
     let accepting = Stopper::default();
     let mut endpoints = Endpoints::new(&flags, &clients.urls, peers.urls(), &accepting);
+    numbers.tracer.is({
+        let leads = endpoints.announcer.leads();
+        let role = move || if leads() { "master" } else { "slave" };
+        Own { group: Some(flags.group.clone()), role: Box::new(role) }
+    });
     let election = candidate::stand(&flags, &storage, &endpoints).await?;
     let tenure = election.as_ref().map(|election| election.candidacy.tenure().clone());
     let config = config::Config { tenure, ..config };

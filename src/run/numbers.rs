@@ -10,6 +10,7 @@ use kubebrain_net::held::Held;
 use kubebrain_net::locks::Locks;
 use kubebrain_net::metrics::{Calls, Inbound, Metrics, Observe, Side, Slow};
 use kubebrain_net::probe::ETCD_VERSION;
+use kubebrain_net::trace::Tracer;
 use tonic::body::Body;
 use tonic::codegen::Service;
 
@@ -25,6 +26,8 @@ pub(crate) struct Numbers {
     pub metrics: Metrics,
     /// Whom listeners and budgets hold back.
     pub held: Held,
+    /// Who is told of requests that are traced.
+    pub tracer: Tracer,
     gzip: Gzip,
     clients: Arc<Calls>,
     /// Of a request, bytes.
@@ -37,6 +40,7 @@ impl Numbers {
         let metrics = Metrics::of_process();
         process.log.count_in(&metrics);
         process.connections.count_in(&metrics);
+        process.traces.count_in(&metrics);
         let says = |name, help, label, value| {
             metrics.gauges(name, help, &[label]).with_label_values(&[value]).set(1);
         };
@@ -51,12 +55,13 @@ impl Numbers {
         );
         says("kubebrain_build_info", "1 for the version of kubebrain.", "version", env!("CARGO_PKG_VERSION"));
         let slow = Slow::new(flags.warning_unary_request_duration);
-        let clients = Calls::new(&metrics, Side::Clients, slow);
+        let tracer = process.traces.tracer.clone();
+        let clients = Calls::new(&metrics, Side::Clients, slow, tracer.clone());
         let held = metrics.held();
         let message_bytes_max = flags.max_request_bytes + GRPC_BYTES;
         let gzip = Gzip::new(message_bytes_max, held.clone());
         let has_gateway = flags.serving.enable_grpc_gateway;
-        Self { metrics, held, gzip, clients, message_bytes_max, has_gateway }
+        Self { metrics, held, tracer, gzip, clients, message_bytes_max, has_gateway }
     }
 
     /// What clients find on a listener, over `service`: locks and elections, JSON over HTTP, `/metrics`; counted.
@@ -76,7 +81,7 @@ impl Numbers {
     /// Counts the calls of a listener for proxies.
     pub(crate) fn observe_peers<S>(&self, service: S, flags: &Clients) -> Observe<S> {
         let slow = Slow::new(flags.warning_unary_request_duration);
-        let calls = Calls::new(&self.metrics, Side::Peers, slow);
+        let calls = Calls::new(&self.metrics, Side::Peers, slow, self.tracer.clone());
         Observe::new(service, self.metrics.clone(), calls, self.gzip.clone())
     }
 }

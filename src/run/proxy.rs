@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use futures_util::FutureExt as _;
+use kubebrain_net::trace::Own;
 use kubebrain_proxy::metrics::Metrics;
 use kubebrain_proxy::{Config, Contacts, Joining, Proxy, Reach};
 use kubebrain_shared::placement::Placement;
@@ -140,9 +141,11 @@ pub(crate) async fn run(flags: flags::Proxy, process: &Process) -> Result<()> {
     ));
     process.systemd.status("waiting for the cluster's placement and the groups' brains");
     let numbers = Numbers::new(&flags.clients, process);
+    numbers.tracer.is(Own { group: None, role: Box::new(|| "proxy") });
     let config = Config {
         metrics: Metrics::new(&numbers.metrics),
         held: numbers.held.clone(),
+        tracer: numbers.tracer.clone(),
         fanout_bytes_min: Some(flags.fanout_min_bytes).filter(|bytes| *bytes > 0),
         ..config(&flags.clients, &clients.urls)
     };

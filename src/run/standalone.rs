@@ -20,6 +20,7 @@ use kubebrain_brain::service::Announcer;
 use kubebrain_brain::store::GroupState;
 use kubebrain_net::opening::Opening;
 use kubebrain_net::probe::ETCD_VERSION;
+use kubebrain_net::trace::Own;
 use kubebrain_proto::peer::StandingResponse;
 use kubebrain_proxy::Proxy;
 use kubebrain_shared::group::GroupName;
@@ -110,6 +111,7 @@ pub(crate) async fn run(flags: Standalone, process: &Process) -> Result<()> {
         },
     );
     let numbers = Numbers::new(&flags.clients, process);
+    numbers.tracer.is(Own { group: None, role: Box::new(|| "standalone") });
     let storage = storage::open(&flags.store, &flags.clients, &numbers, process).await?;
     // Of the groups that are served, for who watches over their writers.
     let stores: Arc<Mutex<Vec<Arc<GroupState>>>> = Arc::default();
@@ -121,6 +123,7 @@ pub(crate) async fn run(flags: Standalone, process: &Process) -> Result<()> {
         }),
         metrics: kubebrain_proxy::metrics::Metrics::new(&numbers.metrics),
         held: numbers.held.clone(),
+        tracer: numbers.tracer.clone(),
         ..proxy::config(&flags.clients, &clients.urls)
     };
     let accepting = Stopper::default();

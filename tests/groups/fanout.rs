@@ -166,7 +166,7 @@ async fn a_large_list_is_of_all_brains_and_the_one_that_a_brain_gives() {
 /// What a proxy may take more than it took before its first list, while a client reads as fast as it can and some slowly.
 const ABOVE_IDLE_BYTES: u64 = 64 << 20;
 /// The same while `IDLERS` clients have begun a list and read nothing of it.
-const ABOVE_IDLE_BYTES_OF_IDLERS: u64 = 128 << 20;
+const ABOVE_IDLE_BYTES_OF_IDLERS: u64 = 64 << 20;
 const IDLERS: usize = 30;
 
 /// A client with a connection of its own that has asked for everything.

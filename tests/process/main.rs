@@ -44,6 +44,7 @@ mod snapshot;
 mod sockets;
 mod systemd;
 mod tls;
+mod tracing;
 mod unplaced;
 
 /// The program that is tested.

@@ -125,6 +125,12 @@ impl Announcer {
         self.inner.standing.send_replace(standing);
     }
 
+    /// Says whether it is its group's master, whenever that is asked. It keeps nothing from ending.
+    pub fn leads(&self) -> impl Fn() -> bool + Send + Sync + use<> {
+        let standing = self.inner.standing.subscribe();
+        move || standing.borrow().master
+    }
+
     /// What it is now.
     pub fn now(&self) -> StandingResponse {
         let standing = self.inner.standing.borrow();

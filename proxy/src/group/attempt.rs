@@ -44,6 +44,11 @@ impl<'a> Attempt<'a> {
         self.place
     }
 
+    /// Where that is.
+    pub(crate) fn address(&self) -> &str {
+        &self.node.address
+    }
+
     /// Sends, and opens the answer. Given up where the node becomes suspect: at once what has no effects, and all else
     /// when nothing was heard for a while.
     ///

@@ -7,6 +7,7 @@ pub mod held;
 pub mod budget;
 pub mod intake;
 pub mod gzip;
+pub mod trace;
 pub mod metrics;
 pub mod eager;
 pub mod tls;

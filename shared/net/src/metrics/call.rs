@@ -6,6 +6,8 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use http::{HeaderMap, Request};
+use kubebrain_shared::metadata;
 use kubebrain_shared::method::{Kind, Method};
 use prometheus::{Histogram, IntCounter};
 use tokio::time::Instant;
@@ -16,6 +18,7 @@ use super::method;
 use super::side::Side;
 use super::slow::Ended;
 use super::{Metrics, Slow};
+use crate::trace::{Name, Span, Tracer};
 
 /// By number, as gRPC's Go library writes them in labels.
 const CODES: [&str; 17] = [
@@ -46,6 +49,9 @@ pub struct Calls {
     received_bytes: IntCounter,
     sent_bytes: IntCounter,
     slow: Slow,
+    tracer: Tracer,
+    /// Who asks here has no parent that could have decided whether a trace begins.
+    begins_traces: bool,
 }
 
 /// One method's numbers, looked up once per call.
@@ -67,6 +73,7 @@ pub(super) struct Call {
     request_bytes: AtomicU64,
     response_bytes: AtomicU64,
     head: OnceLock<Head>,
+    span: Option<Span>,
 }
 
 /// What came first of a unary request: keys stand there. A copy, since whoever reads the request may want its buffer
@@ -80,8 +87,8 @@ struct Head {
 const HEAD_BYTES_MAX: usize = 512;
 
 impl Calls {
-    /// Registers the numbers of one side's calls; warns of slow ones.
-    pub fn new(metrics: &Metrics, side: Side, slow: Slow) -> Arc<Self> {
+    /// Registers the numbers of one side's calls; warns of slow ones; `tracer` is told of those that are traced.
+    pub fn new(metrics: &Metrics, side: Side, slow: Slow, tracer: Tracer) -> Arc<Self> {
         let (prefix, received_bytes, sent_bytes) = match side {
             Side::Clients => (
                 "",
@@ -129,13 +136,17 @@ impl Calls {
             received_bytes: metrics.counter(received_bytes, "Bytes of messages received in calls."),
             sent_bytes: metrics.counter(sent_bytes, "Bytes of messages sent in calls."),
             slow,
+            tracer,
+            begins_traces: side == Side::Clients,
         })
     }
 
-    /// A call begins.
-    pub(super) fn begin(self: &Arc<Self>, path: &str) -> Arc<Call> {
-        let row = self.places.get(path).copied().unwrap_or(self.rows.len() - 1);
+    /// A call begins. Where it is traced, its headers name its span from here on.
+    pub(super) fn begin<B>(self: &Arc<Self>, request: &mut Request<B>) -> Arc<Call> {
+        let row = self.places.get(request.uri().path()).copied().unwrap_or(self.rows.len() - 1);
         self.rows[row].started.inc();
+        let Method { service, name: method, .. } = self.rows[row].method;
+        let span = self.tracer.serve(request.headers_mut(), Name { service, method }, self.begins_traces);
         Arc::new(Call {
             calls: Arc::clone(self),
             row,
@@ -144,6 +155,7 @@ impl Calls {
             request_bytes: AtomicU64::new(0),
             response_bytes: AtomicU64::new(0),
             head: OnceLock::new(),
+            span,
         })
     }
 }
@@ -171,6 +183,15 @@ impl Call {
         }
     }
 
+    /// The answer begins.
+    pub(super) fn answered(&self, headers: &HeaderMap) {
+        if let Some(span) = &self.span
+            && let Some(revision) = metadata::revision(headers, &metadata::REVISION)
+        {
+            span.reached(revision);
+        }
+    }
+
     /// Bytes of the answer.
     pub(super) fn sent(&self, passed: Passed) {
         if passed.messages > 0 {
@@ -186,6 +207,10 @@ impl Call {
             return;
         }
         let (row, took) = (self.row(), self.began.elapsed());
+        let trace = self.span.as_ref().map(|span| {
+            span.end(code);
+            span.context()
+        });
         let code = code as usize;
         row.handled[code].inc();
         row.seconds.observe(took.as_secs_f64());
@@ -195,13 +220,14 @@ impl Call {
             method = %format_args!("{}/{}", method.service, method.name),
             code = CODES[code],
             seconds = took.as_secs_f64(),
+            trace = trace.map(display),
             request_bytes,
             response_bytes = self.response_bytes.load(Ordering::Relaxed),
             "answered"
         );
         if method.kind == Kind::Unary {
             let head = self.head.get().map_or(&b""[..], Head::bytes);
-            self.calls.slow.look(&Ended { method, code: CODES[code], took, request_bytes, head });
+            self.calls.slow.look(&Ended { method, code: CODES[code], took, request_bytes, head, trace });
         }
     }
 }

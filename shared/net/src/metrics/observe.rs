@@ -194,6 +194,7 @@ where
 }
 
 fn counted(response: Response<Body>, ending: Ending) -> Response<Body> {
+    ending.0.answered(response.headers());
     match code(response.headers()) {
         Some(code) => {
             ending.0.end(code);
@@ -253,14 +254,12 @@ where
         came: impl FnOnce(B, bool, bool) -> Came,
     ) -> Answering<S::Future> {
         let content = request.headers().get(header::CONTENT_TYPE);
-        let call = match content {
-            Some(content) if content.as_bytes().starts_with(b"application/grpc") => {
-                Some(self.calls.begin(request.uri().path()))
-            }
-            _ if request.uri().path() == "/metrics" => {
+        let call = match content.is_some_and(|content| content.as_bytes().starts_with(b"application/grpc")) {
+            true => Some(self.calls.begin(&mut request)),
+            false if request.uri().path() == "/metrics" => {
                 return Answering::Page { page: Some(self.metrics.answer(request.headers())) };
             }
-            _ => None,
+            false => None,
         };
         let ending = call.clone().map(Ending);
         let compressed = match call.as_ref().map(|_| Gzip::takes(request.headers_mut())).transpose() {

@@ -7,6 +7,8 @@ use kubebrain_shared::wire::{FRAME_PREFIX_BYTES, Fields};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use crate::trace::Context;
+
 /// How a call ended.
 pub(super) struct Ended<'a> {
     pub(super) method: Method,
@@ -14,6 +16,7 @@ pub(super) struct Ended<'a> {
     pub(super) took: Duration,
     pub(super) request_bytes: u64,
     pub(super) head: &'a [u8],
+    pub(super) trace: Option<Context>,
 }
 
 /// Lines a second, at most; the others are counted in the next line.
@@ -59,6 +62,7 @@ impl Slow {
             request_bytes = ended.request_bytes,
             key = shown(keys.key),
             range_end = shown(keys.end),
+            trace = ended.trace.map(display),
             suppressed,
             "a request took long"
         );

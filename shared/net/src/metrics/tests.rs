@@ -20,6 +20,7 @@ use crate::dial::{Channel, Connector, DialConfig};
 use crate::gzip::Gzip;
 use crate::held::Held;
 use crate::serve::{ServeConfig, memory, serve_memory};
+use crate::trace::Tracer;
 
 /// The value of a line of the page; `None` if it has none.
 fn value(page: &str, row: &str) -> Option<f64> {
@@ -84,7 +85,7 @@ async fn answer(request: Request<Inbound>) -> Result<Response<Body>, Infallible>
 /// A server whose calls are observed, and a client of it.
 fn serve() -> (Metrics, Channel, Stopper) {
     let metrics = Metrics::new();
-    let calls = Calls::new(&metrics, Side::Clients, Slow::new(Duration::MAX));
+    let calls = Calls::new(&metrics, Side::Clients, Slow::new(Duration::MAX), Tracer::default());
     let service =
         Observe::new(tower::service_fn(answer), metrics.clone(), calls, Gzip::new(1 << 20, Held::default()));
     let (connector, listener) = memory();
@@ -254,7 +255,7 @@ async fn a_storm_of_slow_requests_is_ten_lines_a_second() {
     let head = wire::frame(&range);
     let look = |millis| {
         let took = Duration::from_millis(millis);
-        slow.look(&Ended { method, code: "OK", took, request_bytes: 6, head: &head });
+        slow.look(&Ended { method, code: "OK", took, request_bytes: 6, head: &head, trace: None });
     };
     look(300);
     assert_eq!(lines.0.lock().len(), 0, "as long as is allowed");
@@ -275,7 +276,7 @@ async fn a_storm_of_slow_requests_is_ten_lines_a_second() {
 #[test]
 fn codes_have_the_names_of_grpcs_go_library() {
     let metrics = Metrics::new();
-    let _calls = Calls::new(&metrics, Side::Peers, Slow::new(Duration::MAX));
+    let _calls = Calls::new(&metrics, Side::Peers, Slow::new(Duration::MAX), Tracer::default());
     let page = metrics.page();
     assert!(
         page.contains(r#"kubebrain_peer_grpc_server_handled_total{grpc_code="OK",grpc_method="Advance""#)

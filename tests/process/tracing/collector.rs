@@ -1,0 +1,215 @@
+//! [`Collector`]: takes spans by OTLP, or takes connections and nothing else. What it reads of OTLP is written here.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use http::{HeaderMap, HeaderValue, Request, Response, header};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use kubebrain_net::serve::{Listener, ServeConfig, serve_listener};
+use kubebrain_shared::stop::Stopper;
+use kubebrain_shared::wire::{self, FRAME_PREFIX_BYTES};
+use parking_lot::Mutex;
+use prost::Message as _;
+use tokio::io::copy;
+use tokio::net::{TcpListener, TcpStream};
+use tonic::body::Body;
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Export {
+    #[prost(message, repeated, tag = "1")]
+    resources: Vec<OfResource>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct OfResource {
+    #[prost(message, optional, tag = "1")]
+    resource: Option<Resource>,
+    #[prost(message, repeated, tag = "2")]
+    scopes: Vec<OfScope>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Resource {
+    #[prost(message, repeated, tag = "1")]
+    attributes: Vec<Attribute>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct OfScope {
+    #[prost(message, repeated, tag = "2")]
+    spans: Vec<Span>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Span {
+    #[prost(bytes = "vec", tag = "1")]
+    pub(super) trace_id: Vec<u8>,
+    #[prost(bytes = "vec", tag = "2")]
+    pub(super) span_id: Vec<u8>,
+    #[prost(string, tag = "3")]
+    pub(super) trace_state: String,
+    #[prost(bytes = "vec", tag = "4")]
+    pub(super) parent_span_id: Vec<u8>,
+    #[prost(string, tag = "5")]
+    pub(super) name: String,
+    #[prost(int32, tag = "6")]
+    pub(super) kind: i32,
+    #[prost(fixed64, tag = "7")]
+    pub(super) start_time_unix_nano: u64,
+    #[prost(fixed64, tag = "8")]
+    pub(super) end_time_unix_nano: u64,
+    #[prost(message, repeated, tag = "9")]
+    attributes: Vec<Attribute>,
+    #[prost(message, optional, tag = "15")]
+    pub(super) status: Option<Status>,
+    /// Not of OTLP: put in here when it arrives.
+    #[prost(message, optional, tag = "1000")]
+    resource: Option<Resource>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Status {
+    #[prost(string, tag = "2")]
+    pub(super) message: String,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Attribute {
+    #[prost(string, tag = "1")]
+    key: String,
+    #[prost(message, optional, tag = "2")]
+    value: Option<Any>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Any {
+    #[prost(string, optional, tag = "1")]
+    text: Option<String>,
+    #[prost(int64, optional, tag = "3")]
+    number: Option<i64>,
+}
+
+fn find<'a>(attributes: &'a [Attribute], key: &str) -> Option<&'a Any> {
+    attributes.iter().find(|attribute| attribute.key == key)?.value.as_ref()
+}
+
+impl Span {
+    /// Empty where there is none.
+    pub(super) fn text(&self, key: &str) -> &str {
+        find(&self.attributes, key).and_then(|any| any.text.as_deref()).unwrap_or_default()
+    }
+
+    pub(super) fn number(&self, key: &str) -> Option<i64> {
+        find(&self.attributes, key)?.number
+    }
+
+    /// Of the process that says this.
+    pub(super) fn resource(&self, key: &str) -> &str {
+        let attributes = self.resource.as_ref().map_or(&[][..], |resource| &resource.attributes);
+        find(attributes, key).and_then(|any| any.text.as_deref()).unwrap_or_default()
+    }
+}
+
+pub(super) fn hex(id: &[u8]) -> String {
+    id.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// See the module.
+pub(super) struct Collector {
+    pub(super) address: String,
+    seen: Arc<Seen>,
+    _stopper: Stopper,
+}
+
+#[derive(Default)]
+struct Seen {
+    connections: AtomicUsize,
+    /// What came, as it came.
+    bytes: Mutex<Vec<Vec<u8>>>,
+    spans: Mutex<Vec<Span>>,
+}
+
+impl Collector {
+    /// It takes what it gets.
+    pub(super) async fn answering() -> Self {
+        let inside = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = inside.local_addr().expect("it is bound");
+        let (seen, stopper) = (Arc::<Seen>::default(), Stopper::default());
+        let service = {
+            let seen = seen.clone();
+            tower::service_fn(move |request| take(seen.clone(), request))
+        };
+        let (config, stop) = (ServeConfig::default(), stopper.handle());
+        tokio::spawn(serve_listener(Listener::Tcp(inside), None, service, config, stop));
+        // In front of it stands who counts.
+        Self::counting(seen, stopper, move |mut client| async move {
+            let Ok(mut server) = TcpStream::connect(address).await else { return };
+            let _ended = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+        })
+        .await
+    }
+
+    /// It takes connections, reads, and never says a word.
+    pub(super) async fn silent() -> Self {
+        let read = |mut client: TcpStream| async move {
+            let (mut from, _to) = client.split();
+            let _ended = copy(&mut from, &mut tokio::io::sink()).await;
+        };
+        Self::counting(Arc::default(), Stopper::default(), read).await
+    }
+
+    async fn counting<F>(
+        seen: Arc<Seen>,
+        stopper: Stopper,
+        each: impl Fn(TcpStream) -> F + Send + 'static,
+    ) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("it is bound").to_string();
+        let counted = seen.clone();
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                counted.connections.fetch_add(1, Ordering::Relaxed);
+                tokio::spawn(each(client));
+            }
+        });
+        Self { address, seen, _stopper: stopper }
+    }
+
+    pub(super) fn connections(&self) -> usize {
+        self.seen.connections.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn spans(&self) -> Vec<Span> {
+        self.seen.spans.lock().clone()
+    }
+
+    /// True if these bytes stood in anything that it got.
+    pub(super) fn has_seen(&self, what: &[u8]) -> bool {
+        let all = self.seen.bytes.lock();
+        assert!(!all.is_empty(), "nothing has come");
+        all.iter().any(|bytes| bytes.windows(what.len()).any(|window| window == what))
+    }
+}
+
+async fn take(seen: Arc<Seen>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+    assert_eq!(request.uri().path(), "/opentelemetry.proto.collector.trace.v1.TraceService/Export");
+    let headers = format!("{:?}", request.headers()).into_bytes();
+    let body = request.into_body().collect().await.expect("a message").to_bytes();
+    let export = Export::decode(&body[FRAME_PREFIX_BYTES..]).expect("what OTLP says");
+    seen.bytes.lock().extend([headers, body.to_vec()]);
+    for OfResource { resource, scopes } in export.resources {
+        let spans = scopes.into_iter().flat_map(|scope| scope.spans);
+        seen.spans.lock().extend(spans.map(|span| Span { resource: resource.clone(), ..span }));
+    }
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", HeaderValue::from_static("0"));
+    let message = http_body_util::Full::new(wire::frame(b"")).with_trailers(async { Some(Ok(trailers)) });
+    let mut response = Response::new(Body::new(message));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    Ok(response)
+}
