@@ -6,10 +6,6 @@ use super::boolean;
 
 /// Which requests are traced, and who is told.
 #[derive(Debug, Args)]
-#[cfg_attr(
-    not(feature = "tracing-export"),
-    expect(dead_code, reason = "all but the switch are read by what is left out")
-)]
 pub(crate) struct Tracing {
     /// Send the spans of requests to a collector, by OTLP over gRPC.
     #[arg(long, env = "ETCD_ENABLE_DISTRIBUTED_TRACING", value_name = "BOOL", num_args = 0..=1,
