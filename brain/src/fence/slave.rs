@@ -134,10 +134,18 @@ fn has_heard(state: &GroupState, need: &Need) -> bool {
 /// # Cancel safety
 /// Safe.
 pub(super) async fn reach(state: &GroupState, need: &Need) {
+    until(state, || has(state, need)).await;
+}
+
+/// Returns when this holds, which is looked at again whenever something has become visible.
+///
+/// # Cancel safety
+/// Safe.
+pub(super) async fn until(state: &GroupState, holds: impl Fn() -> bool) {
     loop {
         let mut moved = std::pin::pin!(state.hub.moved());
         moved.as_mut().enable();
-        if has(state, need) {
+        if holds() {
             return;
         }
         moved.await;

@@ -7,7 +7,7 @@ use kubebrain_shared::fault::Fault;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::ask::ask;
-use super::slave::{SLAVE_TIMEOUT, reach};
+use super::slave::{SLAVE_TIMEOUT, reach, until};
 #[cfg(any(test, feature = "faults"))]
 use crate::state::fence::Proof;
 use crate::state::fence::{Joined, Ticket};
@@ -85,16 +85,7 @@ pub(crate) async fn fence_slave(
 /// # Cancel safety
 /// Safe.
 pub(crate) async fn until_visible(state: &GroupState, revision: u64, within: Duration) {
-    let visible = async {
-        loop {
-            let mut moved = std::pin::pin!(state.hub.moved());
-            moved.as_mut().enable();
-            if state.committed().get() >= revision {
-                return;
-            }
-            moved.await;
-        }
-    };
+    let visible = until(state, || state.committed().get() >= revision);
     let _too_late = timeout(within, visible).await;
 }
 

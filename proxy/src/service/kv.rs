@@ -56,7 +56,6 @@ impl Call<'_> {
         group: &Arc<Group>,
         streams: bool,
     ) -> Result<Response<Body>, Setback> {
-        let whole = self.ask(path);
         let of_one_key = self.footprint.spans.first().is_none_or(|span| span.end.is_empty());
         let cut_from = self.core.config.fanout_bytes_min.filter(|_| !of_one_key && group.is_shared());
         if let Some(bytes) = cut_from {
@@ -70,7 +69,7 @@ impl Call<'_> {
                 return Ok(answer);
             }
         }
-        let answer = self.core.send(group, &whole).await.map_err(Setback::of_read)?;
+        let answer = self.core.send(group, &self.ask(path)).await.map_err(Setback::of_read)?;
         Ok(answer.relay())
     }
 
