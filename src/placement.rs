@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, anyhow};
-use kubebrain_shared::placement::Placement;
+use kubebrain_shared::placement::{Placement, limit_doubt};
 
 /// A file that is looked at once in this time is noticed soon enough and costs nothing.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -51,6 +51,9 @@ pub(crate) fn read_file(path: &Path) -> Result<File> {
              `{meant}` meant?",
             path.display()
         );
+    }
+    for (kind, meant) in placement.limit_doubts() {
+        tracing::warn!("placement {}: {}", path.display(), limit_doubt(kind, &meant));
     }
     Ok(File { name: path.display().to_string(), text, table: Arc::new(placement) })
 }

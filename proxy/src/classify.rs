@@ -4,14 +4,17 @@
 //! message that stands twice is merged, of a `oneof` the last one counts. A property test compares with the full
 //! decoder. Fields that are not looked at are not judged either: that is the brain's.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
+use kubebrain_net::kinds::{Kind, Kinds};
+use kubebrain_proto::etcdserverpb as pb;
+use kubebrain_shared::compaction::API_SERVERS_KEY;
 use kubebrain_shared::method;
 use kubebrain_shared::range::KeyRange;
 use kubebrain_shared::wire::{Field, Fields, Malformed, Value};
+use prost::Message as _;
 use tonic::Status;
-
-/// The key that the API servers' compactors race for; it stands outside every prefix.
-pub(crate) const COMPACT_KEY: &[u8] = b"compact_rev_key";
 
 /// Nesting above this is refused, as prost does.
 const DEPTH_MAX: usize = 48;
@@ -43,7 +46,7 @@ pub(crate) struct Footprint {
 impl Footprint {
     /// True if it compares, reads or writes exactly the compactors' key.
     pub(crate) fn touches_compact_key(&self) -> bool {
-        self.spans.iter().any(|span| span.end.is_empty() && span.key == COMPACT_KEY)
+        self.spans.iter().any(|span| span.end.is_empty() && span.key == API_SERVERS_KEY)
     }
 }
 
@@ -83,6 +86,40 @@ pub(crate) fn footprint(shape: Shape, message: &Bytes) -> Result<Footprint, Stat
         Ok(()) => Ok(reader.found),
         Err(error) => Err(Status::invalid_argument(format!("the request is not valid protobuf: {error}"))),
     }
+}
+
+/// Each kind that `message` may write, and how many bytes it may put of it. What cannot be read writes nothing: it is refused
+/// elsewhere.
+pub(crate) fn writes(shape: Shape, message: &Bytes, kinds: &Kinds) -> Vec<(Arc<Kind>, u64)> {
+    let mut found = Vec::with_capacity(1);
+    match shape {
+        Shape::Range => {}
+        Shape::Put => put(&pb::PutRequest::decode(message.clone()).unwrap_or_default(), kinds, &mut found),
+        Shape::DeleteRange => {
+            delete(pb::DeleteRangeRequest::decode(message.clone()).unwrap_or_default(), kinds, &mut found);
+        }
+        Shape::Txn => txn(pb::TxnRequest::decode(message.clone()).unwrap_or_default(), kinds, &mut found),
+    }
+    found
+}
+
+fn txn(txn: pb::TxnRequest, kinds: &Kinds, found: &mut Vec<(Arc<Kind>, u64)>) {
+    for op in txn.success.into_iter().chain(txn.failure) {
+        match op.request {
+            Some(pb::request_op::Request::RequestPut(op)) => put(&op, kinds, found),
+            Some(pb::request_op::Request::RequestDeleteRange(op)) => delete(op, kinds, found),
+            Some(pb::request_op::Request::RequestTxn(op)) => self::txn(op, kinds, found),
+            Some(pb::request_op::Request::RequestRange(_)) | None => {}
+        }
+    }
+}
+
+fn put(put: &pb::PutRequest, kinds: &Kinds, found: &mut Vec<(Arc<Kind>, u64)>) {
+    Kind::add_to(found, kinds.of_key(&put.key), (put.key.len() + put.value.len()) as u64);
+}
+
+fn delete(delete: pb::DeleteRangeRequest, kinds: &Kinds, found: &mut Vec<(Arc<Kind>, u64)>) {
+    Kind::add_to(found, kinds.of_range(&KeyRange::from_wire(delete.key, delete.range_end)), 0);
 }
 
 #[derive(Debug, thiserror::Error)]

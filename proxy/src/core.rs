@@ -5,6 +5,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use kubebrain_net::budget::Budget;
 use kubebrain_net::intake;
+use kubebrain_net::kinds::Kinds;
 use kubebrain_net::reflection::{CLIENT_SERVICES, Reflection};
 use kubebrain_shared::placement::DocumentId;
 use kubebrain_shared::revision::Revision;
@@ -24,6 +25,8 @@ pub(crate) struct Core {
     pub(crate) config: Config,
     pub(crate) floor: Floor,
     pub(crate) in_flight: Arc<Semaphore>,
+    /// The kinds of keys that requests are about, and their limits.
+    pub(crate) kinds: Arc<Kinds>,
     /// Parts of large ranges that may be held.
     pub(crate) fanouts: Arc<Semaphore>,
     /// What large requests may take in memory.
@@ -47,8 +50,11 @@ pub(crate) struct Core {
 impl Core {
     pub(crate) fn new(config: Config, table: Table, changes: Arc<TopologyChanges>) -> Self {
         let documents = watch::Sender::new(table.id());
+        let kinds = Arc::new(Kinds::default());
+        kinds.go_by(table.document().table());
         Self {
             in_flight: Arc::new(Semaphore::new(config.in_flight_max)),
+            kinds,
             fanouts: Arc::new(Semaphore::new(config.fanout_parts_max)),
             requests: Budget::of_requests(intake::DEFAULT_BYTES, config.held.clone()),
             config,
@@ -73,6 +79,7 @@ impl Core {
 
     pub(crate) fn replace_table(&self, table: Table) {
         let id = table.id();
+        self.kinds.go_by(table.document().table());
         self.table.store(Arc::new(table));
         self.documents.send_replace(id);
         self.changes.announce();

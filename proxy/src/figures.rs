@@ -12,6 +12,7 @@ impl Core {
             floor: self.floor.get(),
             placement: self.table().document().number(),
             in_flight: self.config.in_flight_max - self.in_flight.available_permits(),
+            refused: self.kinds.counts().into_iter().map(|(kind, counts)| (kind, counts.refused)).collect(),
             groups: self.table().groups().map(|group| of_group(group)).collect(),
         }
     }

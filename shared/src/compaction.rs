@@ -14,6 +14,9 @@ use tonic::Status;
 use crate::fault::Fault;
 use crate::stop::Stop;
 
+/// Where the API servers of a cluster agree which of them compacts, and up to where.
+pub const API_SERVERS_KEY: &[u8] = b"compact_rev_key";
+
 /// A period is looked at this many times, up to an hour of it; as in etcd.
 const LOOKS: u32 = 10;
 const HOUR: Duration = Duration::from_secs(3600);

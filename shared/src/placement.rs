@@ -24,6 +24,7 @@ mod diff;
 mod document;
 mod file;
 mod kinds;
+mod limits;
 mod ring;
 mod spelling;
 mod whose;
@@ -35,9 +36,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-pub use self::check::{Finding, Severity, Use, check};
+pub use self::check::{Finding, Severity, Use, check, limit_doubt};
 pub use self::diff::{Change, Difference};
 pub use self::document::{Document, DocumentError, DocumentId, Pair, TEXT_BYTES_MAX};
+pub use self::limits::{Limit, Limits, OTHER};
 use self::ring::Ring;
 pub use self::whose::Whose;
 use crate::group::GroupName;
@@ -71,6 +73,7 @@ struct Draft {
     groups: BTreeMap<GroupName, Vec<String>>,
     /// By prefix.
     rules: BTreeMap<Bytes, GroupName>,
+    limits: Limits,
 }
 
 /// Who owns a range of keys.
@@ -101,13 +104,37 @@ struct Claim {
 }
 
 /// A key's kind, if the key is inside the table's prefix.
-struct Natural<'a> {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Natural<'a> {
     /// Behind the table's prefix, without the slash at its end: `pods`, `example.com/widgets`.
-    name: &'a [u8],
+    pub name: &'a [u8],
     /// The kind's prefix as far as the key has it: the key up to its slash, or all of a key without that slash.
-    prefix: &'a [u8],
+    pub prefix: &'a [u8],
     /// False for a key such as `/registry/pods`, which names the kind and is not inside.
-    inside: bool,
+    pub inside: bool,
+}
+
+/// The natural kind of `key`, where all kinds begin with `prefix` and a slash; `None` outside of it.
+pub fn natural<'a>(prefix: &[u8], key: &'a [u8]) -> Option<Natural<'a>> {
+    let rest = key.strip_prefix(prefix)?.strip_prefix(b"/")?;
+    let start = key.len() - rest.len();
+    let slash = |from: usize| rest[from..].iter().position(|byte| *byte == b'/').map(|at| from + at);
+    let end = match slash(0) {
+        Some(first) if rest[..first].contains(&b'.') => slash(first + 1),
+        first => first,
+    };
+    Some(match end {
+        Some(end) => Natural { name: &rest[..end], prefix: &key[..=start + end], inside: true },
+        None => Natural { name: rest, prefix: key, inside: false },
+    })
+}
+
+/// The one natural kind that all keys of `range` have, as [`natural`] of its first key says it; `None` where they may have
+/// several, or are outside of all kinds.
+pub fn natural_of<'a>(prefix: &[u8], range: &'a KeyRange) -> Option<Natural<'a>> {
+    let natural = natural(prefix, range.start())?;
+    let covers = || natural.inside && KeyRange::prefix(Bytes::copy_from_slice(natural.prefix)).covers(range);
+    (range.as_one().is_some() || covers()).then_some(natural)
 }
 
 impl Placement {
@@ -132,6 +159,7 @@ impl Placement {
                 (Bytes::from_static(b"/registry/pods/"), pods),
                 (Bytes::from_static(b"/registry/events/"), events),
             ]),
+            limits: Limits::new(),
         })
     }
 
@@ -143,6 +171,7 @@ impl Placement {
             default: Owner::Group(group.clone()),
             groups: BTreeMap::from([(group, Vec::new())]),
             rules: BTreeMap::new(),
+            limits: Limits::new(),
         })
     }
 
@@ -155,6 +184,7 @@ impl Placement {
             default: Owner::Group(GroupName::nobody()),
             groups: BTreeMap::new(),
             rules: owners.into_iter().collect(),
+            limits: Limits::new(),
         })
     }
 
@@ -165,7 +195,7 @@ impl Placement {
     }
 
     /// A hash of who owns what: the same meaning has the same version, however the file is written. Addresses of
-    /// brains and groups that own nothing do not count (tables that differ only there serve together); compare whole
+    /// brains, groups that own nothing and limits do not count (tables that differ only there serve together); compare whole
     /// tables with `==` to see those.
     pub fn version(&self) -> u64 {
         self.0.version
@@ -174,6 +204,11 @@ impl Placement {
     /// What all kinds begin with, without the slash at its end: `/registry`. May be empty.
     pub fn prefix(&self) -> &Bytes {
         &self.0.draft.prefix
+    }
+
+    /// What is limited; says nothing of who owns what.
+    pub fn limits(&self) -> &Limits {
+        &self.0.draft.limits
     }
 
     /// The group of the keys outside the prefix, which also keeps what exists once: compaction's lock and leases.
@@ -265,6 +300,19 @@ impl Placement {
         })
     }
 
+    /// Limits that probably match no request: for each its kind, and which was probably meant.
+    pub fn limit_doubts(&self) -> impl Iterator<Item = (&str, String)> {
+        let named = |kind: &&String| kind.as_str() != OTHER;
+        self.limits().keys().filter(named).filter_map(|kind| {
+            let meant = kinds::meant(kind, "")?;
+            // what is meant by a rule may be a part of a kind: `prefix: /services/endpoints/`
+            let (_, path) = meant.split_once(": ")?;
+            let path = path.trim_start_matches('/');
+            let kind_of_it = if meant.starts_with("kind") { path } else { path.split('/').next()? };
+            Some((kind.as_str(), kind_of_it.to_owned()))
+        })
+    }
+
     fn segment(&self, key: &[u8]) -> usize {
         self.0.segments.partition_point(|segment| segment.start[..] <= *key) - 1
     }
@@ -282,10 +330,7 @@ impl Placement {
 
     /// The one group that the hash gives all of `part`, which is not empty.
     fn hashed<'a>(&self, ring: &'a Ring, part: &KeyRange) -> Option<&'a GroupName> {
-        let natural = self.0.draft.natural(part.start())?;
-        let kind = natural.inside.then(|| KeyRange::prefix(Bytes::copy_from_slice(natural.prefix)));
-        let one_kind = part.as_one().is_some() || kind.is_some_and(|kind| kind.covers(part));
-        one_kind.then(|| ring.group(natural.name))
+        natural_of(self.prefix(), part).map(|natural| ring.group(natural.name))
     }
 }
 
@@ -309,17 +354,7 @@ impl Draft {
     }
 
     fn natural<'a>(&self, key: &'a [u8]) -> Option<Natural<'a>> {
-        let rest = key.strip_prefix(&self.prefix[..])?.strip_prefix(b"/")?;
-        let start = key.len() - rest.len();
-        let slash = |from: usize| rest[from..].iter().position(|byte| *byte == b'/').map(|at| from + at);
-        let end = match slash(0) {
-            Some(first) if rest[..first].contains(&b'.') => slash(first + 1),
-            first => first,
-        };
-        Some(match end {
-            Some(end) => Natural { name: &rest[..end], prefix: &key[..=start + end], inside: true },
-            None => Natural { name: rest, prefix: key, inside: false },
-        })
+        natural(&self.prefix, key)
     }
 
     /// Lays the claims over each other, the narrower upon the wider. They are nested or disjoint, as prefixes are.

@@ -21,6 +21,7 @@ mod gateway;
 mod gzip;
 mod http;
 mod ids;
+mod kind_limits;
 mod large_delete;
 mod limits;
 mod load;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use bytes::Bytes;
 use kubebrain_shared::range::KeyRange;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -99,10 +100,15 @@ impl Hub {
         {
             let inner = &mut *self.inner.lock();
             debug_assert!(inner.closed <= closed);
-            inner.window = Window::new(window_bytes, closed);
+            inner.window.reset(window_bytes, closed);
             inner.closed = closed;
         }
         self.wake();
+    }
+
+    /// What all kinds begin with, without the slash, from now on.
+    pub(crate) fn set_prefix(&self, prefix: &Bytes) {
+        self.inner.lock().window.set_prefix(prefix);
     }
 
     /// Every stream with a synced watcher looks up.
@@ -124,7 +130,7 @@ impl Hub {
     /// What has happened from revision `cursor` on, of all keys.
     pub(crate) fn since(&self, cursor: u64, bytes_max: usize) -> Read {
         let inner = &*self.inner.lock();
-        let (replay, next) = inner.window.replay(cursor, bytes_max, |_, _| true);
+        let (replay, next) = inner.window.replay(&KeyRange::ALL, cursor, bytes_max, |_, _| true);
         match replay {
             Replay::Evicted => Read::Evicted,
             Replay::Events(events) if next < inner.window.end() => Read::Events(events, next),
@@ -152,7 +158,7 @@ impl Hub {
         wanted: impl FnMut(u64, &Event) -> bool,
     ) -> Read {
         let inner = &mut *self.inner.lock();
-        let (replay, next) = inner.window.replay(cursor, bytes_max, wanted);
+        let (replay, next) = inner.window.replay(&registration.range, cursor, bytes_max, wanted);
         let Replay::Events(events) = replay else { return Read::Evicted };
         if next < inner.window.end() {
             return Read::Events(events, next);
@@ -175,7 +181,7 @@ impl Hub {
         if unread == 0 {
             return Read::Closed(Vec::new(), inner.closed);
         }
-        let (replay, next) = inner.window.replay(unread, bytes_max, wanted);
+        let (replay, next) = inner.window.replay(&registration.range, unread, bytes_max, wanted);
         let Replay::Events(events) = replay else {
             inner.watchers.remove(&registration.range, registration);
             return Read::Evicted;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use kubebrain_net::kinds::{KindId, Queued};
 use kubebrain_shared::fault::Fault;
 use kubebrain_shared::group::GroupName;
 use kubebrain_shared::placement::{Document, DocumentId};
@@ -14,6 +15,12 @@ use crate::decide::repair::By;
 use crate::request::Op;
 use crate::rows::codec::{DecidedRow, HistoryRow};
 use crate::state::alarm::Alarm;
+
+/// Commands that wait: of one kind as many as etcd lets wait of all proposals, and some of other kinds beside them. Above it
+/// clients are told to come back.
+pub(crate) const COMMANDS_MAX: usize = 5000 * 8 / 7 + 1;
+/// What a command costs beside the bytes that it puts: about as much as that many.
+const COMMAND_BYTES: u64 = 512;
 
 /// Why a write was not done; surely not, in every case.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -132,6 +139,8 @@ pub(crate) enum Command {
         op: Op,
         floor: Revision,
         by: By,
+        /// Its place in the queue; none of what brains ask themselves.
+        queued: Option<Queued>,
         reply: Reply<Written, WriteError>,
     },
     Advance {
@@ -193,6 +202,19 @@ pub(crate) enum Command {
 }
 
 impl Command {
+    /// In whose line it waits, and what it costs there, in bytes; `None` for what nothing may hold up.
+    pub(crate) fn line(&self) -> Option<(KindId, u64)> {
+        match self {
+            Self::Write { op, queued, .. } => {
+                Some((queued.as_ref().map_or(KindId::NONE, Queued::kind), COMMAND_BYTES + op.put_bytes()))
+            }
+            Self::Grant { .. } | Self::Revoke { .. } | Self::Share { .. } | Self::Renew { .. } => {
+                Some((KindId::NONE, COMMAND_BYTES))
+            }
+            _ => None,
+        }
+    }
+
     /// True for what etcd would call a proposal: a change, or a request that may be one.
     pub(crate) const fn proposes(&self) -> bool {
         matches!(

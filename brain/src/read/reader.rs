@@ -214,7 +214,7 @@ impl<'a> Reader<'a> {
                 cursor.keys = live.next().map(|(next, _)| KeyRange::new(next.clone(), keys.end().cloned()));
             }
             if cursor.keys.is_some() && turn.is_none() {
-                turn = answers.turn().await;
+                turn = Some(answers.turn(self.state.kinds.of_range(&range.keys).id()).await);
             } else if cursor.keys.is_some() {
                 tokio::task::yield_now().await;
             }

@@ -5,8 +5,10 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use kubebrain_net::kinds::Kinds;
 use kubebrain_shared::fault::Fault;
 use kubebrain_shared::group::GroupName;
+use kubebrain_shared::placement::limit_doubt;
 use kubebrain_shared::revision::Revision;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
@@ -57,6 +59,8 @@ pub struct GroupState {
     pub alarms: Alarms,
     /// What this group uses of the quota that all groups of a store have together.
     pub share: Share,
+    /// The kinds of keys that requests are about, and their limits.
+    pub(crate) kinds: Kinds,
     /// The window of recent events, and who watches them.
     pub hub: Hub,
     window_bytes: usize,
@@ -128,6 +132,9 @@ pub(crate) struct Parts {
 impl GroupState {
     pub(crate) fn new(parts: Parts) -> Self {
         let Contents { index, committed, compacted, .. } = parts.contents;
+        let (kinds, hub) = (Kinds::default(), Hub::new(parts.window_bytes, committed));
+        kinds.go_by(parts.held.table());
+        hub.set_prefix(parts.held.table().prefix());
         Self {
             bounds: parts.engine.bounds(),
             fence: parts.fence,
@@ -144,7 +151,8 @@ impl GroupState {
             leases: Mutex::default(),
             alarms: Alarms::default(),
             share: parts.share,
-            hub: Hub::new(parts.window_bytes, committed),
+            kinds,
+            hub,
             window_bytes: parts.window_bytes,
             metrics: parts.metrics,
             cluster: AtomicU64::new(parts.held.document().cluster()),
@@ -175,6 +183,14 @@ impl GroupState {
     /// From now on keys are the group's by this. Watch streams look at whose their keys are.
     pub(crate) fn hold(&self, held: Held) {
         self.cluster.store(held.document().cluster(), Ordering::Relaxed);
+        let before = self.held.load();
+        if before.table().limits() != held.table().limits() {
+            for (kind, meant) in held.table().limit_doubts() {
+                tracing::warn!(group = %self.group, "placement {}: {}", held.document().number(), limit_doubt(kind, &meant));
+            }
+        }
+        self.kinds.go_by(held.table());
+        self.hub.set_prefix(held.table().prefix());
         self.held.store(Arc::new(held));
         self.placed.send_modify(|count| *count += 1);
         self.hub.wake();

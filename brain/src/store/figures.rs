@@ -2,23 +2,18 @@
 
 use std::sync::{Arc, Weak};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
-use crate::lead::command::Command;
 use crate::state::group::GroupState;
 use crate::state::metrics::{Figures, Look};
 
 /// Looks at a group without keeping it open.
-pub(super) fn look(
-    state: &Arc<GroupState>,
-    commands: mpsc::WeakSender<Command>,
-    swept: watch::Receiver<u64>,
-) -> Look {
+pub(super) fn look(state: &Arc<GroupState>, swept: watch::Receiver<u64>) -> Look {
     let state: Weak<GroupState> = Arc::downgrade(state);
-    Box::new(move || Some(figures(&*state.upgrade()?, &commands, *swept.borrow())))
+    Box::new(move || Some(figures(&*state.upgrade()?, *swept.borrow())))
 }
 
-fn figures(state: &GroupState, commands: &mpsc::WeakSender<Command>, swept: u64) -> Figures {
+fn figures(state: &GroupState, swept: u64) -> Figures {
     let (keys, versions) = {
         let index = state.index.read();
         (index.keys(), index.versions())
@@ -34,7 +29,8 @@ fn figures(state: &GroupState, commands: &mpsc::WeakSender<Command>, swept: u64)
         keys,
         versions,
         leases: state.leases.lock().count(),
-        queue: commands.upgrade().map_or(0, |queue| queue.max_capacity() - queue.capacity()),
+        queue: state.kinds.queued(),
+        kinds: state.kinds.counts(),
         cache: state.values.cache(),
         window_bytes: state.hub.window_bytes(),
         watchers: watch.watchers.get(),

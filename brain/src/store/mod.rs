@@ -14,6 +14,7 @@ mod open;
 mod placing;
 mod ranges;
 mod repairing;
+mod taking;
 #[cfg(test)]
 mod tests;
 mod whole;

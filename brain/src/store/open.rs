@@ -13,7 +13,7 @@ use crate::decide::identity::Identity;
 use crate::decide::index::Index;
 use crate::engine::Engine;
 use crate::follow::slave::Slave;
-use crate::lead::command::Command;
+use crate::lead::command::{COMMANDS_MAX, Command};
 use crate::lead::takeover::Loaded;
 use crate::lead::writer::task::Writer;
 use crate::lead::{sweep, takeover};
@@ -26,9 +26,6 @@ use crate::state::follow::FollowState;
 use crate::state::group::{Contents, GroupState, Parts};
 use crate::state::tasks::keep;
 use crate::state::values::Values;
-
-/// etcd's bound on proposals that wait; above it clients are told to come back.
-const COMMANDS_MAX: usize = 5000;
 
 /// What a store begins with: loaded, or empty.
 struct Beginning {
@@ -74,7 +71,7 @@ impl Store {
         state.set_alarms(&alarms);
         drop(keep(state, "the task that orders writes", Writer::new(state.clone(), inbox, start).run()));
         store.sweep(sweeps);
-        let look = figures::look(state, store.commands.downgrade(), store.swept.clone());
+        let look = figures::look(state, store.swept.clone());
         config.metrics.opened(&state.group, true, look);
         Ok(store)
     }
@@ -90,13 +87,13 @@ impl Store {
         let (store, inbox, sweeps) = Self::begin(&config, engine, beginning);
         store.sweep(sweeps);
         let (state, commands, swept) = (store.state.clone(), store.commands.downgrade(), store.swept.clone());
-        let look = figures::look(&state, commands.clone(), swept.clone());
+        let look = figures::look(&state, swept.clone());
         config.metrics.opened(&state.group, false, look);
         let (metrics, led) = (config.metrics.clone(), state.clone());
         let promoted = Box::new(move || {
             // Nobody is left who could ask it anything.
             if commands.upgrade().is_some() {
-                let look = figures::look(&led, commands.clone(), swept.clone());
+                let look = figures::look(&led, swept.clone());
                 metrics.opened(&led.group, true, look);
             }
         });

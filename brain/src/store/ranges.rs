@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::Stream;
 use kubebrain_net::budget;
+use kubebrain_net::kinds::Entered;
 use kubebrain_proto::peer;
 use kubebrain_shared::fault::Fault;
 use kubebrain_shared::placement::DocumentId;
@@ -85,6 +86,7 @@ impl Store {
     pub async fn range_on(&self, range: &Range, terms: &Terms) -> Result<Ranged<Reply>, WriteError> {
         let owned = || self.owns(std::slice::from_ref(&range.keys), terms.part);
         owned()?; // what never was the group's is refused at once
+        let _entered = self.enter(range, terms)?;
         self.range_if(range, terms, owned).await
     }
 
@@ -144,11 +146,12 @@ impl Store {
                 (bytes, None) => bytes,
             },
         };
-        let mut share = self.answers.take(bytes).await?;
-        let _turn = if share.is_some() { self.answers.turn().await } else { None };
+        let kind = self.state.kinds.of_range(&range.keys).id();
+        let mut share = self.answers.take_of(kind, bytes).await?;
+        let _turn = if share.is_some() { Some(self.answers.turn(kind).await) } else { None };
         let answer = reader.range(range).await?;
         if single {
-            share = self.answers.take(answer.entries.iter().map(Entry::weight).sum()).await?;
+            share = self.answers.take_of(kind, answer.entries.iter().map(Entry::weight).sum()).await?;
         }
         let answer = Answer::Range(answer);
         Ok(Ranged::Whole(Reply {
@@ -177,6 +180,14 @@ impl Store {
         Reply { message: cut.encode_to_vec().into(), revision: reader.header, share: None }
     }
 
+    /// Lets a range in by the limits of its kind; the parts of one that was let in are.
+    fn enter(&self, range: &Range, terms: &Terms) -> Result<Option<Entered>, Fault> {
+        match terms.fenced {
+            true => Ok(None),
+            false => self.state.kinds.of_range(&range.keys).enter().map(Some),
+        }
+    }
+
     async fn raise(&self, range: &Range, terms: &Terms) -> Result<(), Fault> {
         if !range.serializable {
             self.advance(terms.floor).await?;
@@ -200,7 +211,9 @@ impl Store {
     ) -> Result<Ranged<Streamed<impl Stream<Item = Result<Bytes, Fault>> + Send + use<>>>, WriteError> {
         let Terms { part, cut_from, .. } = terms;
         self.owns(std::slice::from_ref(&range.keys), part)?;
+        let entered = self.enter(&range, &terms)?;
         self.raise(&range, &terms).await?;
+        let kind = self.state.kinds.of_range(&range.keys);
         self.state.metrics.all.ranges.inc();
         let reader = Reader::new(&self.state, range.at)?;
         self.owns(std::slice::from_ref(&range.keys), part)?;
@@ -212,13 +225,14 @@ impl Store {
                 (bytes, None) => bytes.min(enough),
             },
         };
-        let share = self.answers.take(bytes).await?;
+        let share = self.answers.take_of(kind.id(), bytes).await?;
         let header = reader.header;
         // The reader borrows the store, so both live in a task.
         let (chunks, messages) = mpsc::channel::<Result<Bytes, Fault>>(1);
         let (store, answers) = (self.clone(), share.is_some());
         let (begun, begins) = oneshot::channel();
         tokio::spawn(async move {
+            let _entered = entered; // it waits for its answer until the last chunk
             let sent = store.stream(&range, part, answers, begun, &chunks).await;
             if let Err(fault) = sent {
                 let _gone = chunks.send(Err(fault)).await;
@@ -278,6 +292,7 @@ impl Store {
         }
         let identity = &self.state.identity();
         let mut sizes = Chunks::new(self.limits.request_bytes_max);
+        let kind = self.state.kinds.of_range(&range.keys).id();
         let mut cursor = reader.cursor(range);
         let mut sent = 0;
         if range.count_only {
@@ -288,7 +303,7 @@ impl Store {
             return Ok(());
         }
         loop {
-            let turn = if answers { self.answers.turn().await } else { None };
+            let turn = if answers { Some(self.answers.turn(kind).await) } else { None };
             let entries = reader.chunk(&mut cursor, sizes.size(), range.keys_only).await?;
             sent += entries.len();
             let done = cursor.is_done();

@@ -4,6 +4,7 @@ use kubebrain_shared::fault::Fault;
 use kubebrain_shared::placement::DocumentId;
 use kubebrain_shared::revision::Revision;
 
+use super::taking::Taken;
 use super::{Reply, Store};
 use crate::decide::answer::{Entry, RangeAnswer};
 use crate::decide::repair::By;
@@ -46,9 +47,13 @@ impl Store {
         if changes {
             self.state.alarms.trusted()?;
         }
+        let Taken { _entered, queued } = self.take_on(&op)?;
+        let kind = queued.kind();
         // What the answer shows was there at or after this revision: it is not swept before it is read.
         let _pin = self.state.pin();
-        let written = self.ask(|reply| Command::Write { op, floor, by: By::Held(part), reply }).await?;
+        let written = self
+            .ask(|reply| Command::Write { op, floor, by: By::Held(part), queued: Some(queued), reply })
+            .await?;
         let mut answer = written.answer;
         let (mut missing, mut bytes) = (Vec::new(), 0);
         answer.entries(&mut |entry| {
@@ -58,7 +63,7 @@ impl Store {
             }
         });
         // What was applied is answered, also if that has to wait for too long.
-        let share = self.answers.take(bytes).await.unwrap_or(None);
+        let share = self.answers.take_of(kind, bytes).await.unwrap_or(None);
         if !missing.is_empty() {
             self.state.values.fill(&mut missing).await.map_err(|error| {
                 let fault = read_fault(&self.state, &error);

@@ -9,7 +9,7 @@ use super::*;
 fn key() -> impl Strategy<Value = Bytes> {
     prop_oneof![
         3 => prop::collection::vec(any::<u8>(), 0..6).prop_map(Bytes::from),
-        1 => Just(Bytes::from_static(COMPACT_KEY)),
+        1 => Just(Bytes::from_static(API_SERVERS_KEY)),
     ]
 }
 
@@ -172,7 +172,7 @@ fn deep_nesting_is_refused_and_not_a_crash() {
 
 #[test]
 fn the_compactors_key_is_seen_in_any_compare_or_operation() {
-    let key = Bytes::from_static(COMPACT_KEY);
+    let key = Bytes::from_static(API_SERVERS_KEY);
     let compare = pb::TxnRequest {
         compare: vec![pb::Compare { key: key.clone(), ..Default::default() }],
         ..Default::default()

@@ -1,12 +1,14 @@
 //! [`Gauges`]: what a page shows of a proxy as it is now, from plain [`Figures`].
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use kubebrain_net::dial::State;
+use kubebrain_net::kinds::Kind;
 use kubebrain_net::metrics as shared;
 use kubebrain_shared::group::GroupName;
 use kubebrain_shared::revision::Revision;
-use prometheus::{GaugeVec, IntGauge, IntGaugeVec};
+use prometheus::{GaugeVec, IntCounterVec, IntGauge, IntGaugeVec};
 
 /// A proxy as it is now.
 #[derive(Debug)]
@@ -19,6 +21,8 @@ pub(crate) struct Figures {
     pub(crate) placement: u64,
     /// Requests at work.
     pub(crate) in_flight: usize,
+    /// Requests that were refused, by kind.
+    pub(crate) refused: Vec<(Arc<Kind>, u64)>,
     pub(crate) groups: Vec<GroupFigures>,
 }
 
@@ -60,6 +64,7 @@ pub(super) struct Gauges {
     floor: IntGauge,
     placement: IntGauge,
     in_flight: IntGauge,
+    refused: IntCounterVec,
     known: IntGaugeVec,
     connections: IntGaugeVec,
     nodes: NodeGauges,
@@ -99,6 +104,11 @@ impl Gauges {
                 "Connections to brains: not needed yet (idle), dialing, open, or resting after a failed dial.",
                 &["group", "lane", "state"],
             ),
+            refused: metrics.counters(
+                "kubebrain_proxy_kind_refused_total",
+                "Requests that the proxy refused with \"too many requests\", since their kind has a limit or most of the places.",
+                &["kind"],
+            ),
             nodes: NodeGauges::new(metrics),
         }
     }
@@ -109,6 +119,10 @@ impl Gauges {
         self.floor.set(figures.floor.to_wire());
         self.placement.set(i64::try_from(figures.placement).unwrap_or(i64::MAX));
         self.in_flight.set(number(figures.in_flight));
+        self.refused.reset();
+        for (kind, refused) in &figures.refused {
+            self.refused.with_label_values(&[kind.name()]).inc_by(*refused);
+        }
         self.known.reset();
         self.connections.reset();
         self.nodes.reset();

@@ -8,6 +8,7 @@ mod audience;
 mod classify;
 mod deadline;
 mod intake;
+mod kinds;
 mod route;
 mod streams;
 
@@ -31,11 +32,12 @@ use audience::{Audience, AudienceLayer};
 use classify::{Classify, ClassifyLayer};
 use deadline::{Deadline, DeadlineLayer};
 use intake::{Intake, IntakeLayer};
+use kinds::{KindsLayer, KindsTurn};
 use route::Route;
 use streams::{Streams, StreamsLayer};
 
 /// From the outside to the inside.
-type Stack = Audience<Streams<Intake<Admission<Deadline<Classify<Route>>>>>>;
+type Stack = Audience<Streams<Intake<Admission<Deadline<Classify<KindsTurn<Route>>>>>>>;
 
 /// From the outside to the inside. Around it stands what each listener has, of `kubebrain_net`: `Cors` for browsers,
 /// `Gateway` for JSON, `Observe`, which counts, `Locks`, and `Opening` while groups of this process open.
@@ -54,6 +56,8 @@ fn stack(core: &Arc<Core>) -> Stack {
         .layer(DeadlineLayer::new(config.answer_timeout))
         // which keys it touches
         .layer(ClassifyLayer)
+        // whether the kind of its keys may have one more at work, and one more write
+        .layer(KindsLayer::new(&core.kinds, &core.in_flight, config.in_flight_max))
         // what its method does: at one group, at several, or here
         .service(Route::new(core))
 }

@@ -1,10 +1,12 @@
 //! [`Budget`]: what answers may take in memory together, from before they are made until their clients have read them.
 //!
-//! An answer is let in by its size, in the order of asking; one that has to wait does so before it is made. Answers that
+//! An answer is let in by its size; one that has to wait does so before it is made. Of those that wait kinds take turns, in
+//! each in the order of asking, and the last eighth is for kinds that have less than that, so that a flood of lists of one kind
+//! holds up that kind. Answers that
 //! nobody reads would use it up, so while others wait those are given up of which nothing was taken for a while: their
 //! bytes are freed at once, and a client that reads on gets "too many requests" at the end.
 //!
-//! Invariants: the sum of what is let in is at most the budget, unless one answer alone is larger: then it is alone. An
+//! Invariants: the sum of what is let in is at most the budget; an answer that is larger has seven eighths of it alone. An
 //! answer up to [`UNCOUNTED_BYTES`] never waits. What HTTP/2 keeps of a counted answer that is not read is at most one
 //! [`CHUNK_BYTES`], and is a copy: it does not keep the rest alive.
 
@@ -20,12 +22,14 @@ use http::{HeaderMap, Response};
 use http_body::Frame;
 use kubebrain_shared::fault::Fault;
 use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tonic::Status;
 use tonic::body::Body;
 
 use crate::held::{self, Bound};
+use crate::kinds::KindId;
+use crate::permits::{Permit, Permits};
 
 /// Up to this an answer is not counted: its stream costs about as much.
 pub const UNCOUNTED_BYTES: u64 = 16 << 10;
@@ -41,15 +45,22 @@ const WAIT_MAX: Duration = Duration::from_secs(10);
 const UNREAD_MAX: Duration = Duration::from_secs(3);
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
-fn makers() -> usize {
-    std::thread::available_parallelism().map_or(1, |count| (count.get() / 2).max(1))
+fn makers() -> u32 {
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    u32::try_from(processors / 2).unwrap_or(u32::MAX).max(1)
 }
 
 /// See the module. One for each process.
 pub struct Budget {
-    free: Arc<Semaphore>,
+    /// Seven eighths.
+    free: Arc<Permits>,
     units: u32,
-    makers: Semaphore,
+    /// The last eighth.
+    last: Arc<Semaphore>,
+    last_units: u32,
+    /// What each kind has of both.
+    kinds: Mutex<HashMap<KindId, u32>>,
+    makers: Arc<Permits>,
     answers: Mutex<Answers>,
     held: held::Held,
     /// As what it counts who waits, and who waits in vain.
@@ -65,7 +76,21 @@ struct Answers {
 /// An answer that is let in. Dropping it gives its bytes back.
 pub struct Share {
     budget: Arc<Budget>,
-    _permit: OwnedSemaphorePermit,
+    kind: KindId,
+    units: u32,
+    _place: Place,
+}
+
+/// Where its units are from.
+enum Place {
+    Free { _permit: Permit },
+    Last { _permit: OwnedSemaphorePermit },
+}
+
+/// A turn to make a part of an answer, until it is dropped.
+#[derive(Debug)]
+pub struct Turn {
+    _permit: Permit,
 }
 
 /// An answer on its way to its client.
@@ -99,39 +124,56 @@ impl Budget {
     }
 
     fn with(bytes: u64, held: held::Held, bounds: [Bound; 2]) -> Arc<Self> {
-        let units = u32::try_from(bytes / UNIT_BYTES).unwrap_or(u32::MAX).clamp(1, u32::MAX >> 4);
+        let all = u32::try_from(bytes / UNIT_BYTES).unwrap_or(u32::MAX).clamp(1, u32::MAX >> 4);
+        let (units, last_units) = (all - all / 8, all / 8);
         Arc::new(Self {
-            free: Arc::new(Semaphore::new(units as usize)),
+            free: Permits::new(units),
             units,
-            makers: Semaphore::new(makers()),
+            last: Arc::new(Semaphore::new(last_units as usize)),
+            last_units,
+            kinds: Mutex::default(),
+            makers: Permits::new(makers()),
             answers: Mutex::new(Answers::default()),
             held,
             bounds,
         })
     }
 
-    /// Lets an answer of `bytes` in. `None` is a small one, which is not counted.
+    /// As [`Self::take_of`], for what is about no kind.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn take(self: &Arc<Self>, bytes: u64) -> Result<Option<Arc<Share>>, Fault> {
+        self.take_of(KindId::NONE, bytes).await
+    }
+
+    /// Lets an answer of `bytes` about `kind` in. `None` is a small one, which is not counted.
     ///
     /// # Errors
     /// [`Fault::TooManyRequests`] where it would have waited for too long.
     ///
     /// # Cancel safety
     /// A dropped call is not let in.
-    pub async fn take(self: &Arc<Self>, bytes: u64) -> Result<Option<Arc<Share>>, Fault> {
+    pub async fn take_of(self: &Arc<Self>, kind: KindId, bytes: u64) -> Result<Option<Arc<Share>>, Fault> {
         if bytes <= UNCOUNTED_BYTES {
             return Ok(None);
         }
         let units = u32::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX).min(self.units);
-        let mut permit = std::pin::pin!(Arc::clone(&self.free).acquire_many_owned(units));
+        let has = self.kinds.lock().get(&kind).copied().unwrap_or(0);
+        let may_be_last = has.saturating_add(units) <= self.last_units;
+        let cost = u64::from(units) * UNIT_BYTES;
+        let mut free = std::pin::pin!(self.free.acquire(kind, units, cost));
+        let mut last = std::pin::pin!(Arc::clone(&self.last).acquire_many_owned(units));
         let [waited, refused] = self.bounds;
         let mut waits = false;
         let end = Instant::now() + WAIT_MAX;
         loop {
             tokio::select! {
                 biased;
-                permit = &mut permit => {
+                permit = &mut free => return Ok(Some(self.share(kind, units, Place::Free { _permit: permit }))),
+                permit = &mut last, if may_be_last => {
                     let permit = permit.map_err(|_closed| Fault::Stopped)?;
-                    return Ok(Some(Arc::new(Share { budget: Arc::clone(self), _permit: permit })));
+                    return Ok(Some(self.share(kind, units, Place::Last { _permit: permit })));
                 }
                 () = std::future::ready(()), if !waits => {
                     waits = true;
@@ -146,13 +188,18 @@ impl Budget {
         }
     }
 
-    /// Waits for a turn to make a part of a large answer; it is held while that goes on. Half of the processors make
-    /// large answers, so that small ones do not stand in the queue of tasks behind all of them.
+    fn share(self: &Arc<Self>, kind: KindId, units: u32, place: Place) -> Arc<Share> {
+        *self.kinds.lock().entry(kind).or_default() += units;
+        Arc::new(Share { budget: Arc::clone(self), kind, units, _place: place })
+    }
+
+    /// Waits for a turn to make a part of a large answer about `kind`; it is held while that goes on. Half of the processors
+    /// make large answers, so that small ones do not stand in the queue of tasks behind all of them.
     ///
     /// # Cancel safety
     /// A dropped call has no turn.
-    pub async fn turn(&self) -> Option<SemaphorePermit<'_>> {
-        self.makers.acquire().await.ok()
+    pub async fn turn(&self, kind: KindId) -> Turn {
+        Turn { _permit: self.makers.acquire(kind, 1, CHUNK_BYTES as u64).await }
     }
 
     /// Whose numbers these are.
@@ -172,7 +219,20 @@ impl Budget {
 
     /// Bytes that are let in.
     pub fn used(&self) -> u64 {
-        (u64::from(self.units) - self.free.available_permits() as u64) * UNIT_BYTES
+        let free = u64::from(self.free.free()) + self.last.available_permits() as u64;
+        (u64::from(self.units + self.last_units) - free) * UNIT_BYTES
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let mut kinds = self.budget.kinds.lock();
+        if let Some(units) = kinds.get_mut(&self.kind) {
+            *units -= self.units;
+            if *units == 0 {
+                kinds.remove(&self.kind);
+            }
+        }
     }
 }
 

@@ -38,6 +38,7 @@ use tonic::{Code, Status};
 
 use crate::budget::{Budget, Share};
 use crate::direct::{Answer, Direct};
+use crate::kinds::KindId;
 use crate::probe::{ProbesOnly, is_grpc};
 use crate::serve::Serve;
 
@@ -236,7 +237,7 @@ impl Shared {
             return Ok((json::write(&output, &message)?, None));
         }
         let share = self.answers.take(json::estimate(message.len())).await?;
-        let _turn = self.answers.turn().await;
+        let _turn = self.answers.turn(KindId::NONE).await;
         let written = tokio::task::spawn_blocking(move || json::write(&output, &message)).await;
         let text =
             written.map_err(|_panicked| Status::internal("the answer could not be converted to JSON"))??;

@@ -4,6 +4,9 @@
 pub mod relay;
 pub mod connections;
 pub mod held;
+pub mod fair;
+pub mod kinds;
+mod permits;
 pub mod budget;
 pub mod intake;
 pub mod gzip;

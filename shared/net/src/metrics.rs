@@ -7,7 +7,7 @@
 //!
 //! Invariants: there is no global registry, so a process may hold several stores and a test several programs. A name
 //! is made once per registry. Labels come from closed sets: groups, methods of the protocol, outcomes; never keys,
-//! never what a client sends.
+//! never what a client sends, but for the names of kinds, of which there is a bound.
 
 mod call;
 mod frames;
@@ -24,7 +24,7 @@ use http::{HeaderMap, Response, header};
 use parking_lot::Mutex;
 use prometheus::core::Collector;
 use prometheus::{
-    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    CounterVec, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 use tonic::body::Body;
@@ -112,6 +112,11 @@ impl Metrics {
     /// As [`Self::counter`], one for each set of labels.
     pub fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
         self.made(IntCounterVec::new(Opts::new(name, help), labels))
+    }
+
+    /// As [`Self::counters`], with fractions.
+    pub fn real_counters(&self, name: &str, help: &str, labels: &[&str]) -> CounterVec {
+        self.made(CounterVec::new(Opts::new(name, help), labels))
     }
 
     /// A number that goes up and down.

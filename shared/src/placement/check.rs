@@ -58,6 +58,7 @@ pub fn check(text: &str, used: Use) -> Vec<Finding> {
     reader.default();
     reader.groups(used);
     reader.rules();
+    reader.limits();
     reader.found.sort_by_key(|finding| finding.line);
     reader.found
 }
@@ -156,9 +157,22 @@ impl Reader {
         }
     }
 
+    fn limits(&mut self) {
+        let table = self.table.clone();
+        for (kind, meant) in table.limit_doubts() {
+            let line = self.lines.limits.get(kind).copied().unwrap_or(1);
+            self.warn(line, limit_doubt(kind, &meant));
+        }
+    }
+
     fn line_of(&self, rule: &Bytes) -> usize {
         self.lines.rules.get(rule).copied().unwrap_or(1)
     }
+}
+
+/// What is said of a limit that probably matches no key.
+pub fn limit_doubt(kind: &str, meant: &str) -> String {
+    format!("limits: Kubernetes stores nothing as kind {kind}: is `kind: {meant}` meant?")
 }
 
 impl fmt::Display for Severity {
@@ -194,7 +208,7 @@ mod tests {
 
     #[test]
     fn each_doubt_has_its_line_and_reason() {
-        let cases: [(&str, &str, &[&str]); 10] = [
+        let cases: [(&str, &str, &[&str]); 12] = [
             ("a good one", "", &[]),
             (
                 "an unknown kind",
@@ -246,6 +260,29 @@ mod tests {
                 &[
                     "5: warning: /registry/pods/ belongs to group pods without this rule, by the rule for /registry/ on line 6",
                     "6: warning: /registry/ is the prefix of all kinds: `default` owns nothing beside this rule",
+                ],
+            ),
+            (
+                "limits of what is stored elsewhere",
+                "limits:\n  - { kind: event, inFlight: 1 }\n  - { kind: endpoints, inFlight: 1 }\n  - { kind: other, inFlight: 0 }\n",
+                &[
+                    "7: warning: limits: Kubernetes stores nothing as kind event: is `kind: events` meant?",
+                    "8: warning: limits: Kubernetes stores nothing as kind endpoints: is `kind: services` meant?",
+                ],
+            ),
+            (
+                "limits that cannot be",
+                "limits:\n  - { kind: events, burst: 1 }\n  - { kind: pods }\n  - { kind: pods, writesPerSecond: many, burst: 0 }\n  \
+                 - { kind: events, bytesPerSecond: 16mb, inFlight: -1 }\n  - { writesPerSecond: 7, burst: 0, kind: nodes }\n",
+                &[
+                    "7: error: burst: means something only with writesPerSecond",
+                    "8: error: a limit says at least one of writesPerSecond, burst, inFlight, bytesPerSecond",
+                    "9: error: writesPerSecond: `many`: a whole number is expected, from 0",
+                    "9: error: pods has a limit already on line 8",
+                    "10: error: inFlight: `-1`: a whole number is expected, from 0",
+                    "10: error: bytesPerSecond: `16mb`: a number of bytes is expected, such as 4096, 500kB or 16MiB",
+                    "10: error: events has a limit already on line 7",
+                    "11: error: burst: 0 would let nothing through: 1 is the least; writesPerSecond: 0 refuses all",
                 ],
             ),
             (

@@ -5,7 +5,7 @@ use std::fmt;
 
 use bytes::Bytes;
 
-use super::{Owner, Placement};
+use super::{Draft, Limit, Owner, Placement};
 
 /// How many changes stand in the one line; the rest is counted.
 const IN_A_LINE: usize = 8;
@@ -73,6 +73,15 @@ pub enum Change {
         /// True if there is a rule now and was none.
         has_rule: bool,
     },
+    /// How much of a kind is taken on.
+    Limited {
+        /// The kind.
+        kind: String,
+        /// Before.
+        from: Limit,
+        /// After.
+        to: Limit,
+    },
 }
 
 /// All that changes. Its `Display` is one line; empty where both mean the same.
@@ -115,6 +124,14 @@ impl Placement {
                 changes.push(Change::Moved { unit, from, to });
             } else if had != has {
                 changes.push(Change::Stays { unit, group: to, has_rule: has });
+            }
+        }
+        let limited: BTreeSet<&String> = mine.limits.keys().chain(other.limits.keys()).collect();
+        for kind in limited {
+            let of = |draft: &Draft| draft.limits.get(kind).copied().unwrap_or_default();
+            let (from, to) = (of(mine), of(other));
+            if from != to {
+                changes.push(Change::Limited { kind: kind.clone(), from, to });
             }
         }
         Difference(changes)
@@ -179,6 +196,7 @@ impl fmt::Display for Change {
             Self::Stays { unit, group, has_rule: false } => {
                 write!(f, "{unit}: has no rule of its own, and stays in {group}")
             }
+            Self::Limited { kind, from, to } => write!(f, "limit of kind {kind}: from {from} to {to}"),
         }
     }
 }
@@ -213,7 +231,7 @@ mod tests {
     #[test]
     fn what_changes_is_said_by_unit() {
         let with = |from: &str, to: &str| BEFORE.replace(from, to);
-        let cases: [(String, &[&str]); 12] = [
+        let cases: [(String, &[&str]); 13] = [
             (BEFORE.replace("default: a", "default:   a # as ever"), &[]),
             (with("kind: pods, group: b", "kind: pods, group: a"), &["kind pods: from b to a"]),
             (with("kind: pods,", "kind: events,"), &["kind events: from a to b", "kind pods: from b to a"]),
@@ -227,6 +245,10 @@ mod tests {
                 &["kind secrets: has a rule of its own, and stays in a"],
             ),
             (with("default: a", "default: b"), &["default: from a to b"]),
+            (
+                BEFORE.to_owned() + "limits: [{ kind: events, writesPerSecond: 20, bytesPerSecond: 1KiB }]\n",
+                &["limit of kind events: from no limit to writesPerSecond 20, bytesPerSecond 1024"],
+            ),
             (with("home: a", "home: b"), &["home: from a to b"]),
             (with("default: a", "default: hash\nhashGroups: [a, b]"), &["default: from a to hash of a, b"]),
             (with("b: {}", "b: {}, c: {}"), &["group c: new, with no brains"]),

@@ -12,6 +12,8 @@
 //!   - { kind: pods, group: pods-0 }                               # <prefix>/pods/
 //!   - { kind: example.com/widgets, group: core }                  # <prefix>/example.com/widgets/
 //!   - { prefix: /registry/services/endpoints/, group: core }      # as it is
+//! limits:
+//!   - { kind: events, writesPerSecond: 2000, burst: 4000, inFlight: 64, bytesPerSecond: 16MiB }
 //! ```
 
 use std::collections::BTreeMap;
@@ -19,6 +21,7 @@ use std::collections::btree_map::Entry;
 
 use bytes::Bytes;
 
+use super::limits::{self, Limit, Limits};
 use super::ring::Ring;
 use super::spelling::{check_kind, url};
 use super::yaml::{self, Kind, Node};
@@ -26,9 +29,11 @@ use super::{Draft, Owner, PlacementError, PlacementErrors};
 use crate::group::GroupName;
 
 /// The fields of the file, of a group and of a rule, in the order in which they are read; docs/placement.md has them all.
-pub(super) const PLACEMENT: [&str; 6] = ["prefix", "home", "default", "hashGroups", "groups", "kinds"];
+pub(super) const PLACEMENT: [&str; 7] =
+    ["prefix", "home", "default", "hashGroups", "groups", "kinds", "limits"];
 pub(super) const GROUP: [&str; 1] = ["brains"];
 pub(super) const RULE: [&str; 4] = ["kind", "prefix", "group", "split"];
+pub(super) const LIMIT: [&str; 5] = ["kind", "writesPerSecond", "burst", "inFlight", "bytesPerSecond"];
 
 /// Names the default that is no group.
 const HASH: &str = "hash";
@@ -65,6 +70,8 @@ pub(super) struct Lines {
     pub(super) groups: BTreeMap<GroupName, usize>,
     /// By the rule's prefix.
     pub(super) rules: BTreeMap<Bytes, usize>,
+    /// By the kind.
+    pub(super) limits: BTreeMap<String, usize>,
 }
 
 #[derive(Default)]
@@ -93,16 +100,17 @@ impl Report {
     /// `None` only if something was reported.
     fn draft(&mut self, document: &Node) -> Option<Draft> {
         let fields = self.fields(document, "a placement", PLACEMENT)?;
-        let [prefix, home, default, hash_groups, groups, kinds] = fields.values;
+        let [prefix, home, default, hash_groups, groups, kinds, limits] = fields.values;
 
         let groups = self.groups(fields.line, groups);
         let prefix = self.prefix(prefix);
         let home = self.required(fields.line, "home", home).and_then(|node| self.group(node, &groups));
         let default = self.default_owner(fields.line, default, hash_groups, &groups);
         let rules = self.rules(kinds, prefix.as_deref(), &groups);
+        let limits = self.limits(limits);
         self.lines.groups = groups.iter().map(|(name, written)| (name.clone(), written.line)).collect();
         let groups = groups.into_iter().map(|(name, written)| (name, written.brains)).collect();
-        Some(Draft { prefix: prefix?.into(), home: home?, default: default?, groups, rules })
+        Some(Draft { prefix: prefix?.into(), home: home?, default: default?, groups, rules, limits })
     }
 
     fn groups(&mut self, line: usize, node: Option<&Node>) -> BTreeMap<GroupName, Written> {
@@ -319,6 +327,74 @@ impl Report {
         }
     }
 
+    fn limits(&mut self, node: Option<&Node>) -> Limits {
+        let mut limits = Limits::new();
+        let Some(node) = node.filter(|node| !matches!(node.kind, Kind::Null)) else { return limits };
+        for item in self.items(node, "limits") {
+            let Some(fields) = self.fields(item, "a limit", LIMIT) else { continue };
+            let [kind, writes, burst, in_flight, bytes] = fields.values;
+            let line = kind.map_or(fields.line, |kind| kind.line);
+            let kind = self.required(fields.line, "kind", kind).and_then(|node| self.limited(node));
+            let limit = Limit {
+                writes_per_second: self.number("writesPerSecond", writes, decimal),
+                burst: self.number("burst", burst, decimal),
+                in_flight: self.number("inFlight", in_flight, decimal),
+                bytes_per_second: self.number("bytesPerSecond", bytes, limits::bytes),
+            };
+            if limit == Limit::default() && [writes, burst, in_flight, bytes].iter().all(Option::is_none) {
+                self.add(line, format!("a limit says at least one of {}", LIMIT[1..].join(", ")));
+            }
+            match (burst, limit.burst, limit.writes_per_second) {
+                (Some(node), Some(0), Some(1..)) => {
+                    self.add(
+                        node.line,
+                        "burst: 0 would let nothing through: 1 is the least; writesPerSecond: 0 refuses all",
+                    );
+                }
+                (Some(node), Some(_), None) if writes.is_none() => {
+                    self.add(node.line, "burst: means something only with writesPerSecond");
+                }
+                _ => {}
+            }
+            let Some(kind) = kind else { continue };
+            if let Some(first) = self.lines.limits.get(&kind) {
+                let reason = format!("{kind} has a limit already on line {first}");
+                self.add(line, reason);
+                continue;
+            }
+            self.lines.limits.insert(kind.clone(), line);
+            limits.insert(kind, limit);
+        }
+        limits
+    }
+
+    /// The kind that a limit is for.
+    fn limited(&mut self, node: &Node) -> Option<String> {
+        let text = self.text(node, "kind")?;
+        match check_kind(text) {
+            Ok(()) => Some(text.to_owned()),
+            Err(reason) => {
+                self.add(node.line, format!("kind: `{text}` {reason}"));
+                None
+            }
+        }
+    }
+
+    fn number(
+        &mut self,
+        name: &str,
+        node: Option<&Node>,
+        read: impl Fn(&str) -> Result<u64, &'static str>,
+    ) -> Option<u64> {
+        let node = node?;
+        let text = self.text(node, name)?;
+        let number = read(text);
+        if let Err(reason) = &number {
+            self.add(node.line, format!("{name}: `{text}`: {reason}"));
+        }
+        number.ok()
+    }
+
     fn group(&mut self, node: &Node, groups: &BTreeMap<GroupName, Written>) -> Option<GroupName> {
         let text = self.text(node, "the name of a group")?;
         let group = GroupName::parse(text).filter(|name| groups.contains_key(name));
@@ -380,4 +456,8 @@ impl Report {
         }
         node
     }
+}
+
+fn decimal(text: &str) -> Result<u64, &'static str> {
+    text.parse().map_err(|_no_number| "a whole number is expected, from 0")
 }

@@ -249,7 +249,7 @@ kinds:
 line 2: prefix: `registry` does not begin with a slash
 line 3: there is no group `nobody` under groups
 line 5: hashGroups: means something only with `default: hash`
-line 6: `colour` is not a field of a placement: prefix, home, default, hashGroups, groups, kinds
+line 6: `colour` is not a field of a placement: prefix, home, default, hashGroups, groups, kinds, limits
 line 8: `ftp://h:1` is not the URL of a brain: it begins with none of http://, https:// and unix://
 line 8: `http://h` is not the URL of a brain: it has no port
 line 8: `http://h:1/path` is not the URL of a brain: something stands after the port
@@ -271,7 +271,10 @@ line 20: a rule has a kind or a prefix, not both";
 fn each_fault_alone_is_reported() {
     let table = |kinds: &str| format!("home: a\ndefault: a\ngroups: {{a: {{}}}}\nkinds:\n{kinds}");
     let rows: [(String, &str); 15] = [
-        (String::new(), "line 1: a placement has fields: prefix, home, default, hashGroups, groups, kinds"),
+        (
+            String::new(),
+            "line 1: a placement has fields: prefix, home, default, hashGroups, groups, kinds, limits",
+        ),
         ("{}".into(), "line 1: groups: is missing\nline 1: home: is missing\nline 1: default: is missing"),
         ("home: a\ndefault: }".into(), "line 2: not YAML"),
         ("home: [a\n".into(), "not YAML"),
@@ -328,6 +331,7 @@ fn table() -> impl Strategy<Value = Placement> {
             home,
             default,
             rules: rules.collect(),
+            limits: Limits::new(),
         })
     })
 }
@@ -434,9 +438,12 @@ fn brains_have_http_https_and_unix_urls() {
 fn the_page_on_the_file_has_every_field_and_its_examples_can_be_read() {
     let page = include_str!("../../../docs/placement.md");
     let mut sections = page.split("\n## ").skip(1);
-    for (title, fields) in
-        [("The file", &file::PLACEMENT[..]), ("A group", &file::GROUP), ("A rule", &file::RULE)]
-    {
+    for (title, fields) in [
+        ("The file", &file::PLACEMENT[..]),
+        ("A group", &file::GROUP),
+        ("A rule", &file::RULE),
+        ("A limit", &file::LIMIT),
+    ] {
         let section = sections.find(|section| section.starts_with(title));
         let section = section.unwrap_or_else(|| panic!("the page has no section {title}"));
         let rows = section.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());

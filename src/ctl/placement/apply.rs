@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use kubebrain_proto::admin::placement_command::Verb;
 use kubebrain_proto::admin::{PlacementAbort, PlacementApply, PlacementRecover, PlacementReport};
 use kubebrain_proto::peer::PlacementDocument;
-use kubebrain_shared::placement::{Difference, Placement};
+use kubebrain_shared::placement::{Difference, Placement, limit_doubt};
 
 use super::ask::{self, Failed};
 use super::file::{File, Head};
@@ -79,6 +79,13 @@ pub(super) fn base(file: &File, flag: Option<u64>, current: Option<&PlacementDoc
     }
 }
 
+/// Lines about what probably matches nothing, and is new.
+fn doubts(table: &Placement, before: Option<&Placement>) -> String {
+    let known: Vec<_> = before.into_iter().flat_map(Placement::limit_doubts).collect();
+    let new = table.limit_doubts().filter(|doubt| !known.contains(doubt));
+    new.map(|(kind, meant)| format!("warning: {}\n", limit_doubt(kind, &meant))).collect()
+}
+
 async fn propose(proposal: Proposal<'_>, before: PlacementReport) -> Result<()> {
     let Proposal { text, table, from, dry_run, change } = proposal;
     let (reach, output) = (&change.servers.reach, change.servers.output);
@@ -97,6 +104,7 @@ async fn propose(proposal: Proposal<'_>, before: PlacementReport) -> Result<()> 
     }
     if output == Output::Table {
         print::print(&changes(number, &difference))?;
+        print::print(&doubts(&table, current.and_then(|document| ask::table(document).ok()).as_ref()))?;
     }
     let verb = PlacementApply { text: text.clone(), from, dry_run, without: change.without.clone() };
     let answer = ask::change(reach, Verb::Apply(verb)).await;

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, anyhow};
 use kubebrain_proto::admin::{PlacementGroup, PlacementReport};
-use kubebrain_shared::placement::{Change, Difference};
+use kubebrain_shared::placement::{Change, Difference, Limit};
 use serde_json::{Value, json};
 
 use crate::ctl::servers::Output;
@@ -156,6 +156,17 @@ pub(super) fn changes(difference: &Difference) -> Value {
     difference.changes().iter().map(change).collect()
 }
 
+/// With the fields of the file; those that are left out are not there.
+fn limit(limit: &Limit) -> Value {
+    let fields = [
+        ("writesPerSecond", limit.writes_per_second),
+        ("burst", limit.burst),
+        ("inFlight", limit.in_flight),
+        ("bytesPerSecond", limit.bytes_per_second),
+    ];
+    fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), Value::from(value?)))).collect()
+}
+
 fn change(change: &Change) -> Value {
     match change {
         Change::Prefix { from, to } => json!({ "what": "prefix", "from": from, "to": to }),
@@ -169,6 +180,9 @@ fn change(change: &Change) -> Value {
         Change::Moved { unit, from, to } => json!({ "what": "moved", "unit": unit, "from": from, "to": to }),
         Change::Stays { unit, group, has_rule } => {
             json!({ "what": "rule", "unit": unit, "group": group, "hasRule": has_rule })
+        }
+        Change::Limited { kind, from, to } => {
+            json!({ "what": "limit", "kind": kind, "from": limit(from), "to": limit(to) })
         }
     }
 }

@@ -1,11 +1,13 @@
 //! [`Writer`](task::Writer): the one task of a master that orders writes.
 //!
 //! ```text
-//! inbox ─▶ evaluate on index + pending ─▶ filling ──launch──▶ flying ──durable──▶ index, committed, hub, answers
+//! inbox ─▶ lines, in turns ─▶ evaluate on index + pending ─▶ filling ──launch──▶ flying ──durable──▶ index, committed, hub, answers
 //! ```
 //!
 //! * One batch flies at a time; the next one fills meanwhile, so batches grow with the load and nothing waits for a
 //!   timer.
+//! * Kinds take turns ([`Fair`](kubebrain_net::fair::Fair)), so a flood of one waits behind itself. What brains need of each
+//!   other (floors, compactions, placements) goes first.
 //! * A request is answered when everything it has seen is durable, also where it changed nothing.
 //! * A batch whose outcome is unknown is repeated until it is known. One that another master's batch took the number
 //!   of ends the writer: nothing that was given out since is ever answered as done.

@@ -18,7 +18,8 @@ impl Writer {
     pub(super) async fn take(&mut self, command: Command) {
         self.filling.proposals += i64::from(command.proposes());
         match command {
-            Command::Write { op, floor, by, reply } => {
+            Command::Write { op, floor, by, queued, reply } => {
+                drop(queued);
                 #[cfg(any(test, feature = "faults"))]
                 if let crate::request::Op::Put(put) = &op {
                     crate::planted::planted_at(&put.key).await;

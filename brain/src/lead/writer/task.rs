@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use kubebrain_net::fair::Fair;
 use kubebrain_shared::group::GroupName;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -12,7 +13,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use super::batch::{Filling, Flying};
 use crate::decide::held::Held;
 use crate::decide::pending::Pending;
-use crate::lead::command::Command;
+use crate::lead::command::{COMMANDS_MAX, Command};
 use crate::load::master::Start;
 use crate::rows::number::BatchNumber;
 use crate::state::group::GroupState;
@@ -26,8 +27,12 @@ const BEAT: Duration = Duration::from_secs(1);
 pub(crate) struct Writer {
     pub(super) state: Arc<GroupState>,
     pub(super) inbox: mpsc::Receiver<Command>,
-    /// Commands that were taken from the inbox and did not fit into the batch that fills.
-    pub(super) backlog: VecDeque<Command>,
+    /// Commands that wait for the batch that fills. Kinds take turns.
+    pub(super) backlog: Fair<Command>,
+    /// What goes before them.
+    pub(super) urgent: VecDeque<Command>,
+    /// What comes behind all of them.
+    pub(super) last: Option<Command>,
     pub(super) pending: Pending,
     pub(super) filling: Filling,
     pub(super) flying: Option<Flying>,
@@ -60,7 +65,9 @@ impl Writer {
             filling: Filling::new(start.counter, state.bounds),
             state,
             inbox,
-            backlog: VecDeque::new(),
+            backlog: Fair::default(),
+            urgent: VecDeque::new(),
+            last: None,
             pending: Pending::default(),
             flying: None,
             counter: start.counter,
@@ -114,10 +121,10 @@ impl Writer {
                 // A fence has found another master.
                 _ = &mut ended => return,
                 count = self.inbox.recv_many(&mut commands, DRAIN_MAX),
-                    if self.takes_more() && self.backlog.is_empty() =>
+                    if self.hears_more() =>
                 {
                     self.alone = count == 0;
-                    self.backlog.extend(commands.drain(..));
+                    commands.drain(..).for_each(|command| self.line_up(command));
                 }
                 () = tokio::time::sleep_until(due), if self.takes_more() => self.look_after_leases(),
                 _ = beats.tick() => {}
@@ -125,16 +132,16 @@ impl Writer {
             // The batch may be full before all is taken; then the rest waits until that one flies.
             loop {
                 while self.takes_more()
-                    && let Some(command) = self.backlog.pop_front()
+                    && let Some(command) = self.next()
                 {
                     self.take(command).await;
                 }
                 self.launch();
-                if self.backlog.is_empty() || !self.takes_more() {
+                if self.waits_for_nothing() || !self.takes_more() {
                     break;
                 }
             }
-            if self.alone && self.is_idle() {
+            if self.alone && self.is_idle() && self.waits_for_nothing() {
                 return;
             }
             if self.closing.is_some() && self.is_idle() {
@@ -146,7 +153,28 @@ impl Writer {
     }
 
     pub(super) fn takes_more(&self) -> bool {
-        self.closing.is_none() && !self.alone && !self.filling.is_full()
+        self.closing.is_none() && !self.filling.is_full()
+    }
+
+    /// Not once it was told to close: what comes behind that is not taken on.
+    fn hears_more(&self) -> bool {
+        !self.alone && self.closing.is_none() && self.last.is_none() && self.backlog.len() < COMMANDS_MAX
+    }
+
+    fn line_up(&mut self, command: Command) {
+        match (command.line(), &command) {
+            (Some((kind, cost)), _) => self.backlog.push(kind, cost, command),
+            (None, Command::Close { .. }) => self.last = Some(command),
+            (None, _) => self.urgent.push_back(command),
+        }
+    }
+
+    fn next(&mut self) -> Option<Command> {
+        self.urgent.pop_front().or_else(|| self.backlog.pop()).or_else(|| self.last.take())
+    }
+
+    fn waits_for_nothing(&self) -> bool {
+        self.urgent.is_empty() && self.backlog.is_empty() && self.last.is_none()
     }
 
     /// True while nothing may be added for want of space in the engine.

@@ -445,3 +445,74 @@ async fn more_requests_than_the_queue_holds_are_refused_at_once() {
     }
     assert!(outcomes["TooManyRequests"] > 1000 && outcomes["Timeout"] >= 5000, "{outcomes:?}");
 }
+
+/// A flood of one kind waits behind itself: what comes last of another kind is among the first.
+#[tokio::test(start_paused = true)]
+async fn kinds_take_turns_at_the_writer_and_in_its_queue() {
+    let engine = engine();
+    let store = open(&engine, None).await;
+    engine.mood.send_replace(Mood::Silent);
+    let mut flood = tokio::task::JoinSet::new();
+    for number in 0..8000 {
+        let store = store.clone();
+        flood.spawn(async move { write(&store, &format!("/r/events/{number}"), 1).await });
+    }
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    let leases = tokio::spawn({
+        let store = store.clone();
+        async move { write(&store, "/r/leases/a", 1).await }
+    });
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    engine.mood.send_replace(Mood::Fine);
+    let at = leases.await.expect("no panic").expect("it has a place, and its turn").revision.get();
+    let mut refused = 0;
+    while let Some(outcome) = flood.join_next().await {
+        refused += u32::from(outcome.expect("no panic").is_err());
+    }
+    assert!(refused > 1000, "{refused}: the queue was full");
+    let last = store.state().committed().get();
+    assert!(
+        at < 1400 && last > 5000,
+        "at {at} of {last}: behind what was on its way or filled a batch, and not more"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_limit_of_the_placement_holds_and_can_be_taken_back() {
+    let engine = engine();
+    let limits = |limits: &str| {
+        let text = format!("{{prefix: /r, home: a, default: a, groups: {{a: {{}}}}, limits: [{limits}]}}");
+        crate::decide::held::Held::unnumbered(Placement::parse(&text).expect("a placement"))
+    };
+    let store = open(&engine, None).await;
+    let state = store.state().clone();
+    state.hold(limits(
+        "{kind: events, writesPerSecond: 2}, {kind: pods, inFlight: 0}, {kind: other, inFlight: 0}",
+    ));
+    let full = WriteError::Fault(Fault::TooManyRequests);
+    write(&store, "/r/events/a", 1).await.expect("the first");
+    write(&store, "/r/events/a", 1).await.expect("the second");
+    assert_eq!(refused(write(&store, "/r/events/a", 1).await), full);
+    write(&store, "/r/leases/a", 1).await.expect("no limit");
+    let both = Txn {
+        success: vec![Op::Put(put("/r/leases/b", 1, 0)), Op::Put(put("/r/events/b", 1, 0))],
+        ..Txn::default()
+    };
+    assert_eq!(refused(store.txn(both, Revision::ZERO).await), full);
+    assert_eq!(refused(write(&store, "/r/pods/a", 1).await), full);
+    let pods = crate::store::Terms::default();
+    let read = |prefix: &'static str| crate::request::Range {
+        keys: KeyRange::prefix(Bytes::from_static(prefix.as_bytes())),
+        ..read_all(ReadAt::Latest)
+    };
+    assert_eq!(store.range_on(&read("/r/pods/"), &pods).await.map(drop).expect_err("no reads either"), full);
+    store.range_on(&read("/r/events/"), &pods).await.expect("reads have no limit");
+    assert_eq!(refused(write(&store, "outside", 1).await), full);
+    write(&store, "compact_rev_key", 1).await.expect("compaction has no limit");
+    let refused = |kind: &str| {
+        state.kinds.counts().iter().find(|(found, _)| found.name() == kind).map(|(_, counts)| counts.refused)
+    };
+    assert_eq!((refused("events"), refused("pods"), refused("leases")), (Some(2), Some(2), Some(0)));
+    state.hold(limits(""));
+    write(&store, "/r/pods/a", 1).await.expect("no limit any more");
+}

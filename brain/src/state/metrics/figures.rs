@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use kubebrain_net::kinds::{Counts, Kind};
+
 use crate::engine::Engine;
 use crate::state::quota::Quota;
 use crate::state::values::CacheState;
@@ -20,8 +22,9 @@ pub(crate) struct Figures {
     pub(crate) keys: usize,
     pub(crate) versions: usize,
     pub(crate) leases: usize,
-    /// Commands that wait for the writer.
-    pub(crate) queue: usize,
+    /// Writes that wait for the writer.
+    pub(crate) queue: u64,
+    pub(crate) kinds: Vec<(Arc<Kind>, Counts)>,
     pub(crate) cache: CacheState,
     pub(crate) window_bytes: usize,
     pub(crate) watchers: i64,

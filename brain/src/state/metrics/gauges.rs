@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::kinds::KindCounters;
 use kubebrain_net::metrics as shared;
 use kubebrain_shared::group::GroupName;
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
@@ -44,6 +45,7 @@ struct GroupGauges {
     streams: IntGaugeVec,
     followers: IntGaugeVec,
     level: IntGaugeVec,
+    kinds: KindCounters,
 }
 
 fn number(count: impl TryInto<i64>) -> i64 {
@@ -101,7 +103,7 @@ impl Gauges {
                 keys: by_group("kubebrain_mvcc_keys", "Keys, deleted ones with history included."),
                 versions: by_group("kubebrain_mvcc_versions", "Versions of all keys."),
                 leases: by_group("kubebrain_mvcc_leases", "Leases that are granted."),
-                queue: by_group("kubebrain_mvcc_writer_queue", "Commands that wait for the writer."),
+                queue: by_group("kubebrain_mvcc_writer_queue", "Writes that wait for the writer."),
                 cache_bytes: by_group(
                     "kubebrain_mvcc_value_cache_bytes",
                     "Bytes of values in memory, of all groups of the process together.",
@@ -129,6 +131,7 @@ impl Gauges {
                     "kubebrain_follow_level",
                     "1 where reads and watches are served: on a master, and on a slave that is level with it.",
                 ),
+                kinds: KindCounters::new(metrics),
             },
         }
     }
@@ -186,6 +189,7 @@ impl GroupGauges {
         gauges.iter().for_each(|gauge| gauge.reset());
         self.cache_hits.reset();
         self.cache_misses.reset();
+        self.kinds.reset();
     }
 
     fn show(&self, group: &str, of: &Figures) {
@@ -206,5 +210,6 @@ impl GroupGauges {
         set(&self.streams, of.streams);
         set(&self.followers, of.followers);
         set(&self.level, (!of.is_slave || of.is_level).into());
+        self.kinds.show(group, &of.kinds);
     }
 }

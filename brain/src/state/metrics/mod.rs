@@ -8,6 +8,7 @@
 mod counters;
 mod figures;
 mod gauges;
+mod kinds;
 mod registry;
 #[cfg(test)]
 mod tests;

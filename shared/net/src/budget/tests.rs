@@ -42,10 +42,35 @@ async fn what_is_let_in_is_at_most_the_budget_and_comes_in_order() {
 async fn an_answer_above_the_budget_is_alone() {
     let budget = Budget::new(4 * MIB);
     let share = large(&budget, 100 * MIB).await;
-    assert_eq!(budget.used(), 4 * MIB);
+    assert_eq!(budget.used(), 4 * MIB - MIB / 2);
     assert_eq!(budget.take(MIB).await.expect_err("no room"), Fault::TooManyRequests);
     drop(share);
     assert_eq!(budget.used(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_eighth_is_for_kinds_that_have_less() {
+    let budget = Budget::new(8 * MIB);
+    let [pods, secrets] = [1, 2].map(KindId::of_number);
+    let take = |kind, bytes| {
+        let budget = budget.clone();
+        async move { budget.take_of(kind, bytes).await.map(|share| share.expect("it is counted")) }
+    };
+    let mut flood = Vec::new();
+    while let Ok(share) = take(pods, MIB).await {
+        flood.push(share);
+    }
+    assert_eq!(flood.len(), 7);
+    let began = Instant::now();
+    let half = take(secrets, MIB / 2).await.expect("half of the last eighth");
+    let other = take(secrets, MIB / 2).await.expect("the other half");
+    assert_eq!(began.elapsed(), Duration::ZERO);
+    take(secrets, MIB / 2).await.expect_err("it has an eighth");
+    drop(half);
+    take(secrets, MIB / 2).await.expect("what it gave back");
+    drop((flood, other));
+    assert_eq!(budget.used(), 0);
+    assert!(budget.kinds.lock().is_empty());
 }
 
 #[tokio::test(start_paused = true)]
