@@ -1,8 +1,8 @@
 //! Where figures come from.
 
-use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::{fmt, fs};
 
 use anyhow::{Context, Result};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -37,6 +37,14 @@ impl Machine {
             commit: said("git", &["describe", "--always", "--dirty", "--abbrev=10"]),
             date: said("date", &["-u", "+%F"]),
         }
+    }
+}
+
+/// Day, machine and commit, as a table says it before its rows.
+impl fmt::Display for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { processor, cores, memory_gib, kernel, commit, date, .. } = self;
+        write!(f, "{date}, {processor}, {cores} cores, {memory_gib} GiB, {kernel}, commit {commit}")
     }
 }
 

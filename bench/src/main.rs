@@ -3,6 +3,7 @@
 //! ```text
 //! kubebrain-bench compare                              etcd and kubebrain in turn, a table in docs/benchmarks.md
 //! kubebrain-bench fanout                               large lists from one brain of a group and from several
+//! kubebrain-bench flood                                updates of node leases beside a flood of events
 //! kubebrain-bench load --endpoint 127.0.0.1:2379 get   one kind of work on one endpoint
 //! ```
 //!
@@ -12,7 +13,9 @@
 mod client;
 mod compare;
 mod fanout;
+mod flood;
 mod machine;
+mod process;
 mod report;
 mod request;
 mod server;
@@ -49,6 +52,8 @@ enum Command {
     Load(Load),
     /// A large list through a proxy: from one brain, and from several at once.
     Fanout(Fanout),
+    /// Updates of node leases beside a flood of events: in the same group, in another one, under a limit.
+    Flood(flood::Flags),
 }
 
 #[derive(Debug, clap::Args)]
@@ -96,6 +101,7 @@ fn run(cli: Cli) -> Result<()> {
             Command::Compare(flags) => compare::run(flags).await,
             Command::Load(flags) => load(flags).await,
             Command::Fanout(flags) => fanout::run(flags).await,
+            Command::Flood(flags) => flood::run(flags).await,
         }
     })
 }

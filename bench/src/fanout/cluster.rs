@@ -7,9 +7,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
-use super::process::{Running, page};
 use super::relay::Cards;
 use crate::client::Connection;
+use crate::process::{Running, page};
 use crate::request;
 use crate::server::free_port;
 

@@ -10,7 +10,6 @@
 //! a machine of its own.
 
 mod cluster;
-mod process;
 mod relay;
 mod table;
 

@@ -208,17 +208,18 @@ impl Kinds {
         self.table.load().all_queued.load(Relaxed)
     }
 
-    /// What was counted, of the placement's kinds and the busiest others, in order of names; kinds that nobody has asked for
-    /// are left out.
+    /// What was counted, of the placement's kinds, of `other` and of the busiest ones besides, in order of names.
     pub fn counts(&self) -> Vec<(Arc<Kind>, Counts)> {
         let table = self.table.load();
         let all = table.kinds.values().chain([&table.other, &table.rest]);
         let counts = all.map(|kind| (kind.clone(), kind.counts()));
-        let mut shown: Vec<_> = counts.filter(|(_, counts)| counts.requests + counts.refused > 0).collect();
+        let is_placed = |kind: &Arc<Kind>| kind.is_placed.load(Relaxed) || Arc::ptr_eq(kind, &table.other);
+        let mut shown: Vec<_> =
+            counts.filter(|(kind, counts)| is_placed(kind) || counts.requests + counts.refused > 0).collect();
         shown.sort_by_key(|(kind, counts)| {
-            (!kind.is_placed.load(Relaxed), std::cmp::Reverse(counts.requests + counts.refused))
+            (!is_placed(kind), std::cmp::Reverse(counts.requests + counts.refused))
         });
-        let placed = shown.iter().filter(|(kind, _)| kind.is_placed.load(Relaxed)).count();
+        let placed = shown.iter().filter(|(kind, _)| is_placed(kind)).count();
         shown.truncate(placed + SHOWN_MAX);
         shown.sort_by(|(a, _), (b, _)| a.name.cmp(&b.name));
         shown
@@ -496,7 +497,7 @@ mod tests {
         }
         drop(kinds.of_key(b"/registry/events/x").enter().expect("the first"));
         let shown = kinds.counts();
-        assert_eq!(shown.len(), 1 + SHOWN_MAX);
+        assert_eq!(shown.len(), 2 + SHOWN_MAX);
         let of = |name: &str| {
             shown.iter().find(|(kind, _)| kind.name() == name).map(|(_, counts)| counts.requests)
         };

@@ -54,6 +54,7 @@ fn number(count: impl TryInto<i64>) -> i64 {
 
 impl Gauges {
     /// Registers all of it.
+    // Long: there is much, a name and a help for each.
     pub(super) fn new(metrics: &shared::Metrics) -> Self {
         let gauge = |name: &str, help: &str| metrics.gauge(name, help);
         let by_group = |name: &str, help: &str| metrics.gauges(name, help, &["group"]);

@@ -19,7 +19,7 @@ const ANSWER: Duration = Duration::from_secs(10);
 const LOG_LINES: usize = 6;
 
 /// See the module. Dropping it kills the process.
-pub(super) struct Running {
+pub(crate) struct Running {
     name: String,
     child: Child,
     log: PathBuf,
@@ -27,7 +27,7 @@ pub(super) struct Running {
 
 impl Running {
     /// With a log of its name in the directory.
-    pub(super) fn start(name: &str, directory: &Path, command: &mut Command) -> Result<Self> {
+    pub(crate) fn start(name: &str, directory: &Path, command: &mut Command) -> Result<Self> {
         let log = directory.join(format!("{name}.log"));
         command.stdin(Stdio::null()).stdout(File::create(&log)?);
         command.stderr(File::options().append(true).open(&log)?);
@@ -37,16 +37,16 @@ impl Running {
         Ok(Self { name: name.to_owned(), child, log })
     }
 
-    pub(super) fn usage(&self) -> Usage {
+    pub(crate) fn usage(&self) -> Usage {
         Usage::of(self.child.id())
     }
 
-    pub(super) fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
     /// Looks until it is as it should be; ends where the process ends.
-    pub(super) async fn until(&mut self, what: &str, mut look: impl AsyncFnMut(&str) -> bool) -> Result<()> {
+    pub(crate) async fn until(&mut self, what: &str, mut look: impl AsyncFnMut(&str) -> bool) -> Result<()> {
         let end = Instant::now() + PATIENCE;
         while !look(&self.log()).await {
             self.must_run()?;
@@ -56,7 +56,7 @@ impl Running {
         Ok(())
     }
 
-    pub(super) fn must_run(&mut self) -> Result<()> {
+    pub(crate) fn must_run(&mut self) -> Result<()> {
         let Some(status) = self.child.try_wait()? else { return Ok(()) };
         let log = self.log();
         let lines: Vec<&str> = log.lines().collect();
@@ -65,7 +65,7 @@ impl Running {
     }
 
     /// Ends it at once.
-    pub(super) fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         let _ended_before = self.child.kill();
         let _reaped = self.child.wait();
     }
@@ -78,7 +78,7 @@ impl Drop for Running {
 }
 
 /// The page at a path of `host:port`.
-pub(super) async fn page(address: &str, path: &str) -> Result<String> {
+pub(crate) async fn page(address: &str, path: &str) -> Result<String> {
     let exchange = async {
         let mut socket = TcpStream::connect(address).await?;
         socket.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await?;
