@@ -18,6 +18,9 @@ pub const PART: HeaderName = HeaderName::from_static("kubebrain-part");
 /// On a request for a range, decimal: where its rows take at least so many bytes the brain may answer how it is cut, as
 /// `kubebrain.peer.v1.Cut`, instead of the rows. On an answer's header block, with any value: it does.
 pub const CUT: HeaderName = HeaderName::from_static("kubebrain-cut");
+/// A part ends where it has grown to this. Smaller parts cost more requests, each some tens of microseconds; larger ones more
+/// memory where they are put together, which holds two of each brain.
+pub const CUT_PART_BYTES: u64 = 512 << 10;
 /// On a request for a range at a named revision, with any value: its group has shown that revision as fresh. A brain that is not
 /// so far waits a moment for it, and asks nobody.
 pub const FENCED: HeaderName = HeaderName::from_static("kubebrain-fenced");

@@ -216,7 +216,7 @@ async fn a_proxy_holds_little_of_lists_however_they_are_read() {
     let Some(cluster) = Cluster::any().await else { return };
     let group = Group::start(&cluster, "fanout").await;
     let client = Client::new(group.proxy.address());
-    fill(&client, if full_tier() { 50 << 10 } else { 10 << 10 }).await;
+    fill(&client, if full_tier() { 175 << 10 } else { 10 << 10 }).await;
     let idle = group.proxy.resident_bytes();
 
     let (address, methods) = (group.proxy.address(), [method::RANGE, method::RANGE_STREAM]);

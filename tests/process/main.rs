@@ -30,6 +30,7 @@ mod log;
 mod lost;
 mod maintenance;
 mod peers;
+mod merged_lists;
 mod pings;
 mod metrics;
 mod operators;

@@ -4,16 +4,13 @@
 //! them together writes the length of the whole first, and notices a part that is not what was told.
 
 use bytes::Bytes;
+use kubebrain_shared::metadata::CUT_PART_BYTES as PART_BYTES;
 use kubebrain_shared::range::KeyRange;
 use kubebrain_shared::wire::bytes_field_len;
 
 use crate::rows::codec::Layout;
 use crate::rows::entry;
 use crate::rows::version::{BYTES_MAX, Version};
-
-/// A part ends where it has grown to this. Smaller parts cost more requests, each some tens of microseconds;
-/// larger ones more memory where they are put together, which holds two of each brain.
-const PART_BYTES: u64 = 512 << 10;
 
 /// A range that was cut.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -162,7 +162,7 @@ impl<'a> Reader<'a> {
         Ok(bytes.min(enough))
     }
 
-    /// As [`Self::weigh`] of all of it; and where its rows take at least `from` bytes in an answer, how it is cut.
+    /// As [`Self::weigh`] of all of a plain range; and where its rows take at least `from` bytes in an answer, how it is cut.
     ///
     /// # Errors
     /// As [`Self::weigh`].
@@ -181,7 +181,7 @@ impl<'a> Reader<'a> {
                 true
             })
             .await?;
-        if !range.is_plain() || !cutter.cuts() {
+        if !cutter.cuts() {
             return Ok((bytes, None));
         }
         let left = self.count(rest.clone()).await?;

@@ -138,7 +138,7 @@ impl Store {
     ) -> Result<Ranged<Reply>, Fault> {
         // One key is read sooner than weighed.
         let single = range.keys.as_one().is_some();
-        let bytes = match cut_from.filter(|_| !single) {
+        let bytes = match cut_from.filter(|_| !single && range.is_plain()) {
             _ if single => 0,
             None => reader.weigh(range, u64::MAX, &self.answers).await?,
             Some(from) => match reader.cut(range, from, &self.answers).await? {
@@ -218,7 +218,7 @@ impl Store {
         let reader = Reader::new(&self.state, range.at)?;
         self.owns(std::slice::from_ref(&range.keys), part)?;
         let enough = stream_bytes(&self.limits);
-        let bytes = match cut_from {
+        let bytes = match cut_from.filter(|_| range.is_plain()) {
             None => reader.weigh(&range, enough, &self.answers).await?,
             Some(from) => match reader.cut(&range, from, &self.answers).await? {
                 (_, Some(cut)) => return Ok(Ranged::Cut(self.cut_reply(&reader, cut))),

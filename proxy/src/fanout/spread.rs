@@ -16,6 +16,7 @@ use http_body_util::StreamBody;
 use kubebrain_proto::etcdserverpb::RangeRequest;
 use kubebrain_proto::peer::CutPart;
 use kubebrain_shared::fault::Fault;
+use kubebrain_shared::metadata::CUT_PART_BYTES as PART_BYTES;
 use kubebrain_shared::wire;
 use tokio::sync::OwnedSemaphorePermit;
 use tonic::Status;
@@ -32,9 +33,6 @@ use crate::grpc::{self, Framed};
 
 /// More brains would share a range without being faster: one connection to a client is what bounds it then.
 const SHARERS_MAX: usize = 8;
-
-/// What a part takes whose rows are small: brains cut where it has grown to this.
-const PART_BYTES: u64 = 512 << 10;
 
 /// What is spread.
 pub(crate) struct Large<'a> {
