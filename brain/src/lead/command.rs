@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use kubebrain_net::trace::Span;
 use kubebrain_shared::fault::Fault;
 use kubebrain_shared::group::GroupName;
 use kubebrain_shared::placement::{Document, DocumentId};
@@ -132,6 +133,8 @@ pub(crate) enum Command {
         op: Op,
         floor: Revision,
         by: By,
+        /// Where the request is traced: that it waits for the writer.
+        span: Option<Span>,
         reply: Reply<Written, WriteError>,
     },
     Advance {

@@ -253,7 +253,7 @@ impl Store {
     async fn repair(&self, txn: Txn, by: By) -> Result<Answer, WriteError> {
         self.state.alarms.trusted()?;
         let (op, floor) = (Op::Txn(txn), Revision::ZERO);
-        Ok(self.ask(|reply| Command::Write { op, floor, by, reply }).await?.answer)
+        Ok(self.ask(|reply| Command::Write { op, floor, by, span: None, reply }).await?.answer)
     }
 
     fn judges_by(&self, document: &Document) -> Result<(), WriteError> {
