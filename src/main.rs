@@ -1,6 +1,7 @@
 //! `kubebrain`: flags in, a program out. Everything that works is in the library crates.
 
 mod cli;
+mod collector;
 mod ctl;
 mod flags;
 mod log;
@@ -8,7 +9,6 @@ mod placement;
 mod print;
 mod process;
 mod run;
-mod trace;
 
 use std::process::ExitCode;
 
@@ -20,9 +20,9 @@ use anyhow::Result;
 use clap::FromArgMatches;
 
 use cli::{Cli, Command, etcd, manual};
+use collector::Exports;
 use log::Log;
 use process::Process;
-use trace::Traces;
 
 fn main() -> ExitCode {
     process::umask::close();
@@ -80,16 +80,16 @@ fn execute(command: Command, log: &Log) -> Result<()> {
     if let Command::Ctl(flags) = command {
         return runtime.block_on(ctl::run(flags));
     }
-    let traces = match &command {
+    let exports = match &command {
         Command::Standalone(flags) => Some((&flags.clients.tracing, "standalone")),
         Command::Brain(flags) => Some((&flags.clients.tracing, "brain")),
         Command::Proxy(flags) => Some((&flags.clients.tracing, "proxy")),
         Command::Ctl(_) | Command::Version | Command::Completion(_) | Command::Man(_) => None,
     };
-    let traces = runtime.block_on(async {
-        traces.map_or_else(|| Ok(Traces::none()), |(flags, program)| Traces::begin(flags, program))
+    let exports = runtime.block_on(async {
+        exports.map_or_else(|| Ok(Exports::none()), |(flags, program)| Exports::begin(flags, program))
     })?;
-    let mut process = Process::new(log.clone(), traces)?;
+    let mut process = Process::new(log.clone(), exports)?;
     let outcome = runtime.block_on(async {
         match command {
             Command::Standalone(flags) => run::standalone::run(flags, &process).await,
@@ -98,7 +98,7 @@ fn execute(command: Command, log: &Log) -> Result<()> {
             Command::Ctl(_) | Command::Version | Command::Completion(_) | Command::Man(_) => Ok(()), // done above
         }
     });
-    runtime.block_on(process.traces.finish());
+    runtime.block_on(process.exports.finish());
     drop(runtime); // what blocks is waited for: nothing is logged after the last line
     process.stopped(&outcome);
     outcome

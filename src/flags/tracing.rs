@@ -7,12 +7,12 @@ use super::boolean;
 /// Which requests are traced, and who is told.
 #[derive(Debug, Args)]
 pub(crate) struct Tracing {
-    /// Send the spans of requests to a collector, by OTLP over gRPC.
+    /// Send the spans of requests to a collector, by OTLP.
     #[arg(long, env = "ETCD_ENABLE_DISTRIBUTED_TRACING", value_name = "BOOL", num_args = 0..=1,
           require_equals = true, default_value = "false", default_missing_value = "true",
           hide_default_value = true, action = clap::ArgAction::Set, value_parser = boolean::parse)]
     pub enable_distributed_tracing: bool,
-    /// Where the collector is. Without it: OTEL_EXPORTER_OTLP_TRACES_ENDPOINT, OTEL_EXPORTER_OTLP_ENDPOINT, localhost:4317.
+    /// Where the collector is. Without it: OTEL_EXPORTER_OTLP_TRACES_ENDPOINT, OTEL_EXPORTER_OTLP_ENDPOINT, localhost:4317 (HTTP: 4318).
     #[arg(
         long,
         env = "ETCD_DISTRIBUTED_TRACING_ADDRESS",

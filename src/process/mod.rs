@@ -20,8 +20,8 @@ use kubebrain_net::probe::ETCD_VERSION;
 use tokio::time::Instant;
 use tracing::field::{DisplayValue, display};
 
+use crate::collector::Exports;
 use crate::log::Log;
-use crate::trace::Traces;
 use descriptors::Descriptors;
 pub(crate) use place::Place;
 use systemd::Systemd;
@@ -33,7 +33,7 @@ pub(crate) struct Process {
     pub descriptors: Descriptors,
     /// Those of all its listeners.
     pub connections: Connections,
-    pub traces: Traces,
+    pub exports: Exports,
     began: Instant,
     has_begun: AtomicBool,
 }
@@ -47,14 +47,14 @@ pub(crate) struct Starting {
 impl Process {
     /// # Errors
     /// It may open too few files.
-    pub(crate) fn new(log: Log, traces: Traces) -> Result<Self> {
+    pub(crate) fn new(log: Log, exports: Exports) -> Result<Self> {
         let descriptors = Descriptors::of_process()?;
         Ok(Self {
             log,
             systemd: Systemd::of_environment(),
             descriptors,
             connections: descriptors.connections(),
-            traces,
+            exports,
             began: Instant::now(),
             has_begun: AtomicBool::new(false),
         })

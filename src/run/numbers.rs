@@ -40,7 +40,7 @@ impl Numbers {
         let metrics = Metrics::of_process();
         process.log.count_in(&metrics);
         process.connections.count_in(&metrics);
-        process.traces.count_in(&metrics);
+        process.exports.count_in(&metrics);
         let says = |name, help, label, value| {
             metrics.gauges(name, help, &[label]).with_label_values(&[value]).set(1);
         };
@@ -55,7 +55,7 @@ impl Numbers {
         );
         says("kubebrain_build_info", "1 for the version of kubebrain.", "version", env!("CARGO_PKG_VERSION"));
         let slow = Slow::new(flags.warning_unary_request_duration);
-        let tracer = process.traces.tracer.clone();
+        let tracer = process.exports.tracer.clone();
         let clients = Calls::new(&metrics, Side::Clients, slow, tracer.clone());
         let held = metrics.held();
         let message_bytes_max = flags.max_request_bytes + GRPC_BYTES;

@@ -133,6 +133,7 @@ pub(crate) async fn run(flags: Standalone, process: &Process) -> Result<()> {
         flags,
         storage,
         metrics: config::Metrics::new(&numbers.metrics),
+        tracer: numbers.tracer.clone(),
         running: BTreeMap::new(),
         inside,
         announcer: Announcer::new(StandingResponse::default(), streams.handle()),

@@ -297,6 +297,10 @@ impl Engine for Faulty {
         self.is_held().then(|| "a test".to_owned())
     }
 
+    fn name(&self) -> &'static str {
+        self.inner.name()
+    }
+
     fn size(&self) -> u64 {
         self.inner.size()
     }

@@ -76,6 +76,10 @@ impl Engine for Memory {
         Ok(keys.step_by(count.div_ceil(parts).max(1)).skip(1).collect())
     }
 
+    fn name(&self) -> &'static str {
+        "memory"
+    }
+
     fn size(&self) -> u64 {
         0
     }

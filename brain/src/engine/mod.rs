@@ -84,6 +84,11 @@ pub trait Engine: Send + Sync + 'static {
         Ok(())
     }
 
+    /// What it is called where somebody is told of its commits.
+    fn name(&self) -> &'static str {
+        "unnamed"
+    }
+
     /// What it holds at once. The same for as long as it is open.
     fn bounds(&self) -> Bounds {
         Bounds::default()

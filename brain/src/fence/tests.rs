@@ -1,15 +1,21 @@
 //! A master over an engine that another process may write meanwhile.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::HeaderMap;
+use kubebrain_net::trace::{self, MILLION, Name, Sink, Step, Tracer, Work, within};
 use kubebrain_shared::fault::Fault;
 use kubebrain_shared::group::GroupName;
+use kubebrain_shared::method;
 use kubebrain_shared::placement::Placement;
 use kubebrain_shared::revision::Revision;
+use parking_lot::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
+use tonic::Code;
 
 use crate::config::{Config, ReadFence};
 use crate::engine::faulty::{Faulty, Mood};
@@ -337,4 +343,51 @@ async fn a_lease_that_was_won_again_proves_nothing_of_the_time_before() {
     assert_eq!(put(&between, "k").await, Ok(2));
     tenure.hold(3, Instant::now() + LEASE);
     assert_eq!(read(&older, false).await, Err(Fault::LeaderChanged));
+}
+
+#[derive(Clone, Default)]
+struct Told(Arc<Mutex<Vec<trace::Ended>>>);
+
+impl Sink for Told {
+    fn take(&self, span: trace::Ended) {
+        self.0.lock().push(span);
+    }
+}
+
+/// A request that is traced from here on, with what it makes somebody do, and for how long.
+async fn traced<T>(request: impl Future<Output = T>) -> (T, Vec<(Work, Duration, Code)>) {
+    let (told, number) = (Told::default(), AtomicU64::new(1));
+    let tracer = Tracer::new(told.clone(), MILLION, move || number.fetch_add(1, Ordering::Relaxed));
+    let span = tracer.serve(&mut HeaderMap::new(), Name::of(method::PUT), true).expect("all are");
+    let answer = within(Some(&span), request).await;
+    let spans = told.0.lock();
+    assert!(spans.iter().all(|step| step.parent == Some(span.context())), "{spans:?}");
+    (answer, spans.iter().map(|span| (span.work, span.took, span.code)).collect())
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_request_waits_for_is_in_its_trace() {
+    let (engine, _) = shared();
+    let store = open(&engine, "a", ReadFence::Engine).await;
+    let (written, steps) = traced(put(&store, "k")).await;
+    assert_eq!(written, Ok(2));
+    let works: Vec<_> = steps.iter().map(|(work, ..)| *work).collect();
+    let commit = Step::Commit { system: "memory", writes: 3 };
+    assert_eq!(works, [Step::Queue, Step::Batch, commit, Step::Fence].map(Work::Does), "{steps:?}");
+    assert!(steps.iter().all(|(.., code)| *code == Code::Ok), "{steps:?}");
+    assert_eq!(traced(read(&store, true)).await.1, [], "nobody is asked");
+    engine.hold();
+    let held = engine.clone();
+    let releases = async move {
+        sleep(Duration::from_millis(70)).await;
+        held.release();
+    };
+    let ((read_late, steps), ()) = tokio::join!(traced(read(&store, false)), releases);
+    assert_eq!(read_late, Ok(2));
+    assert_eq!(steps, [(Work::Does(Step::Fence), Duration::from_millis(70), Code::Ok)]);
+    engine.hold();
+    let (timed_out, steps) = traced(read(&store, false)).await;
+    assert_eq!(timed_out, Err(Fault::Timeout));
+    assert_eq!(steps, [(Work::Does(Step::Fence), ANSWER_TIMEOUT, Code::Unavailable)]);
+    assert_eq!(traced(put(&store, "k")).await.1.len(), 2, "its commit has no end yet");
 }

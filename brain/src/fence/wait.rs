@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use kubebrain_net::trace::{self, Step};
 use kubebrain_shared::fault::Fault;
 use tokio::time::{Instant, timeout, timeout_at};
+use tonic::Code;
 
 use super::ask::ask;
 use super::slave::{SLAVE_TIMEOUT, reach, until};
@@ -40,18 +42,28 @@ pub(crate) async fn fence(state: &Arc<GroupState>, ticket: Ticket) -> Result<(),
     if ticket.is_slaves() {
         return fence_slave(state, ticket, 0).await;
     }
-    pass(state, ticket, 0).await.map(drop)
+    shown(ticket, pass(state, ticket, 0)).await.map(drop)
 }
 
 /// As [`fence`], of one that was a slave when the request arrived: it is at or above `floor` then.
 ///
 /// # Errors
 /// [`Fault::LeaderChanged`].
-pub(crate) async fn fence_slave(
-    state: &Arc<GroupState>,
-    mut ticket: Ticket,
-    floor: u64,
-) -> Result<(), Fault> {
+pub(crate) async fn fence_slave(state: &Arc<GroupState>, ticket: Ticket, floor: u64) -> Result<(), Fault> {
+    shown(ticket, follow(state, ticket, floor)).await
+}
+
+/// In the trace of the request that waits, where there is one.
+async fn shown<T>(ticket: Ticket, waits: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
+    let span = ticket.until.and_then(|_| trace::step(Step::Fence));
+    let outcome = waits.await;
+    if let Some(span) = span {
+        span.end(outcome.as_ref().map_or_else(|fault| fault.wire().0, |_| Code::Ok));
+    }
+    outcome
+}
+
+async fn follow(state: &Arc<GroupState>, mut ticket: Ticket, floor: u64) -> Result<(), Fault> {
     let Some(until) = ticket.until else { return Err(Fault::LeaderChanged) };
     loop {
         if state.is_slave() {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use kubebrain_net::kinds::{KindId, Queued};
+use kubebrain_net::trace::Span;
 use kubebrain_shared::fault::Fault;
 use kubebrain_shared::group::GroupName;
 use kubebrain_shared::placement::{Document, DocumentId};
@@ -141,6 +142,8 @@ pub(crate) enum Command {
         by: By,
         /// Its place in the queue; none of what brains ask themselves.
         queued: Option<Queued>,
+        /// Where the request is traced: that it waits for the writer.
+        span: Option<Span>,
         reply: Reply<Written, WriteError>,
     },
     Advance {

@@ -253,7 +253,8 @@ impl Store {
     async fn repair(&self, txn: Txn, by: By) -> Result<Answer, WriteError> {
         self.state.alarms.trusted()?;
         let (op, floor) = (Op::Txn(txn), Revision::ZERO);
-        Ok(self.ask(|reply| Command::Write { op, floor, by, queued: None, reply }).await?.answer)
+        let ask = |reply| Command::Write { op, floor, by, queued: None, span: None, reply };
+        Ok(self.ask(ask).await?.answer)
     }
 
     fn judges_by(&self, document: &Document) -> Result<(), WriteError> {

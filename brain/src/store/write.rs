@@ -1,5 +1,6 @@
 //! Puts, deletions and transactions: ordered by the writer, answered with the values that they show.
 
+use kubebrain_net::trace::{self, Step};
 use kubebrain_shared::fault::Fault;
 use kubebrain_shared::placement::DocumentId;
 use kubebrain_shared::revision::Revision;
@@ -51,9 +52,8 @@ impl Store {
         let kind = queued.kind();
         // What the answer shows was there at or after this revision: it is not swept before it is read.
         let _pin = self.state.pin();
-        let written = self
-            .ask(|reply| Command::Write { op, floor, by: By::Held(part), queued: Some(queued), reply })
-            .await?;
+        let (by, queued, span) = (By::Held(part), Some(queued), trace::step(Step::Queue));
+        let written = self.ask(|reply| Command::Write { op, floor, by, queued, span, reply }).await?;
         let mut answer = written.answer;
         let (mut missing, mut bytes) = (Vec::new(), 0);
         answer.entries(&mut |entry| {

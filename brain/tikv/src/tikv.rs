@@ -134,6 +134,10 @@ impl Engine for Tikv {
     }
 
     /// 0: the cluster's disks are not this process's, hold other data too, and are watched where they are.
+    fn name(&self) -> &'static str {
+        "tikv"
+    }
+
     fn size(&self) -> u64 {
         0
     }

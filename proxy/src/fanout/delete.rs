@@ -15,7 +15,7 @@ use tonic::Status;
 use tonic::body::Body;
 
 use super::merge::{Order, Row, merge, put_rows, row, slice, unreadable};
-use super::{Setback, Split};
+use super::{Setback, Split, part};
 use crate::call::{Ask, Failure};
 use crate::core::Core;
 use crate::grpc::{self, Framed};
@@ -41,10 +41,11 @@ impl Core {
         let ask = Ask { part: Some(id), ..Ask::new(method::DELETE_RANGE, headers, message.clone()) };
         let open = groups.iter().filter(|group| !deleted.done.contains_key(group.name()));
         let ask = &ask;
-        let answers = join_all(open.map(|group| async move { (group, self.send(group, ask).await) })).await;
+        let answers =
+            join_all(open.map(|group| async move { (group, part(self.send(group, ask)).await) })).await;
         let mut setback = None;
         for (group, answer) in answers {
-            let part = match answer {
+            let message = match answer {
                 Ok(answer) => answer.message(self.config.merged_bytes_max).await,
                 Err(Failure::Unknown) => Err(Fault::Timeout.into()),
                 Err(failure @ (Failure::NotSent | Failure::NotOwner)) => {
@@ -52,7 +53,7 @@ impl Core {
                     continue;
                 }
             };
-            match part.and_then(|part| deleted.add(group.name(), &part)) {
+            match message.and_then(|message| deleted.add(group.name(), &message)) {
                 Ok(()) => {}
                 Err(status) => setback = Some(Setback::Refused(status)),
             }

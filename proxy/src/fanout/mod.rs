@@ -12,9 +12,10 @@ pub(crate) mod spread;
 use std::sync::Arc;
 
 use http::HeaderMap;
+use kubebrain_net::trace::{Span, Step, step, within};
 use kubebrain_shared::fault::Fault;
 use kubebrain_shared::placement::DocumentId;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use crate::call::Failure;
 use crate::group::Group;
@@ -29,6 +30,19 @@ pub(crate) struct Split<'a> {
     pub(crate) groups: &'a [Arc<Group>],
     /// The document that names them.
     pub(crate) id: DocumentId,
+}
+
+/// Does one part of what this task works for; in its trace, where there is one.
+async fn part<T, E>(work: impl Future<Output = Result<T, E>>) -> Result<T, E> {
+    part_of(step(Step::Part), work).await
+}
+
+async fn part_of<T, E>(span: Option<Span>, work: impl Future<Output = Result<T, E>>) -> Result<T, E> {
+    let outcome = within(span.as_ref(), work).await;
+    if let Some(span) = span {
+        span.end(if outcome.is_ok() { Code::Ok } else { Code::Unknown });
+    }
+    outcome
 }
 
 /// Why a request over several groups has no answer yet.

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use futures_util::future::{Either, select};
 use http::HeaderMap;
+use kubebrain_net::trace::Step;
 use kubebrain_proto::etcdserverpb::RangeRequest;
 use kubebrain_proto::peer::CutPart;
 use kubebrain_shared::fault::Fault;
@@ -21,9 +22,9 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 use tonic::{Code, Status};
 
-use super::Setback;
 use super::cut::rows_of;
 use super::pace::Pace;
+use super::{Setback, part_of};
 use crate::call::{Ask, Failure, Wanted};
 use crate::core::Core;
 use crate::group::Group;
@@ -91,7 +92,9 @@ impl Parts {
         while self.asked < source.parts.len() && self.coming.len() < AHEAD * source.nodes.len() {
             let shared = Arc::clone(&self.shared);
             let index = self.asked;
-            self.coming.push_back(Coming(tokio::spawn(async move { shared.part(index).await })));
+            let span = source.core.config.tracer.step(&source.headers, Step::Part);
+            self.coming
+                .push_back(Coming(tokio::spawn(async move { part_of(span, shared.part(index)).await })));
             self.asked += 1;
         }
         let Some(coming) = self.coming.front_mut() else { return Ok(None) };

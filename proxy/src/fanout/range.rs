@@ -19,7 +19,7 @@ use tonic::Status;
 use tonic::body::Body;
 
 use super::merge::{Order, Part, Row, merge, put_rows};
-use super::{Setback, Split};
+use super::{Setback, Split, part};
 use crate::call::{Ask, Failure};
 use crate::core::Core;
 use crate::group::Group;
@@ -68,9 +68,11 @@ impl Core {
         let plan = self.plan(message, groups).await?;
         let ask = plan.ask(method::RANGE, headers, id);
         let bytes_max = self.config.merged_bytes_max;
-        let parts = try_join_all(groups.iter().map(|group| async {
-            let answer = self.send(group, &ask).await.map_err(Setback::of_read)?;
-            answer.message(bytes_max).await.map_err(|status| plan.refusal(status, bytes_max))
+        let parts = try_join_all(groups.iter().map(|group| {
+            part(async {
+                let answer = self.send(group, &ask).await.map_err(Setback::of_read)?;
+                answer.message(bytes_max).await.map_err(|status| plan.refusal(status, bytes_max))
+            })
         }))
         .await?;
         if parts.iter().map(bytes::Bytes::len).sum::<usize>() > bytes_max {

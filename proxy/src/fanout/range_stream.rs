@@ -19,7 +19,7 @@ use tonic::body::Body;
 
 use super::merge::{Part, Row, put_rows, slice, unreadable};
 use super::range::put_end;
-use super::{Setback, Split};
+use super::{Setback, Split, part};
 use crate::answer::Messages;
 use crate::core::Core;
 use crate::grpc::{self, Framed};
@@ -38,12 +38,15 @@ impl Core {
         let plan = self.plan(message, groups).await?;
         let ask = plan.ask(method::RANGE_STREAM, headers, id);
         let bytes_max = self.config.merged_bytes_max;
-        let sources = try_join_all(groups.iter().map(|group| async {
-            let answer = self.send(group, &ask).await.map_err(Setback::of_read)?;
-            let messages = answer.messages(bytes_max).map_err(|status| plan.refusal(status, bytes_max))?;
-            let mut source = Source { messages: Some(messages), ..Source::default() };
-            source.fill().await.map_err(|status| plan.refusal(status, bytes_max))?;
-            Ok::<_, Setback>(source)
+        let sources = try_join_all(groups.iter().map(|group| {
+            part(async {
+                let answer = self.send(group, &ask).await.map_err(Setback::of_read)?;
+                let messages =
+                    answer.messages(bytes_max).map_err(|status| plan.refusal(status, bytes_max))?;
+                let mut source = Source { messages: Some(messages), ..Source::default() };
+                source.fill().await.map_err(|status| plan.refusal(status, bytes_max))?;
+                Ok::<_, Setback>(source)
+            })
         }))
         .await?;
         let limit = usize::try_from(plan.request.limit).unwrap_or(0);

@@ -7,12 +7,13 @@ use std::task::{self, Context, Poll};
 
 use futures_util::future::Either;
 use http::Response;
+use kubebrain_net::trace::{self, Step};
 use kubebrain_shared::fault::Fault;
 use pin_project_lite::pin_project;
 use prometheus::IntCounter;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tonic::Status;
 use tonic::body::Body;
+use tonic::{Code, Status};
 use tower::{Layer, Service};
 
 use crate::grpc::Answered;
@@ -61,8 +62,12 @@ where
 
     fn call(&mut self, request: R) -> Self::Future {
         match Arc::clone(&self.places).try_acquire_owned() {
-            Ok(place) => Either::Left(Answering { inner: self.inner.call(request), place: Some(place) }),
+            Ok(place) => {
+                trace::passed(Step::Admission, Code::Ok);
+                Either::Left(Answering { inner: self.inner.call(request), place: Some(place) })
+            }
             Err(_full) => {
+                trace::passed(Step::Admission, Code::ResourceExhausted);
                 self.refused.inc();
                 Either::Right(ready(Err(Fault::TooManyRequests.into())))
             }

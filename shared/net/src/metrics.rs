@@ -23,6 +23,7 @@ use std::sync::Arc;
 use http::{HeaderMap, Response, header};
 use parking_lot::Mutex;
 use prometheus::core::Collector;
+use prometheus::proto::MetricFamily;
 use prometheus::{
     CounterVec, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
@@ -160,12 +161,16 @@ impl Metrics {
         self.inner.refreshes.lock().push(Box::new(refresh));
     }
 
-    /// Everything, in the text format of Prometheus.
-    pub fn page(&self) -> String {
+    /// Everything, as it is now.
+    pub fn families(&self) -> Vec<MetricFamily> {
         let refreshes = self.inner.refreshes.lock();
         refreshes.iter().for_each(|refresh| refresh());
-        let families = self.inner.registry.gather();
-        drop(refreshes);
+        self.inner.registry.gather()
+    }
+
+    /// Everything, in the text format of Prometheus.
+    pub fn page(&self) -> String {
+        let families = self.families();
         let mut page = String::with_capacity(128 << 10);
         if let Err(error) = TextEncoder::new().encode_utf8(&families, &mut page) {
             tracing::error!("a metric cannot be written: {error}");

@@ -11,6 +11,7 @@ use kubebrain_net::dial::Connector;
 use kubebrain_net::direct::Direct;
 use kubebrain_net::opening::Opening;
 use kubebrain_net::serve::{ServeConfig, memory, serve_memory};
+use kubebrain_net::trace::{Own, Traced, Tracer};
 use kubebrain_shared::group::GroupName;
 use kubebrain_shared::placement::{Document, Placement};
 use kubebrain_shared::stop::Stopper;
@@ -27,6 +28,8 @@ pub(super) struct Groups<'a> {
     pub flags: Standalone,
     pub storage: Storage,
     pub metrics: config::Metrics,
+    /// Who is told of requests that are traced.
+    pub tracer: Tracer,
     pub running: BTreeMap<GroupName, Running>,
     /// The same, for the one that decides the placement.
     pub inside: Inside,
@@ -73,6 +76,8 @@ impl Groups<'_> {
         };
         let endpoint = Endpoint::new(store.clone(), config, self.streams.handle());
         let endpoint = Announced::new(self.announcer.clone(), Audience::Clients, endpoint);
+        let own = Own { group: Some(group.clone()), role: Box::new(|| "master") };
+        let endpoint = Traced::new(endpoint, self.tracer.of(own));
         let (connector, listener) = memory();
         let connector = Connector::Inside(Direct::new(endpoint.clone()), connector);
         self.accepting.keep("the task that accepts the proxy's streams", |stop| {

@@ -1,4 +1,5 @@
-//! [`Collector`]: takes spans by OTLP, or takes connections and nothing else. What it reads of OTLP is written here.
+//! [`Collector`]: takes spans and figures by OTLP, over gRPC and over HTTP, or takes connections and nothing else. What it reads
+//! of OTLP is written here.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -76,6 +77,100 @@ pub(super) struct Status {
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
+struct ExportFigures {
+    #[prost(message, repeated, tag = "1")]
+    resources: Vec<FiguresOfResource>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct FiguresOfResource {
+    #[prost(message, optional, tag = "1")]
+    resource: Option<Resource>,
+    #[prost(message, repeated, tag = "2")]
+    scopes: Vec<FiguresOfScope>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct FiguresOfScope {
+    #[prost(message, repeated, tag = "2")]
+    figures: Vec<Figure>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Figure {
+    #[prost(string, tag = "1")]
+    pub(super) name: String,
+    #[prost(message, optional, tag = "5")]
+    pub(super) gauge: Option<Numbers>,
+    #[prost(message, optional, tag = "7")]
+    pub(super) sum: Option<Numbers>,
+    #[prost(message, optional, tag = "9")]
+    pub(super) histogram: Option<Histogram>,
+    /// Not of OTLP: put in here when it arrives.
+    #[prost(message, optional, tag = "1000")]
+    resource: Option<Resource>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Numbers {
+    #[prost(message, repeated, tag = "1")]
+    pub(super) points: Vec<Number>,
+    #[prost(int32, tag = "2")]
+    pub(super) temporality: i32,
+    #[prost(bool, tag = "3")]
+    pub(super) is_monotonic: bool,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Number {
+    #[prost(fixed64, tag = "2")]
+    pub(super) start_time_unix_nano: u64,
+    #[prost(fixed64, tag = "3")]
+    pub(super) time_unix_nano: u64,
+    #[prost(double, tag = "4")]
+    pub(super) value: f64,
+    #[prost(message, repeated, tag = "7")]
+    attributes: Vec<Attribute>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Histogram {
+    #[prost(message, repeated, tag = "1")]
+    pub(super) points: Vec<Spread>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Spread {
+    #[prost(fixed64, tag = "4")]
+    pub(super) count: u64,
+    #[prost(fixed64, repeated, tag = "6")]
+    pub(super) counts: Vec<u64>,
+    #[prost(double, repeated, tag = "7")]
+    pub(super) bounds: Vec<f64>,
+    #[prost(message, repeated, tag = "9")]
+    attributes: Vec<Attribute>,
+}
+
+impl Figure {
+    pub(super) fn resource(&self, key: &str) -> &str {
+        let attributes = self.resource.as_ref().map_or(&[][..], |resource| &resource.attributes);
+        find(attributes, key).and_then(|any| any.text.as_deref()).unwrap_or_default()
+    }
+}
+
+impl Number {
+    pub(super) fn text(&self, key: &str) -> &str {
+        find(&self.attributes, key).and_then(|any| any.text.as_deref()).unwrap_or_default()
+    }
+}
+
+impl Spread {
+    pub(super) fn text(&self, key: &str) -> &str {
+        find(&self.attributes, key).and_then(|any| any.text.as_deref()).unwrap_or_default()
+    }
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
 struct Attribute {
     #[prost(string, tag = "1")]
     key: String,
@@ -129,6 +224,9 @@ struct Seen {
     /// What came, as it came.
     bytes: Mutex<Vec<Vec<u8>>>,
     spans: Mutex<Vec<Span>>,
+    /// The newest.
+    figures: Mutex<Vec<Figure>>,
+    messages_of_figures: AtomicUsize,
 }
 
 impl Collector {
@@ -188,6 +286,16 @@ impl Collector {
         self.seen.spans.lock().clone()
     }
 
+    /// As they were told last.
+    pub(super) fn figures(&self) -> Vec<Figure> {
+        self.seen.figures.lock().clone()
+    }
+
+    /// How often figures were told.
+    pub(super) fn tellings(&self) -> usize {
+        self.seen.messages_of_figures.load(Ordering::Relaxed)
+    }
+
     /// True if these bytes stood in anything that it got.
     pub(super) fn has_seen(&self, what: &[u8]) -> bool {
         let all = self.seen.bytes.lock();
@@ -197,19 +305,50 @@ impl Collector {
 }
 
 async fn take(seen: Arc<Seen>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
-    assert_eq!(request.uri().path(), "/opentelemetry.proto.collector.trace.v1.TraceService/Export");
-    let headers = format!("{:?}", request.headers()).into_bytes();
-    let body = request.into_body().collect().await.expect("a message").to_bytes();
-    let export = Export::decode(&body[FRAME_PREFIX_BYTES..]).expect("what OTLP says");
-    seen.bytes.lock().extend([headers, body.to_vec()]);
+    let (parts, body) = request.into_parts();
+    let body = body.collect().await.expect("a message").to_bytes();
+    let content = parts.headers[header::CONTENT_TYPE].to_str().expect("text").to_owned();
+    let message = match content.as_str() {
+        "application/grpc" => body.slice(FRAME_PREFIX_BYTES..),
+        "application/x-protobuf" => body.clone(),
+        other => panic!("{other} is not OTLP"),
+    };
+    seen.bytes.lock().extend([format!("{:?}", parts.headers).into_bytes(), body.to_vec()]);
+    match (parts.uri.path(), content.as_str()) {
+        ("/opentelemetry.proto.collector.trace.v1.TraceService/Export", "application/grpc")
+        | ("/under/v1/traces", "application/x-protobuf") => take_spans(&seen, &message),
+        ("/opentelemetry.proto.collector.metrics.v1.MetricsService/Export", "application/grpc")
+        | ("/under/v1/metrics", "application/x-protobuf") => take_figures(&seen, &message),
+        (path, _) => panic!("{path} is not OTLP"),
+    }
+    Ok(match content.as_str() {
+        "application/grpc" => {
+            let mut trailers = HeaderMap::new();
+            trailers.insert("grpc-status", HeaderValue::from_static("0"));
+            let message =
+                http_body_util::Full::new(wire::frame(b"")).with_trailers(async { Some(Ok(trailers)) });
+            let mut response = Response::new(Body::new(message));
+            response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+            response
+        }
+        _ => Response::new(Body::empty()),
+    })
+}
+
+fn take_spans(seen: &Seen, message: &[u8]) {
+    let export = Export::decode(message).expect("what OTLP says");
     for OfResource { resource, scopes } in export.resources {
         let spans = scopes.into_iter().flat_map(|scope| scope.spans);
         seen.spans.lock().extend(spans.map(|span| Span { resource: resource.clone(), ..span }));
     }
-    let mut trailers = HeaderMap::new();
-    trailers.insert("grpc-status", HeaderValue::from_static("0"));
-    let message = http_body_util::Full::new(wire::frame(b"")).with_trailers(async { Some(Ok(trailers)) });
-    let mut response = Response::new(Body::new(message));
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-    Ok(response)
+}
+
+fn take_figures(seen: &Seen, message: &[u8]) {
+    let export = ExportFigures::decode(message).expect("what OTLP says");
+    let all = export.resources.into_iter().flat_map(|FiguresOfResource { resource, scopes }| {
+        let figures = scopes.into_iter().flat_map(|scope| scope.figures);
+        figures.map(move |figure| Figure { resource: resource.clone(), ..figure })
+    });
+    *seen.figures.lock() = all.collect();
+    seen.messages_of_figures.fetch_add(1, Ordering::Relaxed);
 }

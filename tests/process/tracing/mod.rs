@@ -1,8 +1,7 @@
-//! Traces: what a collector is told of requests, and that nobody waits for it.
+//! Traces and figures: what a collector is told, and that nobody waits for it.
 
 mod collector;
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use kubebrain_proto::etcdserverpb::kv_client::KvClient;
@@ -24,12 +23,26 @@ const CLIENT: &str = "b7ad6b7169203331";
 const KEY: &str = "/registry/secrets/ns/the-key-itself";
 const VALUE: &str = "the-value-itself";
 
+const PROTOCOLS: [&str; 2] = ["grpc", "http/protobuf"];
+
+const INTERNAL: i32 = 1;
 const SERVER: i32 = 2;
 const ASKS: i32 = 3;
 
 /// Told by this collector, which is where the default address is not.
 fn traced(start: Start, collector: &Collector) -> Start {
     start.flag("enable-distributed-tracing", "true").flag("distributed-tracing-address", &collector.address)
+}
+
+/// As [`traced`], by this protocol.
+fn traced_by(start: Start, collector: &Collector, protocol: &str) -> Start {
+    told_by(start.flag("enable-distributed-tracing", "true"), collector, protocol)
+}
+
+/// It knows where the collector is; over HTTP what is told has a path there.
+fn told_by(start: Start, collector: &Collector, protocol: &str) -> Start {
+    let endpoint = format!("http://{}/under", collector.address);
+    start.env("OTEL_EXPORTER_OTLP_PROTOCOL", protocol).env("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint)
 }
 
 /// A brain of the one group, and a proxy of it.
@@ -52,8 +65,8 @@ fn transaction() -> TxnRequest {
     let op = |request| RequestOp { request: Some(request) };
     TxnRequest {
         compare: vec![Compare { key: KEY.into(), ..Default::default() }],
-        success: vec![op(request_op::Request::RequestPut(put))],
-        failure: vec![op(request_op::Request::RequestRange(get))],
+        success: vec![op(request_op::Request::RequestPut(put.clone()))],
+        failure: vec![op(request_op::Request::RequestRange(get)), op(request_op::Request::RequestPut(put))],
     }
 }
 
@@ -71,9 +84,80 @@ fn wanted(flags: &str) -> String {
     format!("00-{TRACE}-{CLIENT}-{flags}")
 }
 
-/// Spans by what they are children of.
-fn tree(spans: &[Span]) -> BTreeMap<String, &Span> {
-    spans.iter().map(|span| (collector::hex(&span.parent_span_id), span)).collect()
+/// The one span of this name and kind below that one.
+fn below<'a>(spans: &'a [Span], parent: &str, name: &str, kind: i32) -> &'a Span {
+    let is_it = |span: &&Span| {
+        collector::hex(&span.parent_span_id) == parent && span.name == name && span.kind == kind
+    };
+    let found: Vec<_> = spans.iter().filter(is_it).collect();
+    assert_eq!(found.len(), 1, "{name} below {parent}: {spans:#?}");
+    found[0]
+}
+
+/// A transaction is one tree: whoever is asked by a client asks a brain, and that writes. `services` and `roles` are of both.
+async fn is_one_tree(collector: &Collector, services: [&str; 2], roles: [&str; 2], group: &str) {
+    const TXN: &str = "etcdserverpb.KV/Txn";
+    let spans = until("nine spans", async || {
+        let spans = collector.spans();
+        (spans.len() >= 9).then_some(spans)
+    })
+    .await;
+    assert_eq!(spans.len(), 9, "{spans:#?}");
+    let id = |span: &Span| collector::hex(&span.span_id);
+    let door = below(&spans, CLIENT, TXN, SERVER);
+    let asks = below(&spans, &id(door), TXN, ASKS);
+    let brain = below(&spans, &id(asks), TXN, SERVER);
+    let steps = |of: &Span, names: &[&str]| -> Vec<Span> {
+        names.iter().map(|name| below(&spans, &id(of), name, INTERNAL).clone()).collect()
+    };
+    let [at_door, at_brain] = [
+        steps(door, &["admission", "first byte"]),
+        steps(brain, &["queue", "batch", "commit", "first byte"]),
+    ];
+    for span in &spans {
+        assert_eq!(collector::hex(&span.trace_id), TRACE);
+        assert_eq!(span.trace_state, "vendor=of-the-client");
+        assert!(0 < span.start_time_unix_nano && span.start_time_unix_nano <= span.end_time_unix_nano);
+    }
+    for (place, spans) in
+        [at_door.iter().chain([door, asks]), at_brain.iter().chain([brain, brain])].into_iter().enumerate()
+    {
+        for span in spans {
+            assert_eq!(
+                (span.resource("service.name"), span.text("kubebrain.role")),
+                (services[place], roles[place])
+            );
+            assert_eq!(span.resource("service.version"), env!("CARGO_PKG_VERSION"));
+        }
+    }
+    for span in [door, asks, brain] {
+        assert_eq!((span.text("rpc.system"), span.text("rpc.service")), ("grpc", "etcdserverpb.KV"));
+        assert_eq!((span.text("rpc.method"), span.number("rpc.grpc.status_code")), ("Txn", Some(0)));
+    }
+    for span in [asks, brain] {
+        assert_eq!(span.text("kubebrain.group"), group);
+        assert!(span.number("kubebrain.revision").is_some_and(|revision| revision > 1), "{span:?}");
+    }
+    let begins: Vec<_> = at_brain[..3].iter().map(|step| step.start_time_unix_nano).collect();
+    assert!(begins.is_sorted() && begins[0] >= brain.start_time_unix_nano, "{begins:?}");
+    let commit = &at_brain[2];
+    assert_eq!((commit.text("db.system.name"), commit.text("db.operation.name")), ("embedded", "commit"));
+    assert!(commit.number("db.operation.batch.size").is_some_and(|rows| rows >= 2), "{commit:?}");
+    for secret in [KEY, VALUE, "the-key-itself"] {
+        assert!(!collector.has_seen(secret.as_bytes()), "{secret} has left the process");
+    }
+}
+
+/// Some that are not traced, and one that is.
+async fn transact_all(client: &Client) {
+    let long = "the-value-itself=1,".repeat(2000);
+    transact(client, &[]).await;
+    transact(client, &[("traceparent", &wanted("00"))]).await;
+    let wanted = wanted("01");
+    transact(client, &[("traceparent", "garbage"), ("tracestate", "garbage"), ("baggage", &long)]).await;
+    transact(client, &[("traceparent", &wanted), ("traceparent", &wanted)]).await;
+    let state = ("tracestate", "vendor=of-the-client");
+    transact(client, &[("traceparent", &wanted), state, ("baggage", &long)]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -81,64 +165,139 @@ async fn a_transaction_is_one_tree_through_proxy_and_brain_without_its_keys() {
     let place = BINARY.place();
     let collector = Collector::answering().await;
     let (brain, proxy) = cluster(&place, &collector).await;
-    let client = Client::new(proxy.address());
-    let long = "the-value-itself=1,".repeat(2000);
-    // Not one of these is traced.
-    transact(&client, &[]).await;
-    transact(&client, &[("traceparent", &wanted("00"))]).await;
-    transact(&client, &[("traceparent", "garbage"), ("tracestate", "garbage"), ("baggage", &long)]).await;
-    transact(&client, &[("traceparent", &wanted("01")), ("traceparent", &wanted("01"))]).await;
-    // This one is.
-    let wanted = wanted("01");
-    transact(
-        &client,
-        &[("traceparent", &wanted), ("tracestate", "vendor=of-the-client"), ("baggage", &long)],
-    )
-    .await;
-    let spans = until("three spans", async || {
-        let spans = collector.spans();
-        (spans.len() >= 3).then_some(spans)
-    })
-    .await;
-    assert_eq!(spans.len(), 3, "{spans:?}");
-    assert!(spans.iter().all(|span| collector::hex(&span.trace_id) == TRACE), "{spans:?}");
-    let by_parent = tree(&spans);
-    let mut parent = CLIENT.to_owned();
-    for (service, kind, role) in [
-        ("kubebrain-proxy", SERVER, "proxy"),
-        ("kubebrain-proxy", ASKS, "proxy"),
-        ("kubebrain-brain", SERVER, "master"),
-    ] {
-        let span = by_parent.get(&parent).unwrap_or_else(|| panic!("no child of {parent}: {spans:?}"));
-        assert_eq!((span.name.as_str(), span.kind), ("etcdserverpb.KV/Txn", kind));
-        assert_eq!(span.trace_state, "vendor=of-the-client");
-        assert!(0 < span.start_time_unix_nano && span.start_time_unix_nano <= span.end_time_unix_nano);
-        assert_eq!(span.resource("service.name"), service);
-        assert_eq!(
-            span.resource("service.instance.id"),
-            if service == "kubebrain-proxy" { "the-first" } else { "" }
-        );
-        assert_eq!(span.text("kubebrain.role"), role);
-        assert_eq!((span.text("rpc.system"), span.text("rpc.service")), ("grpc", "etcdserverpb.KV"));
-        assert_eq!((span.text("rpc.method"), span.number("rpc.grpc.status_code")), ("Txn", Some(0)));
-        if kind == ASKS || role == "master" {
-            assert_eq!(span.text("kubebrain.group"), "core");
-            assert!(span.number("kubebrain.revision").is_some_and(|revision| revision > 1), "{span:?}");
-        }
-        parent = collector::hex(&span.span_id);
-    }
-    for secret in [KEY, VALUE, "the-key-itself"] {
-        assert!(!collector.has_seen(secret.as_bytes()), "{secret} has left the process");
-    }
+    transact_all(&Client::new(proxy.address())).await;
+    is_one_tree(&collector, ["kubebrain-proxy", "kubebrain-brain"], ["proxy", "master"], "core").await;
+    let of_proxy = |span: &&Span| span.resource("service.instance.id") == "the-first";
+    assert_eq!(collector.spans().iter().filter(of_proxy).count(), 4);
     assert!(proxy.log().contains(TRACE), "the line about a slow request names its trace");
     until("a count of them", async || {
         let page = scrape(proxy.address()).await;
-        (page.value("kubebrain_trace_spans_exported_total", &[]) >= 2.0).then_some(())
+        (page.value("kubebrain_trace_spans_exported_total", &[]) >= 4.0).then_some(())
     })
     .await;
     for mut process in [proxy, brain] {
         process.signal("TERM");
         assert!(process.ended().await.success(), "who traces ends as ever");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_standalone_shows_the_same_tree_by_either_protocol() {
+    for protocol in PROTOCOLS {
+        let place = BINARY.place();
+        let collector = Collector::answering().await;
+        let server = traced_by(Start::standalone(&place), &collector, protocol).run().await;
+        transact_all(&Client::new(server.address())).await;
+        is_one_tree(&collector, ["kubebrain-standalone"; 2], ["standalone", "master"], "core").await;
+        assert_eq!(collector.connections(), 1, "it is kept");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn parts_of_a_range_are_parts_of_its_tree() {
+    let place = BINARY.place();
+    let collector = Collector::answering().await;
+    let text = "home: a\ndefault: a\ngroups: {a: {}, b: {}}\nkinds: [{prefix: /registry/pods/, group: b}]\n";
+    let placement = place.file("placement.yaml", text);
+    let server = traced(Start::standalone(&place), &collector).placement(&placement).run().await;
+    let request =
+        RangeRequest { key: "/registry/".into(), range_end: "/registry0".into(), ..Default::default() };
+    let mut request = Request::new(request);
+    request.metadata_mut().insert("traceparent", MetadataValue::try_from(wanted("01")).expect("a header"));
+    let client = Client::new(server.address());
+    in_time("an answer", KvClient::new(client.channel()).range(request)).await.expect("a range");
+    let door = until("the range", async || {
+        let spans = collector.spans();
+        spans.iter().find(|span| collector::hex(&span.parent_span_id) == CLIENT).cloned()
+    })
+    .await;
+    let spans = collector.spans();
+    let children = |of: &Span, name: &str| -> Vec<Span> {
+        spans.iter().filter(|span| span.parent_span_id == of.span_id && span.name == name).cloned().collect()
+    };
+    let groups = |spans: &[Span]| -> Vec<String> {
+        let mut groups: Vec<_> = spans.iter().map(|span| span.text("kubebrain.group").to_owned()).collect();
+        groups.sort();
+        groups
+    };
+    let parts = children(&door, "part");
+    assert_eq!(parts.len(), 2, "{spans:#?}");
+    let asked: Vec<_> = parts.iter().flat_map(|part| children(part, "etcdserverpb.KV/Range")).collect();
+    assert_eq!(groups(&asked), ["a", "b"]);
+    let served: Vec<_> = asked.iter().flat_map(|asks| children(asks, "etcdserverpb.KV/Range")).collect();
+    assert_eq!(groups(&served), ["a", "b"]);
+    let fenced = children(&door, "kubebrain.peer.v1.Peer/Advance");
+    assert_eq!(groups(&fenced), ["a", "b"], "how far they are was asked first: {spans:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_amount_of_baggage_harms_anybody() {
+    let place = BINARY.place();
+    let collector = Collector::answering().await;
+    let server = traced(Start::standalone(&place), &collector).run().await;
+    let mut request = Request::new(transaction());
+    let headers = request.metadata_mut();
+    headers.insert("traceparent", MetadataValue::try_from(wanted("01")).expect("a header"));
+    headers
+        .insert("baggage", MetadataValue::try_from("the-value-itself=1,".repeat(1 << 16)).expect("a header"));
+    let heavy = Client::new(server.address());
+    drop(in_time("an answer", KvClient::new(heavy.channel()).txn(request)).await);
+    transact_all(&Client::new(server.address())).await;
+    until("spans", async || (collector.spans().len() >= 9).then_some(())).await;
+    assert!(!collector.has_seen(b"the-value-itself"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn figures_are_told_as_their_page_shows_them_by_either_protocol() {
+    for protocol in PROTOCOLS {
+        let place = BINARY.place();
+        let collector = Collector::answering().await;
+        // Without the switch: that is for traces.
+        let mut server = told_by(Start::standalone(&place), &collector, protocol)
+            .env("OTEL_METRICS_EXPORTER", "otlp")
+            .env("OTEL_METRIC_EXPORT_INTERVAL", "200")
+            .env("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=of%20tests")
+            .env("OTEL_EXPORTER_OTLP_HEADERS", "x-token=a-token")
+            .run()
+            .await;
+        transact(&Client::new(server.address()), &[("traceparent", &wanted("01"))]).await;
+        let began = collector.tellings();
+        until("two more", async || (collector.tellings() >= began + 2).then_some(())).await;
+        let page = scrape(server.address()).await;
+        let figures = collector.figures();
+        let figure = |name: &str| figures.iter().find(|figure| figure.name == name).expect(name);
+        let handled = figure("grpc_server_handled_total").sum.as_ref().expect("a counter");
+        assert!(handled.is_monotonic && handled.temporality == 2);
+        let of_txn = [
+            ("grpc_type", "unary"),
+            ("grpc_service", "etcdserverpb.KV"),
+            ("grpc_method", "Txn"),
+            ("grpc_code", "OK"),
+        ];
+        let row =
+            handled.points.iter().find(|point| of_txn.iter().all(|(key, value)| point.text(key) == *value));
+        let row = row.expect("a row of it");
+        assert_eq!(row.value, page.value("grpc_server_handled_total", &of_txn));
+        assert!(0 < row.start_time_unix_nano && row.start_time_unix_nano < row.time_unix_nano);
+        assert_eq!(figure("etcd_server_version").gauge.as_ref().expect("a gauge").points.len(), 1);
+        let seconds = figure("grpc_server_handling_seconds").histogram.as_ref().expect("a histogram");
+        let row = seconds
+            .points
+            .iter()
+            .find(|point| of_txn[..3].iter().all(|(key, value)| point.text(key) == *value));
+        let row = row.expect("a row of it");
+        assert_eq!((row.count, row.counts.iter().sum::<u64>()), (1, 1), "{row:?}");
+        assert_eq!(row.counts.len(), row.bounds.len() + 1);
+        assert_eq!(figures.len(), page.families.len(), "all of them");
+        assert_eq!(figure("etcd_server_version").resource("service.name"), "kubebrain-standalone");
+        assert_eq!(figure("etcd_server_version").resource("deployment.environment.name"), "of tests");
+        assert!(collector.has_seen(b"x-token") && !collector.has_seen(KEY.as_bytes()));
+        assert!(collector.spans().is_empty());
+        assert!(page.value("kubebrain_metrics_exported_total", &[]) >= 2.0);
+        let before = collector.tellings();
+        server.signal("TERM");
+        assert!(server.ended().await.success());
+        assert!(collector.tellings() > before, "the last ones too");
     }
 }
 
@@ -166,10 +325,21 @@ async fn spans_that_are_left_at_the_end_are_sent_and_those_of_refusals_say_so() 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_collector_that_never_answers_keeps_nobody_waiting() {
+    nobody_waits("grpc").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_collector_that_never_answers_over_http_keeps_nobody_waiting() {
+    nobody_waits("http/protobuf").await;
+}
+
+async fn nobody_waits(protocol: &str) {
     let place = BINARY.place();
     let collector = Collector::silent().await;
-    let start = traced(Start::standalone(&place), &collector)
+    let start = traced_by(Start::standalone(&place), &collector, protocol)
         .flag("distributed-tracing-sampling-rate", "1000000")
+        .env("OTEL_METRICS_EXPORTER", "otlp")
+        .env("OTEL_METRIC_EXPORT_INTERVAL", "100")
         .env("OTEL_EXPORTER_OTLP_TIMEOUT", "8000");
     let mut server = start.run().await;
     let mut writers = JoinSet::new();
@@ -191,7 +361,9 @@ async fn a_collector_that_never_answers_keeps_nobody_waiting() {
     let page = scrape(server.address()).await;
     assert!(page.value("kubebrain_trace_spans_lost_total", &[]) > 1000.0, "the queue has a bound");
     assert_eq!(page.value("kubebrain_trace_spans_exported_total", &[]), 0.0);
-    until("the warning", async || server.log().contains("takes no spans").then_some(())).await;
+    for warning in ["takes no spans", "takes no figures"] {
+        until("the warning", async || server.log().contains(warning).then_some(())).await;
+    }
     let client = Client::new(server.address());
     client.put("/registry/pods/ns/last", "x").await.expect("a put");
     let began = Instant::now();
@@ -200,7 +372,7 @@ async fn a_collector_that_never_answers_keeps_nobody_waiting() {
     assert!(began.elapsed() < Duration::from_secs(4), "it took {:?} to end", began.elapsed());
     let log = server.log();
     let warnings = log.lines().filter(|line| line.contains("WARN") && line.contains("collector")).count();
-    assert_eq!(warnings, 1, "{log}");
+    assert_eq!(warnings, 2, "one for each: {log}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -231,9 +403,24 @@ async fn what_cannot_be_is_refused_at_the_start() {
         let failure = start.fails().await;
         assert!(failure.message.contains(said), "{}", failure.message);
     }
-    let http = Start::standalone(&place)
-        .flag("enable-distributed-tracing", "true")
-        .env("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf");
-    let message = http.fails().await.message;
-    assert!(message.contains("grpc alone"), "{message}");
+    for (variable, value, said) in [
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json", "\"grpc\" and \"http/protobuf\" are spoken"),
+        ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "udp", "\"grpc\" and \"http/protobuf\" are spoken"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://127.0.0.1:1", "without TLS"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "soon", "a number of milliseconds"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "a-token", "no list of NAME=VALUE"),
+        ("OTEL_RESOURCE_ATTRIBUTES", "=x", "no list of NAME=VALUE"),
+        ("OTEL_TRACES_EXPORTER", "console", "\"otlp\" or \"none\""),
+    ] {
+        let start = Start::standalone(&place).flag("enable-distributed-tracing", "true").env(variable, value);
+        let message = start.fails().await.message;
+        assert!(message.contains(variable) && message.contains(said), "{message}");
+    }
+    for (variable, value) in
+        [("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "http/json"), ("OTEL_METRIC_EXPORT_INTERVAL", "0")]
+    {
+        let start = Start::standalone(&place).env("OTEL_METRICS_EXPORTER", "otlp").env(variable, value);
+        let message = start.fails().await.message;
+        assert!(message.contains(variable), "{message}");
+    }
 }

@@ -140,6 +140,10 @@ impl Engine for Embedded {
         self.room.is_short()
     }
 
+    fn name(&self) -> &'static str {
+        "embedded"
+    }
+
     fn size(&self) -> u64 {
         self.store.size()
     }

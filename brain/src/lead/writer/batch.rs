@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use kubebrain_net::trace::{Span, Step};
 use prost::Message;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -56,6 +57,8 @@ pub(super) struct Filling {
     pub proposals: i64,
     /// How it was sent to the storage; `None` before it is.
     pub launch: Option<Launch>,
+    /// Of those of the commands in it that are traced.
+    pub spans: Vec<Span>,
     on_durable: Vec<OnDurable>,
 }
 
@@ -72,6 +75,7 @@ impl Filling {
             held: None,
             proposals: 0,
             launch: None,
+            spans: Vec::new(),
             on_durable: Vec::new(),
         }
     }
@@ -177,6 +181,9 @@ impl Flying {
         let rest = std::mem::take(&mut filling.batch);
         batch.conditions.extend(rest.conditions);
         batch.writes.extend(rest.writes);
+        let (system, writes) = (state.engine.name(), batch.writes.len());
+        let spans = std::mem::take(&mut filling.spans).into_iter();
+        filling.spans = spans.map(|span| span.then(Step::Commit { system, writes })).collect();
         let launched = Instant::now();
         filling.launch = Some(Launch { number, at: launched, proof: state.fence.begin() });
         let commit = tokio::spawn(settle(state, number, record.nonce, batch));

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tonic::Code;
+
 use super::batch::{Filling, Flying};
 use super::task::Writer;
 #[cfg(any(test, feature = "faults"))]
@@ -39,6 +41,7 @@ impl Writer {
 
     /// Makes a durable batch visible: index, committed revision, watchers, answers.
     pub(super) fn land(&mut self, mut filling: Filling) {
+        filling.spans.drain(..).for_each(|span| span.end(Code::Ok));
         let metrics = &self.state.metrics;
         metrics.all.committed.add(filling.proposals);
         let revisions = std::mem::take(&mut filling.revisions);

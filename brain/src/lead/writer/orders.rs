@@ -1,5 +1,6 @@
 //! What each command does: most give something to the batch that fills, and are answered when that is durable.
 
+use kubebrain_net::trace::Step;
 use kubebrain_shared::fault::Fault;
 use kubebrain_shared::revision::Revision;
 
@@ -18,13 +19,14 @@ impl Writer {
     pub(super) async fn take(&mut self, command: Command) {
         self.filling.proposals += i64::from(command.proposes());
         match command {
-            Command::Write { op, floor, by, queued, reply } => {
+            Command::Write { op, floor, by, queued, span, reply } => {
                 drop(queued);
+                let span = span.map(|span| span.then(Step::Batch));
                 #[cfg(any(test, feature = "faults"))]
                 if let crate::request::Op::Put(put) = &op {
                     crate::planted::planted_at(&put.key).await;
                 }
-                self.write(op, floor, by, reply).await;
+                self.write(op, floor, by, span, reply).await;
             }
             Command::Advance { floor, reply } => {
                 let floor = floor.get();

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use bytes::Bytes;
+use kubebrain_net::trace::Span;
 use kubebrain_shared::fault::Fault;
 use kubebrain_shared::group::GroupName;
 use kubebrain_shared::range::KeyRange;
@@ -27,7 +28,14 @@ use crate::state::changes::RevisionChanges;
 const VALUES_MAX: Duration = Duration::from_secs(1);
 
 impl Writer {
-    pub(super) async fn write(&mut self, op: Op, floor: Revision, by: By, reply: Reply<Written, WriteError>) {
+    pub(super) async fn write(
+        &mut self,
+        op: Op,
+        floor: Revision,
+        by: By,
+        span: Option<Span>,
+        reply: Reply<Written, WriteError>,
+    ) {
         if op.put_bytes() > 0 && self.is_full() {
             let _gone = reply.send(Err(Fault::NoSpace.into()));
             return;
@@ -36,6 +44,7 @@ impl Writer {
             Ok(()) => self.evaluate(&op, floor.get()).await,
             Err(refused) => Err(refused),
         };
+        self.filling.spans.extend(span);
         self.answer(reply, written);
     }
 

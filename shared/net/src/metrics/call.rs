@@ -161,6 +161,11 @@ impl Calls {
 }
 
 impl Call {
+    /// Where it is traced.
+    pub(super) fn span(&self) -> Option<&Span> {
+        self.span.as_ref()
+    }
+
     /// What is sent and answered in it.
     pub(super) fn kind(&self) -> Kind {
         self.row().method.kind
@@ -194,6 +199,7 @@ impl Call {
 
     /// Bytes of the answer.
     pub(super) fn sent(&self, passed: Passed) {
+        self.span.iter().for_each(Span::answers);
         if passed.messages > 0 {
             self.row().sent.inc_by(passed.messages);
             self.calls.sent_bytes.inc_by(passed.bytes);

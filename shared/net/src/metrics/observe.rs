@@ -23,6 +23,7 @@ use super::Metrics;
 use super::call::{Call, Calls};
 use super::frames::Frames;
 use crate::gzip::{self, BodyError, Gzip, Inflate};
+use crate::trace::{Within, within};
 
 /// See the module.
 #[derive(Clone, Debug)]
@@ -168,7 +169,7 @@ pin_project! {
         /// Known at once: the page of numbers, a refusal.
         Page { page: Option<Response<Body>> },
         /// From the service; counted if it is a call, compressed if the call was.
-        Inner { #[pin] inner: F, ending: Option<Ending>, compressed: bool },
+        Inner { #[pin] inner: Within<F>, ending: Option<Ending>, compressed: bool },
     }
 }
 
@@ -278,6 +279,8 @@ where
             let whole = call.as_ref().is_some_and(|call| call.kind() != Kind::BidiStream);
             Inbound { inner: came(body, compressed, whole), frames: Frames::default(), call }
         });
-        Answering::Inner { inner: self.inner.call(request), ending, compressed }
+        let span = ending.as_ref().and_then(|ending| ending.0.span());
+        let inner = within(span, self.inner.call(request));
+        Answering::Inner { inner, ending, compressed }
     }
 }

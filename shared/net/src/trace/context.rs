@@ -1,6 +1,7 @@
 //! [`Context`]: which span a request belongs to, as W3C's Trace Context writes it in headers.
 
 use std::fmt;
+use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -77,16 +78,18 @@ fn number(hex: &[u8]) -> Option<u128> {
     })
 }
 
-/// What tracing systems have added. Taken out of the headers where it has no parent or is too long.
-pub(super) fn state(headers: &mut HeaderMap, has_parent: bool) -> Option<Box<str>> {
-    if !headers.contains_key(TRACESTATE) {
+/// What tracing systems have added, if it is text and not too long.
+pub(super) fn state(headers: &HeaderMap) -> Option<Arc<str>> {
+    if !headers.contains_key(TRACESTATE) || !has_legal_state(headers) {
         return None;
     }
-    let values: Vec<_> = headers.get_all(TRACESTATE).iter().map(|value| value.to_str().ok()).collect();
-    let joined = values.into_iter().collect::<Option<Vec<_>>>().map(|values| values.join(","));
-    let state = joined.filter(|joined| has_parent && joined.len() <= STATE_BYTES_MAX);
-    if state.is_none() {
-        headers.remove(TRACESTATE);
-    }
-    state.map(String::into_boxed_str)
+    let values = headers.get_all(TRACESTATE).iter().filter_map(|value| value.to_str().ok());
+    Some(Arc::from(values.collect::<Vec<_>>().join(",")))
+}
+
+/// True also where nothing was added.
+pub(super) fn has_legal_state(headers: &HeaderMap) -> bool {
+    let mut values = headers.get_all(TRACESTATE).iter();
+    let bytes = values.try_fold(0, |bytes, value| Some(bytes + value.to_str().ok()?.len() + 1));
+    bytes.is_some_and(|bytes| bytes <= STATE_BYTES_MAX + 1)
 }

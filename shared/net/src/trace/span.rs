@@ -15,11 +15,52 @@ use super::{Inner, Own};
 
 /// What is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum Work {
     /// Answering a request.
-    Server,
+    Serves(Name),
     /// Asking another process, or what would be one.
-    Client,
+    Asks(Name),
+    /// Something on the way, in this process.
+    Does(Step),
+}
+
+/// What is done on the way to an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Of a proxy: from a request's headers until it has all of it and lets it in.
+    Admission,
+    /// A part of a range or a deletion, from one group or one brain of it, with all its tries.
+    Part,
+    /// Until an answer is known to be fresh.
+    Fence,
+    /// A write before the writer comes to it.
+    Queue,
+    /// From there until what was written leaves together.
+    Batch,
+    /// Until that is durable and the writer hears of it.
+    Commit {
+        /// The storage.
+        system: &'static str,
+        /// Rows that are written.
+        writes: usize,
+    },
+    /// From a request's headers to the first bytes of its answer.
+    FirstByte,
+}
+
+impl Step {
+    /// As a collector shows it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Admission => "admission",
+            Self::Part => "part",
+            Self::Fence => "fence",
+            Self::Queue => "queue",
+            Self::Batch => "batch",
+            Self::Commit { .. } => "commit",
+            Self::FirstByte => "first byte",
+        }
+    }
 }
 
 /// The call that a span is about.
@@ -54,11 +95,9 @@ pub struct Ended {
     /// The span that it is a part of.
     pub parent: Option<Context>,
     /// See [`super::TRACESTATE`].
-    pub state: Option<Box<str>>,
+    pub state: Option<Arc<str>>,
     /// What was done.
-    pub kind: Kind,
-    /// Which call it was.
-    pub name: Name,
+    pub work: Work,
     /// By the wall, for people.
     pub began: SystemTime,
     /// From its begin to its end.
@@ -79,47 +118,75 @@ pub struct Ended {
 pub struct Span(Box<Open>);
 
 struct Open {
-    tracer: Arc<Inner>,
-    context: Context,
+    place: Place,
     parent: Option<Context>,
-    state: Option<Box<str>>,
-    kind: Kind,
-    name: Name,
-    began: SystemTime,
-    since: Instant,
+    work: Work,
     group: Option<GroupName>,
     peer: Option<String>,
     revision: AtomicU64,
     ended: AtomicBool,
+    answers: AtomicBool,
 }
 
-impl Span {
+/// What a span's own parts have to know of it.
+#[derive(Clone)]
+pub struct Place {
+    tracer: Arc<Inner>,
+    pub(super) context: Context,
+    pub(super) state: Option<Arc<str>>,
+    began: SystemTime,
+    since: Instant,
+}
+
+impl Place {
+    /// From now on.
     #[expect(
         clippy::disallowed_methods,
         reason = "a collector compares what processes of several machines say"
     )]
-    pub(super) fn new(
-        tracer: &Arc<Inner>,
-        context: Context,
-        parent: Option<Context>,
-        state: Option<Box<str>>,
-        kind: Kind,
-        name: Name,
-    ) -> Self {
+    pub(super) fn new(tracer: &Arc<Inner>, context: Context, state: Option<Arc<str>>) -> Self {
+        let tracer = Arc::clone(tracer);
+        Self { tracer, context, state, began: SystemTime::now(), since: Instant::now() }
+    }
+
+    /// A part of it begins.
+    pub(super) fn begins(&self, work: Work) -> Span {
+        let context = self.tracer.below(self.context);
+        Span::new(Self::new(&self.tracer, context, self.state.clone()), Some(self.context), work)
+    }
+
+    /// A part of it that began when it did has ended.
+    pub(super) fn passed(&self, step: Step, code: Code) {
+        let place = Self { context: self.tracer.below(self.context), ..self.clone() };
+        Span::new(place, Some(self.context), Work::Does(step)).end(code);
+    }
+}
+
+impl Span {
+    pub(super) fn new(place: Place, parent: Option<Context>, work: Work) -> Self {
         Self(Box::new(Open {
-            tracer: Arc::clone(tracer),
-            context,
+            place,
             parent,
-            state,
-            kind,
-            name,
-            began: SystemTime::now(),
-            since: Instant::now(),
+            work,
             group: None,
             peer: None,
             revision: AtomicU64::new(0),
             ended: AtomicBool::new(false),
+            answers: AtomicBool::new(false),
         }))
+    }
+
+    /// It has ended well, and what comes after it begins: a part of the same.
+    #[must_use]
+    pub fn then(self, step: Step) -> Self {
+        self.end(Code::Ok);
+        let Open { place, parent, .. } = &*self.0;
+        let parent = parent.unwrap_or(place.context);
+        Place { context: parent, ..place.clone() }.begins(Work::Does(step))
+    }
+
+    pub(super) fn place(&self) -> &Place {
+        &self.0.place
     }
 
     /// It asks this group, and of that the one there.
@@ -132,7 +199,14 @@ impl Span {
 
     /// Its trace and itself.
     pub fn context(&self) -> Context {
-        self.0.context
+        self.0.place.context
+    }
+
+    /// Bytes of the answer leave; only the first ones count.
+    pub fn answers(&self) {
+        if !self.0.answers.swap(true, Ordering::Relaxed) {
+            self.0.place.passed(Step::FirstByte, Code::Ok);
+        }
     }
 
     /// The answer is of this revision.
@@ -146,16 +220,16 @@ impl Span {
         if open.ended.swap(true, Ordering::Relaxed) {
             return;
         }
-        let own = open.tracer.own.get();
+        let place = &open.place;
+        let own = place.tracer.own.get();
         let group = open.group.clone().or_else(|| own.and_then(|own| own.group.clone()));
-        open.tracer.sink.take(Ended {
-            context: open.context,
+        place.tracer.sink.take(Ended {
+            context: place.context,
             parent: open.parent,
-            state: open.state.clone(),
-            kind: open.kind,
-            name: open.name,
-            began: open.began,
-            took: open.since.elapsed(),
+            state: place.state.clone(),
+            work: open.work,
+            began: place.began,
+            took: place.since.elapsed(),
             code,
             role: own.map_or("", Own::role),
             group,
@@ -179,6 +253,6 @@ impl Drop for Span {
 
 impl fmt::Debug for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Span({})", self.0.name)
+        write!(f, "Span({:?})", self.0.work)
     }
 }

@@ -1,13 +1,23 @@
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use http::{HeaderMap, HeaderValue};
-use kubebrain_shared::method;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Response};
+use http_body_util::{BodyExt as _, Full};
+use kubebrain_shared::group::GroupName;
+use kubebrain_shared::revision::Revision;
+use kubebrain_shared::{metadata, method};
 use parking_lot::Mutex;
 use proptest::prelude::*;
 use tonic::Code;
+use tonic::body::Body;
 
-use super::{Context, Ended, Kind, MILLION, Name, Own, Sink, TRACEPARENT, TRACESTATE, Tracer};
+use super::{
+    Context, Ended, MILLION, Name, Own, Sink, Step, TRACEPARENT, TRACESTATE, Traced, Tracer, Work, passed,
+    step, within,
+};
+use crate::direct::Direct;
 
 const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
@@ -107,7 +117,7 @@ fn what_comes_in_goes_on_as_a_chain_of_parents() {
     let mut on = headers.clone();
     let asked = tracer.ask(&mut on, Name::of(method::TXN)).expect("so it is wanted here");
     assert_eq!(Context::of(&on), Some(asked.context()));
-    assert_eq!(on.get_all(TRACESTATE).iter().count(), 2);
+    assert_eq!(on.get_all(TRACESTATE).iter().collect::<Vec<_>>(), ["a=1,b=2"]);
     asked.end(Code::Unavailable);
     asked.end(Code::Ok);
     drop(asked);
@@ -116,10 +126,10 @@ fn what_comes_in_goes_on_as_a_chain_of_parents() {
     let [asked, served] = &spans[..] else { panic!("two spans are wanted, not {spans:?}") };
     assert_eq!(served.parent, parent(PARENT));
     assert_eq!(asked.parent, Some(served.context));
-    assert_eq!((served.kind, asked.kind), (Kind::Server, Kind::Client));
+    let txn = Name { service: "etcdserverpb.KV", method: "Txn" };
+    assert_eq!((served.work, asked.work), (Work::Serves(txn), Work::Asks(txn)));
     assert_eq!((served.code, asked.code), (Code::Cancelled, Code::Unavailable));
     assert!(spans.iter().all(|span| span.state.as_deref() == Some("a=1,b=2") && span.role == "proxy"));
-    assert!(spans.iter().all(|span| span.name.to_string() == "etcdserverpb.KV/Txn"));
 }
 
 #[test]
@@ -156,7 +166,7 @@ fn who_decides_whether_a_request_is_traced() {
             let served = tracer.serve(&mut headers, Name::of(method::RANGE), begins);
             assert_eq!(tracer.ask(&mut headers, Name::of(method::RANGE)).is_some(), served.is_some());
         }
-        let count = kept.0.lock().iter().filter(|span| span.kind == Kind::Server).count();
+        let count = kept.0.lock().iter().filter(|span| matches!(span.work, Work::Serves(_))).count();
         assert!(wanted.contains(&count), "{count} of {rounds} at {per_million}");
     }
 }
@@ -168,4 +178,108 @@ fn without_a_sink_nothing_is_looked_at() {
     assert!(Tracer::default().serve(&mut headers, Name::of(method::PUT), true).is_none());
     assert!(Tracer::default().ask(&mut headers, Name::of(method::PUT)).is_none());
     assert_eq!(headers, before);
+}
+
+#[tokio::test]
+async fn steps_are_parts_of_what_their_task_works_for_and_of_nothing_else() {
+    let (tracer, kept) = tracer(0);
+    let mut headers = headers(&[("traceparent", PARENT), ("tracestate", "a=1")]);
+    let served = tracer.serve(&mut headers, Name::of(method::RANGE), false);
+    let work = async {
+        passed(Step::Admission, Code::Ok);
+        let part = step(Step::Part);
+        let mut own = HeaderMap::new();
+        within(part.as_ref(), async { tracer.ask(&mut own, Name::of(method::RANGE)) })
+            .await
+            .expect("it is traced")
+            .end(Code::Ok);
+        assert!(
+            own.contains_key(TRACEPARENT) && own.contains_key(TRACESTATE),
+            "whom it asks goes on with it"
+        );
+        part.expect("it is traced").end(Code::Ok);
+        let apart = tokio::spawn(async { step(Step::Fence).is_some() });
+        assert!(!apart.await.expect("it ends"), "a task of its own works for nobody");
+        step(Step::Queue)
+            .expect("it is traced")
+            .then(Step::Batch)
+            .then(Step::Commit { system: "memory", writes: 2 })
+            .end(Code::Ok);
+    };
+    within(served.as_ref(), work).await;
+    let served = served.expect("it is traced");
+    served.answers();
+    served.answers();
+    assert!(
+        step(Step::Fence).is_none() && tracer.ask(&mut HeaderMap::new(), Name::of(method::PUT)).is_none()
+    );
+    tracer.step(&headers, Step::Part).expect("its headers name it").end(Code::Ok);
+    let own = served.context();
+    served.end(Code::Ok);
+    let spans = kept.0.lock();
+    let part = spans.iter().find(|span| span.work == Work::Does(Step::Part)).expect("there is one").context;
+    let told: Vec<_> = spans.iter().map(|span| (span.work, span.parent.map(|parent| parent.span))).collect();
+    let of = |step: Step| (Work::Does(step), Some(own.span));
+    let range = Name::of(method::RANGE);
+    assert_eq!(
+        told,
+        [
+            of(Step::Admission),
+            (Work::Asks(range), Some(part.span)),
+            of(Step::Part),
+            of(Step::Queue),
+            of(Step::Batch),
+            of(Step::Commit { system: "memory", writes: 2 }),
+            of(Step::FirstByte),
+            of(Step::Part),
+            (Work::Serves(range), parent(PARENT).map(|parent| parent.span)),
+        ]
+    );
+    assert!(
+        spans.iter().all(|span| span.code == Code::Ok && span.state.as_deref() == Some("a=1")),
+        "{spans:?}"
+    );
+    let of_trace = |span: &Ended| {
+        span.context.trace == own.trace && span.parent.is_some_and(|parent| parent.trace == own.trace)
+    };
+    assert!(spans.iter().all(of_trace), "{spans:?}");
+}
+
+#[tokio::test]
+async fn who_asks_its_own_process_directly_has_the_same_spans_there() {
+    let (tracer, kept) = tracer(0);
+    let group = GroupName::parse("core").expect("a name");
+    let inside = tracer.of(Own { group: Some(group.clone()), role: Box::new(|| "master") });
+    tracer.is(Own { group: None, role: Box::new(|| "standalone") });
+    let service = tower::service_fn(|_: Request<Body>| async {
+        step(Step::Queue).into_iter().for_each(|step| step.end(Code::Ok));
+        let mut trailers = HeaderMap::new();
+        trailers.insert("grpc-status", HeaderValue::from_static("5"));
+        let body = Full::new(Bytes::from_static(b"answer"))
+            .with_trailers(async { Some(Ok::<_, Infallible>(trailers)) });
+        let mut response = Response::new(Body::new(body));
+        response.headers_mut().insert(metadata::REVISION, metadata::number(Revision::new(7)));
+        Ok::<_, Infallible>(response)
+    });
+    let direct = Direct::new(Traced::new(service, inside));
+    for (value, spans) in [(None, 0), (Some(PARENT.replace("-01", "-00")), 0), (Some(PARENT.to_owned()), 3)] {
+        let mut request = Request::new(Body::empty());
+        *request.uri_mut() = http::Uri::from_static(method::TXN);
+        if let Some(value) = &value {
+            request.headers_mut().insert(TRACEPARENT, HeaderValue::from_str(value).expect("legal"));
+        }
+        let answer = direct.call(request).await.expect("no panic");
+        drop(answer.into_body().collect().await.expect("a body"));
+        assert_eq!(kept.0.lock().len(), spans, "{value:?}");
+    }
+    let spans = kept.0.lock();
+    let [queue, first, served] = &spans[..] else { panic!("three spans are wanted, not {spans:?}") };
+    assert_eq!(served.work, Work::Serves(Name::of(method::TXN)));
+    assert_eq!((served.code, served.revision), (Code::NotFound, Some(7)));
+    assert_eq!((queue.work, first.work), (Work::Does(Step::Queue), Work::Does(Step::FirstByte)));
+    assert!([queue, first].iter().all(|step| step.parent == Some(served.context)), "{spans:?}");
+    assert!(
+        spans.iter().all(|span| span.role == "master" && span.group.as_ref() == Some(&group)),
+        "{spans:?}"
+    );
 }

@@ -5,12 +5,12 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use kubebrain_net::trace::{Ended, Sink};
-use opentelemetry_sdk::error::OTelSdkError;
-use opentelemetry_sdk::trace::SpanExporter;
+use opentelemetry_proto::tonic::resource::v1::Resource;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep;
 
-use super::{Fates, wire};
+use super::link::{Link, LinkError};
+use super::{Fates, spans};
 
 /// Spans that wait, as the OpenTelemetry SDKs have it.
 const QUEUED_MAX: usize = 2048;
@@ -41,33 +41,34 @@ impl Sink for Queue {
 }
 
 /// Sends until `ended`, and then what is left.
-pub(super) async fn send<E: SpanExporter>(
-    mut spans: mpsc::Receiver<Ended>,
-    exporter: E,
+pub(super) async fn send(
+    mut queue: mpsc::Receiver<Ended>,
+    resource: Resource,
+    mut link: Link,
     mut ended: oneshot::Receiver<()>,
     fates: Arc<Fates>,
 ) {
-    let mut is_away = false;
+    let mut teller = Teller::new("spans", "traces", fates);
     let mut is_ending = false;
     loop {
         let mut batch = Vec::new();
         if !is_ending {
-            is_ending = gather(&mut spans, &mut batch, &mut ended).await;
+            is_ending = gather(&mut queue, &mut batch, &mut ended).await;
         }
         while batch.len() < BATCH_MAX
-            && let Ok(span) = spans.try_recv()
+            && let Ok(span) = queue.try_recv()
         {
             batch.push(span);
         }
         if batch.is_empty() {
-            if is_ending || spans.is_closed() {
+            if is_ending || queue.is_closed() {
                 return;
             }
             continue;
         }
         let count = batch.len() as u64;
-        let outcome = exporter.export(batch.into_iter().map(wire::span).collect()).await;
-        tell(&outcome, &mut is_away, &fates, count);
+        let outcome = link.send(&spans::message(batch, &resource)).await;
+        teller.tell(&outcome, count);
     }
 }
 
@@ -94,24 +95,36 @@ async fn gather(
     false
 }
 
-/// Counts, and says once that nobody takes spans, and once that somebody does again.
-fn tell(outcome: &Result<(), OTelSdkError>, is_away: &mut bool, fates: &Fates, count: u64) {
-    match outcome {
-        Ok(()) => {
-            fates.exported.fetch_add(count, Ordering::Relaxed);
-            if std::mem::take(is_away) {
-                tracing::info!(
-                    lost = fates.lost.load(Ordering::Relaxed),
-                    "the collector of traces takes spans again"
-                );
+/// Counts what became of it, and says once that nobody takes it, and once that somebody does again.
+pub(super) struct Teller {
+    what: &'static str,
+    signal: &'static str,
+    fates: Arc<Fates>,
+    is_away: bool,
+}
+
+impl Teller {
+    pub(super) fn new(what: &'static str, signal: &'static str, fates: Arc<Fates>) -> Self {
+        Self { what, signal, fates, is_away: false }
+    }
+
+    pub(super) fn tell(&mut self, outcome: &Result<(), LinkError>, count: u64) {
+        let Self { what, signal, fates, is_away } = self;
+        match outcome {
+            Ok(()) => {
+                fates.exported.fetch_add(count, Ordering::Relaxed);
+                if std::mem::take(is_away) {
+                    let lost = fates.lost.load(Ordering::Relaxed);
+                    tracing::info!(lost, "the collector of {signal} takes {what} again");
+                }
             }
-        }
-        Err(error) => {
-            fates.lost.fetch_add(count, Ordering::Relaxed);
-            if !std::mem::replace(is_away, true) {
-                tracing::warn!(
-                    "the collector of traces takes no spans, they are lost until it does: {error}"
-                );
+            Err(error) => {
+                fates.lost.fetch_add(count, Ordering::Relaxed);
+                if !std::mem::replace(is_away, true) {
+                    tracing::warn!(
+                        "the collector of {signal} takes no {what}, they are lost until it does: {error}"
+                    );
+                }
             }
         }
     }
