@@ -10,11 +10,13 @@ use crate::kinds::KindId;
 
 /// What a turn is worth, in the unit of the items' costs: bytes, where those are bytes. A few small items.
 const QUANTUM: u64 = 16 << 10;
+/// Empty lines are kept up to here: kinds come again. Each store that opens has kinds of its own.
+const LINES_KEPT: usize = 1024;
 
 /// See the module.
 #[derive(Debug)]
 pub struct Fair<T> {
-    /// Kept where they are empty: kinds come again, and are not many.
+    /// Also empty ones, not too many.
     lines: HashMap<KindId, Line<T>>,
     /// Kinds with something in line, whose turn it is in front.
     turns: VecDeque<KindId>,
@@ -37,6 +39,9 @@ impl<T> Default for Fair<T> {
 impl<T> Fair<T> {
     /// To the end of the line of its kind.
     pub fn push(&mut self, kind: KindId, cost: u64, item: T) {
+        if self.lines.len() > LINES_KEPT {
+            self.lines.retain(|_, line| !line.items.is_empty());
+        }
         let line = self.lines.entry(kind).or_insert_with(|| Line { items: VecDeque::new(), saved: 0 });
         if line.items.is_empty() {
             self.turns.push_back(kind);
@@ -97,6 +102,21 @@ mod tests {
         let before =
             std::iter::from_fn(|| queue.pop()).position(|found| found == "lease").expect("it is in line");
         assert!(before as u64 <= 2 * QUANTUM / 512, "{before}");
+    }
+
+    #[test]
+    fn lines_of_kinds_that_are_gone_are_not_kept() {
+        let mut queue = Fair::default();
+        queue.push(kind(0), 1, 0);
+        for number in 1..10 * LINES_KEPT as u64 {
+            queue.push(kind(number), 1, number);
+            queue.push(kind(0), 1, 0);
+            while queue.len() > 1 {
+                queue.pop();
+            }
+        }
+        assert!(queue.lines.len() <= LINES_KEPT + 1, "{}", queue.lines.len());
+        assert_eq!(queue.len(), 1);
     }
 
     #[test]
