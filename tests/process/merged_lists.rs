@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
 use kit::client::{Client, end_of};
+use kit::exposition::scrape;
 use kit::full_tier;
 use kit::groups::Groups;
 use kit::process::Start;
@@ -58,4 +59,51 @@ async fn a_streamed_list_over_groups_costs_little_memory() {
         assert_eq!((rows, count), (keys, keys as i64));
         assert!(most <= ABOVE_IDLE_BYTES, "{most} bytes above idle");
     }
+}
+
+/// What is begun and given up is over everywhere: nothing is at work for it, and nothing is held.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_lists_of_which_one_page_is_read_leave_nothing() {
+    let place = BINARY.place();
+    let table = |at: &dyn Fn(&str) -> String| {
+        format!("home: core\ndefault: core\ngroups: {{ core: {} }}\n", at("core"))
+    };
+    let groups = Groups::start(&place, &["core"], &table, |start| start).await;
+    let proxy = Start::joining(&place, "proxy", &[groups.peer_url("core")]).run().await;
+    let client = Client::new(proxy.address());
+    for number in 0..100 {
+        client.put(&format!("/registry/pods/{number:03}"), vec![b'v'; VALUE_BYTES]).await.expect("a put");
+    }
+    let idle = proxy.resident_bytes();
+    let all = RangeRequest {
+        key: "/registry/pods/".into(),
+        range_end: end_of("/registry/pods/").into(),
+        ..<_>::default()
+    };
+    let begun = stream::iter(0..1000).map(|number| {
+        let (all, client) = (all.clone(), &client);
+        async move {
+            let mut kv = KvClient::new(client.channel()).max_decoding_message_size(usize::MAX);
+            if number % 2 == 0 {
+                let mut chunks = kv.range_stream(all).await?.into_inner();
+                chunks.message().await.map(drop) // and it goes away
+            } else {
+                let mut answer = Box::pin(kv.range(all));
+                let _given_up = tokio::time::timeout(Duration::from_millis(number % 7), &mut answer).await;
+                Ok(())
+            }
+        }
+    });
+    let refused: Vec<_> = begun.buffer_unordered(50).filter_map(async |begun| begun.err()).collect().await;
+    assert!(refused.iter().all(|status| status.code() == tonic::Code::ResourceExhausted), "{refused:?}");
+    kit::until("nothing at work", async || {
+        let brain = scrape(groups.brains["core"].address()).await;
+        let at_work = brain.value("kubebrain_kind_in_flight", &[("group", "core"), ("kind", "pods")]);
+        let at_proxy = scrape(proxy.address()).await.value("kubebrain_proxy_requests_in_flight", &[]);
+        (at_work == 0.0 && at_proxy == 0.0).then_some(())
+    })
+    .await;
+    let grown = proxy.resident_bytes().saturating_sub(idle);
+    assert!(grown <= ABOVE_IDLE_BYTES, "{grown} bytes above idle");
+    assert_eq!(client.list("/registry/pods/").await.expect("a list").kvs.len(), 100);
 }
