@@ -108,7 +108,46 @@ fn check(headers: &HeaderMap) -> Result<()> {
         None | Some(b"0") => Ok(()),
         Some(code) => {
             let text = headers.get("grpc-message").map_or(&b""[..], HeaderValue::as_bytes);
+            let text = decoded(text);
             bail!("the server answered {}: {}", code.escape_ascii(), text.escape_ascii())
+        }
+    }
+}
+
+/// As it was before its bytes were written as `%20`.
+fn decoded(text: &[u8]) -> Vec<u8> {
+    let mut parts = text.split(|byte| *byte == b'%');
+    let mut decoded = parts.next().unwrap_or_default().to_vec();
+    for part in parts {
+        let code = part.get(..2).and_then(|code| std::str::from_utf8(code).ok());
+        match code.and_then(|code| u8::from_str_radix(code, 16).ok()) {
+            Some(byte) => {
+                decoded.push(byte);
+                decoded.extend_from_slice(&part[2..]);
+            }
+            None => {
+                decoded.push(b'%');
+                decoded.extend_from_slice(part);
+            }
+        }
+    }
+    decoded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_read_as_it_was_meant() {
+        for (sent, meant) in [
+            ("etcdserver:%20too%20many%20requests", "etcdserver: too many requests"),
+            ("plain", "plain"),
+            ("%", "%"),
+            ("100%25 of %zz", "100% of %zz"),
+            ("", ""),
+        ] {
+            assert_eq!(decoded(sent.as_bytes()), meant.as_bytes());
         }
     }
 }

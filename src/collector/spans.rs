@@ -82,7 +82,8 @@ fn attributes(ended: Ended) -> Vec<KeyValue> {
     let peer = ended.peer.map(|peer| text("server.address", peer));
     let revision = ended.revision.and_then(|revision| i64::try_from(revision).ok());
     let revision = revision.map(|revision| number("kubebrain.revision", revision));
-    attributes.extend(group.into_iter().chain(peer).chain(revision));
+    let kind = ended.kind.as_deref().map(|kind| text("kubebrain.kind", kind));
+    attributes.extend(group.into_iter().chain(kind).chain(peer).chain(revision));
     attributes
 }
 

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 use kubebrain_net::budget;
 use kubebrain_net::kinds::Entered;
+use kubebrain_net::trace;
 use kubebrain_proto::peer;
 use kubebrain_shared::fault::Fault;
 use kubebrain_shared::placement::DocumentId;
@@ -184,7 +185,11 @@ impl Store {
     fn enter(&self, range: &Range, terms: &Terms) -> Result<Option<Entered>, Fault> {
         match terms.fenced {
             true => Ok(None),
-            false => self.state.kinds.of_range(&range.keys).enter().map(Some),
+            false => {
+                let kind = self.state.kinds.of_range(&range.keys);
+                trace::about(kind.name());
+                kind.enter().map(Some)
+            }
         }
     }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use kubebrain_net::kinds::{Entered, Kind, Kinds, Queued};
+use kubebrain_net::trace;
 use kubebrain_shared::compaction::API_SERVERS_KEY;
 use kubebrain_shared::fault::Fault;
 use kubebrain_shared::placement::OTHER;
@@ -31,6 +32,7 @@ impl Store {
         let mut written = Vec::with_capacity(1);
         writes(kinds, op, &mut written);
         let first = written.first().map_or_else(|| read(kinds, op), |(kind, _)| kind.clone());
+        trace::about(first.name());
         let entered = match first.name() == OTHER && op.ranges().iter().all(is_compaction) {
             true => None,
             false => {

@@ -11,6 +11,7 @@ use std::task::{self, Context, Poll};
 use futures_util::future::Either;
 use http::{Request, Response};
 use kubebrain_net::kinds::{Entered, Kind, Kinds, has_place};
+use kubebrain_net::trace;
 use kubebrain_shared::fault::Fault;
 use pin_project_lite::pin_project;
 use tokio::sync::Semaphore;
@@ -46,6 +47,7 @@ impl KindsLayer {
     /// `None` for what is about no kind.
     fn enter(&self, path: &str, asked: &Classified) -> Result<Option<Entered>, Fault> {
         let Some(kind) = self.kind(&asked.footprint) else { return Ok(None) };
+        trace::about(kind.name());
         // This request has one of the places already.
         let taken = self.places.saturating_sub(self.at_work.available_permits() + 1) as u64;
         if !has_place(kind.in_flight(), taken, self.places as u64) {

@@ -27,7 +27,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use kubebrain_shared::group::GroupName;
 
 pub use context::{Context, TRACEPARENT, TRACESTATE};
-pub use here::{Within, passed, step, within};
+pub use here::{Within, about, passed, step, within};
 use span::Place;
 pub use span::{Ended, Name, Span, Step, Work};
 pub use traced::Traced;

@@ -22,6 +22,8 @@ const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const CLIENT: &str = "b7ad6b7169203331";
 const KEY: &str = "/registry/secrets/ns/the-key-itself";
 const VALUE: &str = "the-value-itself";
+/// Of that key.
+const KIND: &str = "secrets";
 
 const PROTOCOLS: [&str; 2] = ["grpc", "http/protobuf"];
 
@@ -133,6 +135,9 @@ async fn is_one_tree(collector: &Collector, services: [&str; 2], roles: [&str; 2
     for span in [door, asks, brain] {
         assert_eq!((span.text("rpc.system"), span.text("rpc.service")), ("grpc", "etcdserverpb.KV"));
         assert_eq!((span.text("rpc.method"), span.number("rpc.grpc.status_code")), ("Txn", Some(0)));
+    }
+    for span in [door, asks, brain].into_iter().chain(&at_brain) {
+        assert_eq!(span.text("kubebrain.kind"), KIND, "{span:?}");
     }
     for span in [asks, brain] {
         assert_eq!(span.text("kubebrain.group"), group);

@@ -32,6 +32,11 @@ pub fn passed(step: Step, code: Code) {
     place(|here| here.passed(step, code));
 }
 
+/// What this task works for is about keys of this kind, if it is traced; the first word counts.
+pub fn about(kind: &str) {
+    place(|here| here.is_about(kind));
+}
+
 pub(super) fn place<T>(see: impl FnOnce(&Place) -> T) -> Option<T> {
     HERE.try_with(see).ok()
 }

@@ -1,8 +1,8 @@
 //! [`Span`]: a piece of work that is traced, from its begin to its end, and [`Ended`]: what is told of it.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use kubebrain_shared::group::GroupName;
@@ -108,6 +108,8 @@ pub struct Ended {
     pub role: &'static str,
     /// Whose keys it was about, where that is one group.
     pub group: Option<GroupName>,
+    /// The kind of its keys, where it is about one.
+    pub kind: Option<Box<str>>,
     /// Who was asked.
     pub peer: Option<String>,
     /// Of the answer.
@@ -136,6 +138,8 @@ pub struct Place {
     pub(super) state: Option<Arc<str>>,
     began: SystemTime,
     since: Instant,
+    /// Known once the request is read; of a span and all that is done in it here.
+    kind: Arc<OnceLock<Box<str>>>,
 }
 
 impl Place {
@@ -146,13 +150,19 @@ impl Place {
     )]
     pub(super) fn new(tracer: &Arc<Inner>, context: Context, state: Option<Arc<str>>) -> Self {
         let tracer = Arc::clone(tracer);
-        Self { tracer, context, state, began: SystemTime::now(), since: Instant::now() }
+        let (began, since) = (SystemTime::now(), Instant::now());
+        Self { tracer, context, state, began, since, kind: Arc::default() }
     }
 
     /// A part of it begins.
     pub(super) fn begins(&self, work: Work) -> Span {
         let context = self.tracer.below(self.context);
-        Span::new(Self::new(&self.tracer, context, self.state.clone()), Some(self.context), work)
+        let place = Self { kind: self.kind.clone(), ..Self::new(&self.tracer, context, self.state.clone()) };
+        Span::new(place, Some(self.context), work)
+    }
+
+    pub(super) fn is_about(&self, kind: &str) {
+        let _known_before = self.kind.set(kind.into());
     }
 
     /// A part of it that began when it did has ended.
@@ -233,6 +243,7 @@ impl Span {
             code,
             role: own.map_or("", Own::role),
             group,
+            kind: place.kind.get().cloned(),
             peer: open.peer.clone(),
             revision: Some(open.revision.load(Ordering::Relaxed)).filter(|revision| *revision > 0),
         });
