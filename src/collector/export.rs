@@ -8,14 +8,13 @@ use futures_util::future::join_all;
 use kubebrain_net::metrics::Metrics;
 use kubebrain_net::trace::Tracer;
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::trace::SpanExporter as _;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::figures::{self, Telling};
-use super::link::{self, Link};
+use super::link::{Figures, Spans};
 use super::queue::{self, Queue};
 use super::settings::{self, Signal, Way};
 use super::{Fates, Wanted, said};
@@ -29,7 +28,7 @@ pub(super) struct Exporting {
     pub(super) tracer: Tracer,
     resource: Resource,
     /// How figures are sent, and how often.
-    figures: Option<(Link, Duration)>,
+    figures: Option<(Figures, Duration)>,
     tasks: Mutex<Vec<Sending>>,
 }
 
@@ -47,19 +46,18 @@ impl Exporting {
         let resource = settings::resource(flags, program, &said)?;
         let traces = wanted.spans.then(|| way(Signal::Traces)).transpose()?;
         let figures = match wanted.figures {
-            true => Some((Link::new(way(Signal::Metrics)?)?, settings::interval(&said)?)),
+            true => Some((Figures::new(way(Signal::Metrics)?)?, settings::interval(&said)?)),
             false => None,
         };
         let mut exporting = Self { tracer: Tracer::default(), resource, figures, tasks: Mutex::default() };
         if let Some(way) = traces {
-            let mut exporter = link::exporter(&way)?;
-            exporter.set_resource(&exporting.resource);
+            let link = Spans::new(way, &exporting.resource)?;
             let (queue, receiver) = Queue::new(spans);
             // Ids are no secrets and decide nothing: they only have to differ.
             let rate = flags.distributed_tracing_sampling_rate;
             exporting.tracer = Tracer::new(queue, rate, rand::random::<u64>);
             let fates = Arc::clone(spans);
-            exporting.keep(|ended| queue::send(receiver, exporter, way, ended, fates));
+            exporting.keep(|ended| queue::send(receiver, link, ended, fates));
         }
         Ok(exporting)
     }

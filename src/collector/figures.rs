@@ -23,7 +23,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use super::Fates;
-use super::link::{Link, within};
+use super::link::Figures;
 use super::queue::Teller;
 use super::spans::SCOPE;
 
@@ -45,23 +45,22 @@ struct Span {
 #[expect(clippy::disallowed_methods, reason = "a collector puts figures of several machines together")]
 pub(super) async fn send(
     telling: Telling,
-    mut link: Link,
+    mut link: Figures,
     mut ended: oneshot::Receiver<()>,
     fates: Arc<Fates>,
 ) {
     let Telling { metrics, resource, interval } = telling;
-    let limit = link.way().timeout;
     let began = nanos(SystemTime::now());
     let mut ticks = interval_at(Instant::now() + interval, interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut teller = Teller::new("figures", "metrics", link.way(), fates);
+    let mut teller = Teller::new("figures", "metrics", &link.way, fates);
     loop {
         let is_last = tokio::select! { biased;
             _ = &mut ended => true,
             _ = ticks.tick() => false,
         };
         let span = Span { began, now: nanos(SystemTime::now()) };
-        let outcome = within(limit, link.send(message(&metrics.families(), span, &resource))).await;
+        let outcome = link.send(message(&metrics.families(), span, &resource)).await;
         teller.tell(&outcome, 1);
         if is_last {
             return;

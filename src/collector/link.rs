@@ -1,5 +1,5 @@
-//! How a collector is reached: OpenTelemetry's exporter for spans and [`Link`] for figures, both by tonic or hyper's client over
-//! one kind of connector. A connection is made when something is sent, kept, and made anew after a failure; a message is sent once.
+//! How a collector is reached: [`Spans`] by OpenTelemetry's exporter, [`Figures`] by the clients that it has inside, all over one
+//! kind of connector. A connection is made when something is sent, kept, and made anew after a failure; a message is sent once.
 
 use std::error::Error;
 use std::fmt::Write as _;
@@ -8,22 +8,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use async_trait::async_trait;
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use http::{HeaderValue, Request, StatusCode, header};
+use http::{HeaderValue, Request, Response, StatusCode, header};
 use hyper_rustls::{ConfigBuilderExt as _, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
 use kubebrain_net::tls::TlsClient;
-use opentelemetry_http::HttpClient as _;
 use opentelemetry_http::hyper::HyperClient;
+use opentelemetry_http::{HttpClient, HttpError};
 use opentelemetry_otlp::{
     Protocol as Spoken, RetryPolicy, SpanExporter, WithExportConfig as _, WithHttpConfig as _,
     WithTonicConfig as _,
 };
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_client::MetricsServiceClient;
+use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkError;
+use opentelemetry_sdk::trace::{SpanData, SpanExporter as _};
+use parking_lot::Mutex;
 use prost::Message as _;
 use rustls::ClientConfig;
 use rustls::crypto::aws_lc_rs;
@@ -44,65 +48,107 @@ pub(super) enum LinkError {
     Late(Duration),
     #[error("it answers {0}")]
     Refused(StatusCode),
-    /// What else the other side says is not repeated: it may be what it was told.
-    #[error("it answers {0:?}{1}")]
-    Failed(Code, String),
+    /// Without its words: they may repeat what it was told.
+    #[error("it answers {0:?}")]
+    Failed(Code),
     #[error("{0}")]
     Broken(String),
-    #[error(transparent)]
-    Exporter(#[from] OTelSdkError),
 }
 
 impl From<Status> for LinkError {
     fn from(status: Status) -> Self {
-        Self::Failed(
-            status.code(),
-            status.source().map(|source| format!(": {}", all(source))).unwrap_or_default(),
-        )
+        status.source().map_or(Self::Failed(status.code()), |source| Self::Broken(all(source)))
+    }
+}
+
+impl From<OTelSdkError> for LinkError {
+    fn from(error: OTelSdkError) -> Self {
+        match error {
+            OTelSdkError::InternalFailure(said) => Self::Broken(said),
+            other => Self::Broken(other.to_string()),
+        }
+    }
+}
+
+/// hyper's client, with a note of why it has failed: the exporter says "network error" of all that happens.
+#[derive(Debug)]
+struct Noting {
+    client: HyperClient<HttpsConnector<HttpConnector>>,
+    why: Arc<Mutex<Option<String>>>,
+}
+
+#[async_trait]
+impl HttpClient for Noting {
+    async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
+        let outcome = self.client.send_bytes(request).await;
+        *self.why.lock() = outcome.as_ref().err().map(|error| all(&**error));
+        outcome
+    }
+}
+
+/// What sends spans.
+pub(super) struct Spans {
+    pub way: Way,
+    exporter: SpanExporter,
+    why: Arc<Mutex<Option<String>>>,
+}
+
+impl Spans {
+    /// Headers and compression are read from the environment by the exporter, and [`Way::of`] has looked at them.
+    ///
+    /// # Errors
+    /// Certificates that cannot be used.
+    pub(super) fn new(way: Way, resource: &Resource) -> Result<Self> {
+        let (builder, once) = (SpanExporter::builder(), RetryPolicy::disabled());
+        let why = Arc::<Mutex<Option<String>>>::default();
+        let mut exporter = match way.protocol {
+            Protocol::Grpc => {
+                builder.with_tonic().with_channel(channel(&way)?).with_retry_policy(once).build()?
+            }
+            Protocol::Http => builder
+                .with_http()
+                .with_protocol(Spoken::HttpBinary)
+                .with_endpoint(way.uri.to_string())
+                .with_http_client(Noting { client: client(&way)?, why: Arc::clone(&why) })
+                .with_retry_policy(once)
+                .build()?,
+        };
+        exporter.set_resource(resource);
+        Ok(Self { way, exporter, why })
+    }
+
+    /// Returns when the collector has taken them.
+    ///
+    /// # Errors
+    /// [`LinkError`]; it may have taken them.
+    pub(super) async fn send(&self, spans: Vec<SpanData>) -> Result<(), LinkError> {
+        let outcome = within(self.way.timeout, self.exporter.export(spans)).await;
+        outcome.map_err(|error| self.why.lock().take().map_or(error, LinkError::Broken))
     }
 }
 
 /// Waits for what is sent, and no longer than `limit`.
-pub(super) async fn within<E: Into<LinkError>>(
+async fn within<E: Into<LinkError>>(
     limit: Duration,
     sending: impl Future<Output = Result<(), E>>,
 ) -> Result<(), LinkError> {
     timeout(limit, sending).await.map_or(Err(LinkError::Late(limit)), |outcome| outcome.map_err(Into::into))
 }
 
-/// What sends spans. Headers, compression and times it reads from the variables that [`Way::of`] has looked at.
-///
-/// # Errors
-/// Certificates that cannot be used.
-pub(super) fn exporter(way: &Way) -> Result<SpanExporter> {
-    let (builder, once) = (SpanExporter::builder(), RetryPolicy::disabled());
-    let built = match way.protocol {
-        Protocol::Grpc => builder.with_tonic().with_channel(channel(way)?).with_retry_policy(once).build(),
-        Protocol::Http => builder
-            .with_http()
-            .with_protocol(Spoken::HttpBinary)
-            .with_endpoint(way.uri.to_string())
-            .with_http_client(HyperClient::new(connector(way)?, way.timeout, None))
-            .with_retry_policy(once)
-            .build(),
-    };
-    Ok(built?)
-}
-
 /// What sends figures.
 #[derive(Clone)]
-pub(super) struct Link {
-    way: Way,
+pub(super) struct Figures {
+    pub way: Way,
     client: Client,
 }
 
 #[derive(Clone)]
 enum Client {
     Grpc(MetricsServiceClient<Channel>),
-    Http(HyperClient<HttpsConnector<HttpConnector>>),
+    Http(Arc<dyn HttpClient>),
 }
 
-impl Link {
+impl Figures {
     /// # Errors
     /// Certificates that cannot be used.
     pub(super) fn new(way: Way) -> Result<Self> {
@@ -114,13 +160,9 @@ impl Link {
                     false => client,
                 })
             }
-            Protocol::Http => Client::Http(HyperClient::new(connector(&way)?, way.timeout, None)),
+            Protocol::Http => Client::Http(Arc::new(client(&way)?)),
         };
         Ok(Self { way, client })
-    }
-
-    pub(super) fn way(&self) -> &Way {
-        &self.way
     }
 
     /// Returns when the collector has taken the message.
@@ -128,23 +170,28 @@ impl Link {
     /// # Errors
     /// [`LinkError`]; it may have taken it.
     pub(super) async fn send(&mut self, message: ExportMetricsServiceRequest) -> Result<(), LinkError> {
-        match &mut self.client {
-            Client::Grpc(client) => {
+        within(self.way.timeout, self.client.send(&self.way, message)).await
+    }
+}
+
+impl Client {
+    async fn send(&mut self, way: &Way, message: ExportMetricsServiceRequest) -> Result<(), LinkError> {
+        match self {
+            Self::Grpc(client) => {
                 let mut request = tonic::Request::new(message);
-                *request.metadata_mut() = MetadataMap::from_headers(self.way.headers.clone());
+                *request.metadata_mut() = MetadataMap::from_headers(way.headers.clone());
                 client.export(request).await?;
+                Ok(())
             }
-            Client::Http(client) => {
-                let request =
-                    request(&self.way, &message).map_err(|error| LinkError::Broken(error.to_string()))?;
-                let answered = client.send_bytes(request).await;
-                let answer = answered.map_err(|error| LinkError::Broken(all(&*error)))?;
-                if !answer.status().is_success() {
-                    return Err(LinkError::Refused(answer.status()));
+            Self::Http(client) => {
+                let request = request(way, &message).map_err(|error| LinkError::Broken(error.to_string()))?;
+                let answer = client.send_bytes(request).await;
+                match answer.map_err(|error| LinkError::Broken(all(&*error)))?.status() {
+                    status if status.is_success() => Ok(()),
+                    status => Err(LinkError::Refused(status)),
                 }
             }
         }
-        Ok(())
     }
 }
 
@@ -166,7 +213,11 @@ fn request(way: &Way, message: &ExportMetricsServiceRequest) -> io::Result<Reque
     Ok(request)
 }
 
-/// Connects when it is first used.
+/// The next two connect when they are used.
+fn client(way: &Way) -> Result<HyperClient<HttpsConnector<HttpConnector>>> {
+    Ok(HyperClient::new(connector(way)?, way.timeout, None))
+}
+
 fn channel(way: &Way) -> Result<Channel> {
     let endpoint = Endpoint::from(way.uri.clone()).user_agent(AGENT)?.connect_timeout(way.timeout);
     Ok(endpoint.connect_with_connector_lazy(connector(way)?))

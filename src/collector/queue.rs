@@ -5,11 +5,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use kubebrain_net::trace::{Ended, Sink};
-use opentelemetry_sdk::trace::SpanExporter;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep;
 
-use super::link::{LinkError, within};
+use super::link::{LinkError, Spans};
 use super::settings::Way;
 use super::{Fates, spans};
 
@@ -44,12 +43,11 @@ impl Sink for Queue {
 /// Sends until `ended`, and then what is left.
 pub(super) async fn send(
     mut queue: mpsc::Receiver<Ended>,
-    exporter: impl SpanExporter,
-    way: Way,
+    link: Spans,
     mut ended: oneshot::Receiver<()>,
     fates: Arc<Fates>,
 ) {
-    let mut teller = Teller::new("spans", "traces", &way, fates);
+    let mut teller = Teller::new("spans", "traces", &link.way, fates);
     let mut is_ending = false;
     loop {
         let mut batch = Vec::new();
@@ -69,8 +67,7 @@ pub(super) async fn send(
         }
         let count = batch.len() as u64;
         let spans = batch.into_iter().map(spans::span).collect();
-        let outcome = within(way.timeout, exporter.export(spans)).await;
-        teller.tell(&outcome, count);
+        teller.tell(&link.send(spans).await, count);
     }
 }
 
