@@ -7,14 +7,14 @@ use anyhow::Result;
 use futures_util::future::join_all;
 use kubebrain_net::metrics::Metrics;
 use kubebrain_net::trace::Tracer;
-use opentelemetry_proto::tonic::resource::v1::Resource;
+use opentelemetry_sdk::Resource;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::figures::{self, Telling};
-use super::link::Link;
+use super::link::{Figures, Spans};
 use super::queue::{self, Queue};
 use super::settings::{self, Signal, Way};
 use super::{Fates, Wanted, said};
@@ -28,7 +28,7 @@ pub(super) struct Exporting {
     pub(super) tracer: Tracer,
     resource: Resource,
     /// How figures are sent, and how often.
-    figures: Option<(Way, Duration)>,
+    figures: Option<(Figures, Duration)>,
     tasks: Mutex<Vec<Sending>>,
 }
 
@@ -46,27 +46,28 @@ impl Exporting {
         let resource = settings::resource(flags, program, &said)?;
         let traces = wanted.spans.then(|| way(Signal::Traces)).transpose()?;
         let figures = match wanted.figures {
-            true => Some((way(Signal::Metrics)?, settings::interval(&said)?)),
+            true => Some((Figures::new(way(Signal::Metrics)?)?, settings::interval(&said)?)),
             false => None,
         };
         let mut exporting = Self { tracer: Tracer::default(), resource, figures, tasks: Mutex::default() };
         if let Some(way) = traces {
+            let link = Spans::new(way, &exporting.resource)?;
             let (queue, receiver) = Queue::new(spans);
             // Ids are no secrets and decide nothing: they only have to differ.
             let rate = flags.distributed_tracing_sampling_rate;
             exporting.tracer = Tracer::new(queue, rate, rand::random::<u64>);
-            let (resource, fates) = (exporting.resource.clone(), Arc::clone(spans));
-            exporting.keep(|ended| queue::send(receiver, resource, Link::new(way), ended, fates));
+            let fates = Arc::clone(spans);
+            exporting.keep(|ended| queue::send(receiver, link, ended, fates));
         }
         Ok(exporting)
     }
 
     /// Tells of these figures from now on, if that is wanted.
     pub(super) fn tell_of(&self, metrics: &Metrics, fates: &Arc<Fates>) {
-        let Some((way, interval)) = self.figures.clone() else { return };
+        let Some((link, interval)) = self.figures.clone() else { return };
         let telling = Telling { metrics: metrics.clone(), resource: self.resource.clone(), interval };
         let fates = Arc::clone(fates);
-        self.keep(|ended| figures::send(telling, Link::new(way), ended, fates));
+        self.keep(|ended| figures::send(telling, link, ended, fates));
     }
 
     fn keep<F: Future<Output = ()> + Send + 'static>(&self, sends: impl FnOnce(oneshot::Receiver<()>) -> F) {

@@ -1,27 +1,31 @@
-//! The figures of `/metrics` as OTLP has them, and the task that tells a collector of them from time to time.
+//! The figures of `/metrics` as OTLP has them, and the task that tells a collector of them from time to time. They are put into
+//! OTLP's messages here because nobody but OpenTelemetry's SDK can make what its exporter of metrics takes
+//! (`opentelemetry_sdk::metrics::data` has no constructors), and they are counted by the registry behind the page.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use kubebrain_net::metrics::Metrics;
+use opentelemetry::KeyValue;
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
-use opentelemetry_proto::tonic::common::v1::KeyValue;
+use opentelemetry_proto::tonic::common::v1::{InstrumentationScope, KeyValue as Label};
 use opentelemetry_proto::tonic::metrics::v1::metric::Data;
 use opentelemetry_proto::tonic::metrics::v1::number_data_point::Value;
 use opentelemetry_proto::tonic::metrics::v1::{
     AggregationTemporality, Gauge, Histogram, HistogramDataPoint, Metric, NumberDataPoint, ResourceMetrics,
     ScopeMetrics, Sum,
 };
-use opentelemetry_proto::tonic::resource::v1::Resource;
+use opentelemetry_proto::tonic::resource::v1::Resource as Owner;
+use opentelemetry_proto::transform::common::tonic::Attributes;
+use opentelemetry_sdk::Resource;
 use prometheus::proto::{self, MetricFamily, MetricType};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use super::Fates;
-use super::link::Link;
+use super::link::Figures;
 use super::queue::Teller;
-use super::settings::text;
-use super::spans::{nanos, scope};
+use super::spans::SCOPE;
 
 /// What is told, and how often.
 pub(super) struct Telling {
@@ -41,7 +45,7 @@ struct Span {
 #[expect(clippy::disallowed_methods, reason = "a collector puts figures of several machines together")]
 pub(super) async fn send(
     telling: Telling,
-    mut link: Link,
+    mut link: Figures,
     mut ended: oneshot::Receiver<()>,
     fates: Arc<Fates>,
 ) {
@@ -49,14 +53,14 @@ pub(super) async fn send(
     let began = nanos(SystemTime::now());
     let mut ticks = interval_at(Instant::now() + interval, interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut teller = Teller::new("figures", "metrics", fates);
+    let mut teller = Teller::new("figures", "metrics", &link.way, fates);
     loop {
         let is_last = tokio::select! { biased;
             _ = &mut ended => true,
             _ = ticks.tick() => false,
         };
         let span = Span { began, now: nanos(SystemTime::now()) };
-        let outcome = link.send(&message(&metrics.families(), span, &resource)).await;
+        let outcome = link.send(message(&metrics.families(), span, &resource)).await;
         teller.tell(&outcome, 1);
         if is_last {
             return;
@@ -64,13 +68,19 @@ pub(super) async fn send(
     }
 }
 
+fn nanos(at: SystemTime) -> u64 {
+    let since = at.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
 fn message(families: &[MetricFamily], span: Span, resource: &Resource) -> ExportMetricsServiceRequest {
     let metrics = families.iter().filter_map(|family| metric(family, span)).collect();
-    let scope = ScopeMetrics { scope: Some(scope()), metrics, ..ScopeMetrics::default() };
+    let scope = InstrumentationScope { name: SCOPE.to_owned(), ..InstrumentationScope::default() };
+    let owner = resource.iter().map(|(name, value)| KeyValue::new(name.clone(), value.clone()));
     ExportMetricsServiceRequest {
         resource_metrics: vec![ResourceMetrics {
-            resource: Some(resource.clone()),
-            scope_metrics: vec![scope],
+            resource: Some(Owner { attributes: Attributes::from(owner).0, ..Owner::default() }),
+            scope_metrics: vec![ScopeMetrics { scope: Some(scope), metrics, ..ScopeMetrics::default() }],
             ..ResourceMetrics::default()
         }],
     }
@@ -103,8 +113,9 @@ fn metric(family: &MetricFamily, span: Span) -> Option<Metric> {
     })
 }
 
-fn labels(row: &proto::Metric) -> Vec<KeyValue> {
-    row.get_label().iter().map(|label| text(label.name(), label.value())).collect()
+fn labels(row: &proto::Metric) -> Vec<Label> {
+    let labels = row.get_label().iter();
+    Attributes::from(labels.map(|label| KeyValue::new(label.name().to_owned(), label.value().to_owned()))).0
 }
 
 fn point(row: &proto::Metric, value: f64, span: Span) -> NumberDataPoint {
@@ -151,7 +162,7 @@ mod tests {
         let histogram = metrics.histogram("h", "Spread.", vec![1.0, 2.0, 4.0]);
         [0.5, 1.5, 1.6, 3.0, 9.0].into_iter().for_each(|value| histogram.observe(value));
         let span = Span { began: 1, now: 2 };
-        let told = message(&metrics.families(), span, &Resource::default());
+        let told = message(&metrics.families(), span, &Resource::builder_empty().build());
         let told = &told.resource_metrics[0].scope_metrics[0].metrics;
         let names: Vec<_> =
             told.iter().map(|metric| (metric.name.as_str(), metric.description.as_str())).collect();
@@ -162,7 +173,7 @@ mod tests {
         assert_eq!((point.start_time_unix_nano, point.time_unix_nano), (1, 2));
         assert_eq!(
             (point.value, &point.attributes),
-            (Some(Value::AsDouble(7.0)), &vec![text("group", "core")])
+            (Some(Value::AsDouble(7.0)), &Attributes::from([KeyValue::new("group", "core")]).0)
         );
         let Some(Data::Gauge(gauge)) = &told[1].data else { panic!("{told:?}") };
         assert_eq!(gauge.data_points[0].value, Some(Value::AsDouble(-3.0)));

@@ -5,11 +5,11 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use kubebrain_net::trace::{Ended, Sink};
-use opentelemetry_proto::tonic::resource::v1::Resource;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep;
 
-use super::link::{Link, LinkError};
+use super::link::{LinkError, Spans};
+use super::settings::Way;
 use super::{Fates, spans};
 
 /// Spans that wait, as the OpenTelemetry SDKs have it.
@@ -43,12 +43,11 @@ impl Sink for Queue {
 /// Sends until `ended`, and then what is left.
 pub(super) async fn send(
     mut queue: mpsc::Receiver<Ended>,
-    resource: Resource,
-    mut link: Link,
+    link: Spans,
     mut ended: oneshot::Receiver<()>,
     fates: Arc<Fates>,
 ) {
-    let mut teller = Teller::new("spans", "traces", fates);
+    let mut teller = Teller::new("spans", "traces", &link.way, fates);
     let mut is_ending = false;
     loop {
         let mut batch = Vec::new();
@@ -67,8 +66,8 @@ pub(super) async fn send(
             continue;
         }
         let count = batch.len() as u64;
-        let outcome = link.send(&spans::message(batch, &resource)).await;
-        teller.tell(&outcome, count);
+        let spans = batch.into_iter().map(spans::span).collect();
+        teller.tell(&link.send(spans).await, count);
     }
 }
 
@@ -99,17 +98,18 @@ async fn gather(
 pub(super) struct Teller {
     what: &'static str,
     signal: &'static str,
+    place: String,
     fates: Arc<Fates>,
     is_away: bool,
 }
 
 impl Teller {
-    pub(super) fn new(what: &'static str, signal: &'static str, fates: Arc<Fates>) -> Self {
-        Self { what, signal, fates, is_away: false }
+    pub(super) fn new(what: &'static str, signal: &'static str, way: &Way, fates: Arc<Fates>) -> Self {
+        Self { what, signal, place: way.place(), fates, is_away: false }
     }
 
     pub(super) fn tell(&mut self, outcome: &Result<(), LinkError>, count: u64) {
-        let Self { what, signal, fates, is_away } = self;
+        let Self { what, signal, place, fates, is_away } = self;
         match outcome {
             Ok(()) => {
                 fates.exported.fetch_add(count, Ordering::Relaxed);
@@ -122,7 +122,7 @@ impl Teller {
                 fates.lost.fetch_add(count, Ordering::Relaxed);
                 if !std::mem::replace(is_away, true) {
                     tracing::warn!(
-                        "the collector of {signal} takes no {what}, they are lost until it does: {error}"
+                        "the collector of {signal} takes no {what}, they are lost until it does: {place}: {error}"
                     );
                 }
             }

@@ -1,12 +1,14 @@
 //! [`Way`]: where and how something goes to a collector, as OpenTelemetry's variables and etcd's flags say it; and whose it is.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
-use opentelemetry_proto::tonic::common::v1::any_value::Value;
-use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
-use opentelemetry_proto::tonic::resource::v1::Resource;
+use opentelemetry::KeyValue;
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::resource::TelemetryResourceDetector;
 
 use crate::flags::Tracing;
 
@@ -37,11 +39,26 @@ pub(super) enum Protocol {
 #[derive(Clone, Debug)]
 pub(super) struct Way {
     pub protocol: Protocol,
+    /// Of HTTP with its path; gRPC has paths of its own.
     pub uri: Uri,
     /// What the collector wants to see, such as a token.
     pub headers: HeaderMap,
     /// Of one message, from its first byte to its answer.
     pub timeout: Duration,
+    /// With gzip.
+    pub is_compressed: bool,
+    /// What is trusted instead of the system's authorities, and what is shown.
+    pub files: Option<Files>,
+}
+
+/// Files in PEM.
+#[derive(Clone, Debug)]
+pub(super) struct Files {
+    /// The variable that names the authorities.
+    pub variable: String,
+    pub authorities: PathBuf,
+    /// Our certificate and its key.
+    pub pair: Option<(PathBuf, PathBuf)>,
 }
 
 impl Signal {
@@ -53,14 +70,10 @@ impl Signal {
         }
     }
 
-    fn path(self, protocol: Protocol) -> &'static str {
-        match (self, protocol) {
-            (Self::Traces, Protocol::Grpc) => "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
-            (Self::Metrics, Protocol::Grpc) => {
-                "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export"
-            }
-            (Self::Traces, Protocol::Http) => "/v1/traces",
-            (Self::Metrics, Protocol::Http) => "/v1/metrics",
+    const fn path(self) -> &'static str {
+        match self {
+            Self::Traces => "/v1/traces",
+            Self::Metrics => "/v1/metrics",
         }
     }
 }
@@ -86,9 +99,14 @@ impl Way {
                 other => bail!("{name}={other}: \"grpc\" and \"http/protobuf\" are spoken"),
             },
         };
-        if let Some((compression, name)) = variable("COMPRESSION").filter(|(value, _)| value != "none") {
-            bail!("{name}={compression}: what is sent is not compressed");
-        }
+        let is_compressed = match variable("COMPRESSION") {
+            None => false,
+            Some((compression, name)) => match compression.as_str() {
+                "none" => false,
+                "gzip" => true,
+                other => bail!("{name}={other}: this is \"gzip\" or \"none\""),
+            },
+        };
         let own = format!("OTEL_EXPORTER_OTLP_{}_ENDPOINT", signal.word());
         let uri = match (address, variable("ENDPOINT")) {
             ("", Some((endpoint, name))) if name == own && protocol == Protocol::Http => {
@@ -104,7 +122,37 @@ impl Way {
             |(list, name)| headers(&list).with_context(|| format!("{name} is no list of NAME=VALUE")),
         )?;
         let timeout = variable("TIMEOUT").map_or(Ok(TIMEOUT), |(value, name)| millis(&value, &name))?;
-        Ok(Self { protocol, uri, headers, timeout })
+        let files = files(variable)?;
+        Ok(Self { protocol, uri, headers, timeout, is_compressed, files })
+    }
+
+    pub(super) fn is_encrypted(&self) -> bool {
+        self.uri.scheme() == Some(&Scheme::HTTPS)
+    }
+
+    /// For people; a path may have a secret in it.
+    pub(super) fn place(&self) -> String {
+        let authority = self.uri.authority().map_or("", |authority| authority.as_str());
+        format!("{}://{authority}", self.uri.scheme_str().unwrap_or_default())
+    }
+}
+
+fn files(variable: impl Fn(&str) -> Option<(String, String)>) -> Result<Option<Files>> {
+    let pair = match (variable("CLIENT_CERTIFICATE"), variable("CLIENT_KEY")) {
+        (Some((certificate, _)), Some((key, _))) => Some((certificate.into(), key.into())),
+        (None, None) => None,
+        (Some((_, name)), None) | (None, Some((_, name))) => {
+            bail!(
+                "{name}: a certificate is shown with its key: OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE and _CLIENT_KEY"
+            )
+        }
+    };
+    match variable("CERTIFICATE") {
+        Some((authorities, variable)) => Ok(Some(Files { variable, authorities: authorities.into(), pair })),
+        None if pair.is_some() => bail!(
+            "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE: it is shown to whom OTEL_EXPORTER_OTLP_CERTIFICATE trusts, which says nothing"
+        ),
+        None => Ok(None),
     }
 }
 
@@ -133,20 +181,22 @@ fn whole(address: &str) -> Result<Uri> {
     let url = if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
     let uri: Uri = url.parse().ok().with_context(|| format!("{address}: neither HOST:PORT nor a URL"))?;
     ensure!(
-        uri.scheme_str() == Some("http"),
-        "{address}: a collector is reached by http:// alone, without TLS"
+        matches!(uri.scheme_str(), Some("http" | "https")),
+        "{address}: a collector is reached by http:// or https://"
     );
     let is_place = uri.authority().is_some_and(|authority| !authority.as_str().contains('@'));
     ensure!(is_place && !uri.host().unwrap_or_default().is_empty(), "{address}: neither HOST:PORT nor a URL");
     Ok(uri)
 }
 
-/// An address under which every signal has its path; gRPC has paths of its own.
+/// An address under which every signal has its path.
 fn under(address: &str, signal: Signal, protocol: Protocol) -> Result<Uri> {
     let mut parts = whole(address)?.into_parts();
     let before = parts.path_and_query.as_ref().map_or("", |path| path.path().trim_end_matches('/'));
-    let before = if protocol == Protocol::Http { before } else { "" };
-    parts.path_and_query = Some(format!("{before}{}", signal.path(protocol)).parse()?);
+    parts.path_and_query = Some(match protocol {
+        Protocol::Http => format!("{before}{}", signal.path()).parse()?,
+        Protocol::Grpc => PathAndQuery::from_static("/"),
+    });
     Ok(Uri::from_parts(parts)?)
 }
 
@@ -188,48 +238,27 @@ fn decoded(value: &str) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
-pub(super) fn text(key: &str, value: impl Into<String>) -> KeyValue {
-    attribute(key, Value::StringValue(value.into()))
-}
-
-pub(super) fn number(key: &str, value: i64) -> KeyValue {
-    attribute(key, Value::IntValue(value))
-}
-
-fn attribute(key: &str, value: Value) -> KeyValue {
-    KeyValue { key: key.to_owned(), value: Some(AnyValue { value: Some(value) }), ..KeyValue::default() }
-}
-
-/// Whose spans and figures they are: what flags say goes before what variables say.
+/// Whose spans and figures they are: what flags say goes before what variables say. OpenTelemetry's own reader of the list leaves
+/// the percent encoding of its values in it.
 ///
 /// # Errors
 /// A list that is none.
 pub(super) fn resource(flags: &Tracing, program: &str, said: &impl Said) -> Result<Resource> {
     let variable = "OTEL_RESOURCE_ATTRIBUTES";
     let list = said(variable).unwrap_or_default();
-    let mut all = pairs(&list).with_context(|| format!("{variable} is no list of NAME=VALUE"))?;
-    let mut set = |key: &str, value: String| {
-        all.retain(|(name, _)| name != key);
-        all.push((key.to_owned(), value));
-    };
-    let (name, instance) = (&flags.distributed_tracing_service_name, &flags.distributed_tracing_instance_id);
-    match said("OTEL_SERVICE_NAME") {
-        _ if !name.is_empty() => set("service.name", name.clone()),
-        Some(name) => set("service.name", name),
-        None => {}
-    }
-    if !instance.is_empty() {
-        set("service.instance.id", instance.clone());
-    }
-    set("service.version", env!("CARGO_PKG_VERSION").to_owned());
-    set("telemetry.sdk.name", "kubebrain".to_owned());
-    set("telemetry.sdk.language", "rust".to_owned());
-    set("telemetry.sdk.version", env!("CARGO_PKG_VERSION").to_owned());
-    if all.iter().all(|(name, _)| name != "service.name") {
-        all.push(("service.name".to_owned(), format!("kubebrain-{program}")));
-    }
-    let attributes = all.into_iter().map(|(key, value)| text(&key, value)).collect();
-    Ok(Resource { attributes, ..Resource::default() })
+    let listed = pairs(&list).with_context(|| format!("{variable} is no list of NAME=VALUE"))?;
+    let flag = |value: &String| Some(value.clone()).filter(|value| !value.is_empty());
+    let name = flag(&flags.distributed_tracing_service_name).or_else(|| said("OTEL_SERVICE_NAME"));
+    let instance = flag(&flags.distributed_tracing_instance_id);
+    let own = [("service.name", name), ("service.instance.id", instance)];
+    // The last one of a name counts.
+    Ok(Resource::builder_empty()
+        .with_service_name(format!("kubebrain-{program}"))
+        .with_attributes(listed.into_iter().map(|(name, value)| KeyValue::new(name, value)))
+        .with_attributes(own.into_iter().filter_map(|(name, value)| Some(KeyValue::new(name, value?))))
+        .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
+        .with_detector(Box::new(TelemetryResourceDetector))
+        .build())
 }
 
 #[cfg(test)]
@@ -248,13 +277,12 @@ mod tests {
     #[test]
     fn where_it_goes_is_as_the_specification_says() {
         const HTTP: (&str, &str) = ("PROTOCOL", "http/protobuf");
-        let grpc = |signal: Signal| signal.path(Protocol::Grpc);
         for (address, variables, traces, metrics) in [
-            ("", &[][..], "http://localhost:4317*", "http://localhost:4317*"),
-            ("c:1", &[("ENDPOINT", "http://d:2")], "http://c:1*", "http://c:1*"),
-            ("http://[::1]:1/x", &[], "http://[::1]:1*", "http://[::1]:1*"),
-            ("", &[("ENDPOINT", "http://d:2/x")], "http://d:2*", "http://d:2*"),
-            ("", &[("ENDPOINT", "d:2"), ("METRICS_ENDPOINT", "m:3")], "http://d:2*", "http://m:3*"),
+            ("", &[][..], "http://localhost:4317/", "http://localhost:4317/"),
+            ("c:1", &[("ENDPOINT", "http://d:2")], "http://c:1/", "http://c:1/"),
+            ("http://[::1]:1/x", &[], "http://[::1]:1/", "http://[::1]:1/"),
+            ("", &[("ENDPOINT", "http://d:2/x")], "http://d:2/", "http://d:2/"),
+            ("", &[("ENDPOINT", "d:2"), ("METRICS_ENDPOINT", "m:3")], "http://d:2/", "http://m:3/"),
             ("", &[HTTP], "http://localhost:4318/v1/traces", "http://localhost:4318/v1/metrics"),
             ("c:1", &[HTTP], "http://c:1/v1/traces", "http://c:1/v1/metrics"),
             ("", &[HTTP, ("ENDPOINT", "http://d:2/x/")], "http://d:2/x/v1/traces", "http://d:2/x/v1/metrics"),
@@ -273,13 +301,13 @@ mod tests {
             (
                 "",
                 &[("METRICS_PROTOCOL", "http/protobuf")],
-                "http://localhost:4317*",
+                "http://localhost:4317/",
                 "http://localhost:4318/v1/metrics",
             ),
         ] {
             for (signal, wanted) in [(Signal::Traces, traces), (Signal::Metrics, metrics)] {
                 let uri = way(signal, address, variables).expect("can be").uri;
-                assert_eq!(uri.to_string(), wanted.replace('*', grpc(signal)), "{address} {variables:?}");
+                assert_eq!(uri.to_string(), wanted, "{address} {variables:?}");
             }
         }
     }
@@ -299,13 +327,13 @@ mod tests {
             ),
             (
                 "",
-                ("COMPRESSION", "gzip"),
-                "OTEL_EXPORTER_OTLP_COMPRESSION=gzip: what is sent is not compressed",
+                ("COMPRESSION", "zstd"),
+                "OTEL_EXPORTER_OTLP_COMPRESSION=zstd: this is \"gzip\" or \"none\"",
             ),
             (
                 "",
-                ("ENDPOINT", "https://d:2"),
-                "OTEL_EXPORTER_OTLP_ENDPOINT: https://d:2: a collector is reached by http:// alone, without TLS",
+                ("ENDPOINT", "ftp://d:2"),
+                "OTEL_EXPORTER_OTLP_ENDPOINT: ftp://d:2: a collector is reached by http:// or https://",
             ),
             ("", ("ENDPOINT", "d d"), "OTEL_EXPORTER_OTLP_ENDPOINT: d d: neither HOST:PORT nor a URL"),
             ("a@b:1", ("TIMEOUT", "1"), "--distributed-tracing-address: a@b:1: neither HOST:PORT nor a URL"),
@@ -314,6 +342,12 @@ mod tests {
                 "",
                 ("TRACES_TIMEOUT", "0"),
                 "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT=0: this is a number of milliseconds",
+            ),
+            (
+                "",
+                ("CLIENT_KEY", "k"),
+                "OTEL_EXPORTER_OTLP_CLIENT_KEY: a certificate is shown with its key: OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE \
+                 and _CLIENT_KEY",
             ),
             ("", ("HEADERS", "a=secret,b"), "OTEL_EXPORTER_OTLP_HEADERS is no list of NAME=VALUE"),
             ("", ("HEADERS", "a b=secret"), "OTEL_EXPORTER_OTLP_HEADERS is no list of NAME=VALUE"),

@@ -2,13 +2,17 @@
 //! of OTLP is written here.
 
 use std::convert::Infallible;
+use std::io::Read as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use bytes::Bytes;
+use flate2::read::GzDecoder;
 use http::{HeaderMap, HeaderValue, Request, Response, header};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use kubebrain_net::serve::{Listener, ServeConfig, serve_listener};
+use kubebrain_net::tls::TlsServer;
 use kubebrain_shared::stop::Stopper;
 use kubebrain_shared::wire::{self, FRAME_PREFIX_BYTES};
 use parking_lot::Mutex;
@@ -221,7 +225,9 @@ pub(super) struct Collector {
 #[derive(Default)]
 struct Seen {
     connections: AtomicUsize,
-    /// What came, as it came.
+    /// Messages that came so.
+    compressed: AtomicUsize,
+    /// What came, as it came, without compression.
     bytes: Mutex<Vec<Vec<u8>>>,
     spans: Mutex<Vec<Span>>,
     /// The newest.
@@ -232,6 +238,11 @@ struct Seen {
 impl Collector {
     /// It takes what it gets.
     pub(super) async fn answering() -> Self {
+        Self::answering_by(None).await
+    }
+
+    /// The same with TLS, or without it.
+    pub(super) async fn answering_by(tls: Option<TlsServer>) -> Self {
         let inside = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = inside.local_addr().expect("it is bound");
         let (seen, stopper) = (Arc::<Seen>::default(), Stopper::default());
@@ -240,7 +251,7 @@ impl Collector {
             tower::service_fn(move |request| take(seen.clone(), request))
         };
         let (config, stop) = (ServeConfig::default(), stopper.handle());
-        tokio::spawn(serve_listener(Listener::Tcp(inside), None, service, config, stop));
+        tokio::spawn(serve_listener(Listener::Tcp(inside), tls, service, config, stop));
         // In front of it stands who counts.
         Self::counting(seen, stopper, move |mut client| async move {
             let Ok(mut server) = TcpStream::connect(address).await else { return };
@@ -282,6 +293,11 @@ impl Collector {
         self.seen.connections.load(Ordering::Relaxed)
     }
 
+    /// How many messages were compressed.
+    pub(super) fn compressed(&self) -> usize {
+        self.seen.compressed.load(Ordering::Relaxed)
+    }
+
     pub(super) fn spans(&self) -> Vec<Span> {
         self.seen.spans.lock().clone()
     }
@@ -308,12 +324,22 @@ async fn take(seen: Arc<Seen>, request: Request<Incoming>) -> Result<Response<Bo
     let (parts, body) = request.into_parts();
     let body = body.collect().await.expect("a message").to_bytes();
     let content = parts.headers[header::CONTENT_TYPE].to_str().expect("text").to_owned();
-    let message = match content.as_str() {
-        "application/grpc" => body.slice(FRAME_PREFIX_BYTES..),
-        "application/x-protobuf" => body.clone(),
+    let of = |name: &str| parts.headers.get(name).and_then(|value| value.to_str().ok());
+    let (encoding, mut message) = match content.as_str() {
+        "application/grpc" => {
+            (of("grpc-encoding").filter(|_| body[0] == 1), body.slice(FRAME_PREFIX_BYTES..))
+        }
+        "application/x-protobuf" => (of("content-encoding"), body),
         other => panic!("{other} is not OTLP"),
     };
-    seen.bytes.lock().extend([format!("{:?}", parts.headers).into_bytes(), body.to_vec()]);
+    if let Some(encoding) = encoding {
+        assert_eq!(encoding, "gzip");
+        let mut plain = Vec::new();
+        GzDecoder::new(&message[..]).read_to_end(&mut plain).expect("gzip");
+        message = Bytes::from(plain);
+        seen.compressed.fetch_add(1, Ordering::Relaxed);
+    }
+    seen.bytes.lock().extend([format!("{:?}", parts.headers).into_bytes(), message.to_vec()]);
     match (parts.uri.path(), content.as_str()) {
         ("/opentelemetry.proto.collector.trace.v1.TraceService/Export", "application/grpc")
         | ("/under/v1/traces", "application/x-protobuf") => take_spans(&seen, &message),

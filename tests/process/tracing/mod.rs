@@ -2,8 +2,10 @@
 
 mod collector;
 
+use std::path::Path;
 use std::time::Duration;
 
+use kubebrain_net::tls::{TlsConfig, TlsServer};
 use kubebrain_proto::etcdserverpb::kv_client::KvClient;
 use kubebrain_proto::etcdserverpb::{Compare, PutRequest, RangeRequest, RequestOp, TxnRequest, request_op};
 use tokio::task::JoinSet;
@@ -15,6 +17,7 @@ use crate::BINARY;
 use collector::{Collector, Span};
 use kit::client::Client;
 use kit::exposition::scrape;
+use kit::pki::Authority;
 use kit::process::{Place, Process, Start};
 use kit::{in_time, until};
 
@@ -43,7 +46,12 @@ fn traced_by(start: Start, collector: &Collector, protocol: &str) -> Start {
 
 /// It knows where the collector is; over HTTP what is told has a path there.
 fn told_by(start: Start, collector: &Collector, protocol: &str) -> Start {
-    let endpoint = format!("http://{}/under", collector.address);
+    told_at(start, "http", collector, protocol)
+}
+
+/// The same by this scheme.
+fn told_at(start: Start, scheme: &str, collector: &Collector, protocol: &str) -> Start {
+    let endpoint = format!("{scheme}://{}/under", collector.address);
     start.env("OTEL_EXPORTER_OTLP_PROTOCOL", protocol).env("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint)
 }
 
@@ -298,11 +306,60 @@ async fn figures_are_told_as_their_page_shows_them_by_either_protocol() {
         assert_eq!(figure("etcd_server_version").resource("deployment.environment.name"), "of tests");
         assert!(collector.has_seen(b"x-token") && !collector.has_seen(KEY.as_bytes()));
         assert!(collector.spans().is_empty());
-        assert!(page.value("kubebrain_metrics_exported_total", &[]) >= 2.0);
+        until("a count of them", async || {
+            let page = scrape(server.address()).await;
+            (page.value("kubebrain_metrics_exported_total", &[]) >= 2.0).then_some(())
+        })
+        .await;
         let before = collector.tellings();
         server.signal("TERM");
         assert!(server.ended().await.success());
         assert!(collector.tellings() > before, "the last ones too");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_tls_and_compressed_is_told_by_either_protocol_to_whom_is_trusted() {
+    let place = BINARY.place();
+    let (ours, others) = (Authority::new(&place, "ours"), Authority::new(&place, "others"));
+    let of_collector = ours.issue("collector", 1);
+    let serving = TlsConfig {
+        certificate: of_collector.certificate,
+        key: of_collector.key,
+        client_ca: Some(ours.file.clone()),
+        ..TlsConfig::default()
+    };
+    let shown = ours.issue("kubebrain", 2);
+    let path = |path: &Path| path.to_str().expect("text").to_owned();
+    for protocol in PROTOCOLS {
+        let collector =
+            Collector::answering_by(Some(TlsServer::load(serving.clone()).expect("certificates"))).await;
+        let start = |place: &Place, trusted: &Path| {
+            let start = Start::standalone(place).flag("enable-distributed-tracing", "true");
+            told_at(start, "https", &collector, protocol)
+                .env("OTEL_METRICS_EXPORTER", "otlp")
+                .env("OTEL_METRIC_EXPORT_INTERVAL", "200")
+                .env("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip")
+                .env("OTEL_EXPORTER_OTLP_CERTIFICATE", &path(trusted))
+                .env("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", &path(&shown.certificate))
+                .env("OTEL_EXPORTER_OTLP_CLIENT_KEY", &path(&shown.key))
+        };
+        let place = BINARY.place();
+        let deceived = start(&place, &others.file).run().await;
+        transact_all(&Client::new(deceived.address())).await;
+        for warning in ["takes no spans", "takes no figures"] {
+            let said = |line: &str| line.contains(warning) && line.contains("invalid peer certificate");
+            until("the warning", async || deceived.log().lines().any(said).then_some(())).await;
+        }
+        drop(deceived);
+        assert!(collector.spans().is_empty() && collector.tellings() == 0, "nobody is told unseen");
+        let place = BINARY.place();
+        let server = start(&place, &ours.file).run().await;
+        transact_all(&Client::new(server.address())).await;
+        is_one_tree(&collector, ["kubebrain-standalone"; 2], ["standalone", "master"], "core").await;
+        until("figures", async || (collector.tellings() >= 2).then_some(())).await;
+        assert!(collector.compressed() >= 3, "spans and figures");
+        assert!(!server.log().contains("the collector of"), "{}", server.log());
     }
 }
 
@@ -401,7 +458,7 @@ async fn what_cannot_be_is_refused_at_the_start() {
     let place = BINARY.place();
     for (flag, value, said) in [
         ("distributed-tracing-sampling-rate", "1000001", "1000001"),
-        ("distributed-tracing-address", "https://127.0.0.1:1", "distributed-tracing-address"),
+        ("distributed-tracing-address", "ftp://127.0.0.1:1", "distributed-tracing-address"),
         ("distributed-tracing-address", "not an address", "distributed-tracing-address"),
     ] {
         let start = Start::standalone(&place).flag("enable-distributed-tracing", "true").flag(flag, value);
@@ -411,7 +468,10 @@ async fn what_cannot_be_is_refused_at_the_start() {
     for (variable, value, said) in [
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json", "\"grpc\" and \"http/protobuf\" are spoken"),
         ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "udp", "\"grpc\" and \"http/protobuf\" are spoken"),
-        ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://127.0.0.1:1", "without TLS"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "ftp://127.0.0.1:1", "by http:// or https://"),
+        ("OTEL_EXPORTER_OTLP_COMPRESSION", "zstd", "\"gzip\" or \"none\""),
+        ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/nowhere", "cannot be read"),
+        ("OTEL_EXPORTER_OTLP_CLIENT_KEY", "/nowhere", "a certificate is shown with its key"),
         ("OTEL_EXPORTER_OTLP_TIMEOUT", "soon", "a number of milliseconds"),
         ("OTEL_EXPORTER_OTLP_HEADERS", "a-token", "no list of NAME=VALUE"),
         ("OTEL_RESOURCE_ATTRIBUTES", "=x", "no list of NAME=VALUE"),

@@ -98,6 +98,14 @@ impl TlsClient {
         self.current.refresh(self.files.all(), || self.files.read())
     }
 
+    /// What rustls needs for the same, for a client that is not ours. It says of no protocol that we speak it, and does not
+    /// follow the files.
+    pub fn config(&self) -> ClientConfig {
+        let mut config = ClientConfig::clone(&self.current.get());
+        config.alpn_protocols = Vec::new();
+        config
+    }
+
     /// The client's side of a handshake. `host` is the name or the address that the server's certificate must be made
     /// out to, an IPv6 address with its brackets or without. With TLS 1.3 this ends before the server has looked at
     /// our certificate: only what is read afterwards shows that it was taken.
