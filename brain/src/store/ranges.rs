@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::Stream;
 use kubebrain_net::budget;
-use kubebrain_net::kinds::Entered;
+use kubebrain_net::kinds::{Entered, Kind, KindId};
 use kubebrain_net::trace;
 use kubebrain_proto::peer;
 use kubebrain_shared::fault::Fault;
@@ -87,8 +87,9 @@ impl Store {
     pub async fn range_on(&self, range: &Range, terms: &Terms) -> Result<Ranged<Reply>, WriteError> {
         let owned = || self.owns(std::slice::from_ref(&range.keys), terms.part);
         owned()?; // what never was the group's is refused at once
-        let _entered = self.enter(range, terms)?;
-        self.range_if(range, terms, owned).await
+        let kind = self.state.kinds.of_range(&range.keys);
+        let _entered = enter(&kind, terms)?;
+        self.range_if(range, terms, kind.id(), owned).await
     }
 
     /// Reads a range, whoever owns it: for probes and tools.
@@ -98,7 +99,8 @@ impl Store {
     pub async fn range(&self, range: &Range, floor: Revision) -> Result<Reply, Fault> {
         let anybodys = || Ok(());
         let terms = Terms { floor, ..Terms::default() };
-        match self.range_if(range, &terms, anybodys).await {
+        let kind = self.state.kinds.of_range(&range.keys).id();
+        match self.range_if(range, &terms, kind, anybodys).await {
             Ok(Ranged::Whole(reply) | Ranged::Cut(reply)) => Ok(reply),
             Err(WriteError::Fault(fault)) => Err(fault),
             Err(WriteError::Unserved(_) | WriteError::TooLarge(_)) => Err(Fault::LeaderChanged),
@@ -109,6 +111,7 @@ impl Store {
         &self,
         range: &Range,
         terms: &Terms,
+        kind: KindId,
         owned: impl Fn() -> Result<(), Unserved>,
     ) -> Result<Ranged<Reply>, WriteError> {
         self.raise(range, terms).await?;
@@ -119,7 +122,7 @@ impl Store {
             #[cfg(any(test, feature = "faults"))]
             let judged = if self.state.planted.judges_first { Ok(()) } else { judged };
             judged?;
-            let read = self.read_with(&reader, range, terms.cut_from).await;
+            let read = self.read_with(&reader, range, terms.cut_from, kind).await;
             match read.map_err(|fault| reader.unread(fault)) {
                 Ok(reply) => return Ok(reply),
                 Err(Unread::Fault(fault)) => return Err(fault.into()),
@@ -136,6 +139,7 @@ impl Store {
         reader: &Reader<'_>,
         range: &Range,
         cut_from: Option<u64>,
+        kind: KindId,
     ) -> Result<Ranged<Reply>, Fault> {
         // One key is read sooner than weighed.
         let single = range.keys.as_one().is_some();
@@ -147,7 +151,6 @@ impl Store {
                 (bytes, None) => bytes,
             },
         };
-        let kind = self.state.kinds.of_range(&range.keys).id();
         let mut share = self.answers.take_of(kind, bytes).await?;
         let _turn = if share.is_some() { Some(self.answers.turn(kind).await) } else { None };
         let answer = reader.range(range).await?;
@@ -181,18 +184,6 @@ impl Store {
         Reply { message: cut.encode_to_vec().into(), revision: reader.header, share: None }
     }
 
-    /// Lets a range in by the limits of its kind; the parts of one that was let in are.
-    fn enter(&self, range: &Range, terms: &Terms) -> Result<Option<Entered>, Fault> {
-        match terms.fenced {
-            true => Ok(None),
-            false => {
-                let kind = self.state.kinds.of_range(&range.keys);
-                trace::about(kind.name());
-                kind.enter().map(Some)
-            }
-        }
-    }
-
     async fn raise(&self, range: &Range, terms: &Terms) -> Result<(), Fault> {
         if !range.serializable {
             self.advance(terms.floor).await?;
@@ -216,9 +207,9 @@ impl Store {
     ) -> Result<Ranged<Streamed<impl Stream<Item = Result<Bytes, Fault>> + Send + use<>>>, WriteError> {
         let Terms { part, cut_from, .. } = terms;
         self.owns(std::slice::from_ref(&range.keys), part)?;
-        let entered = self.enter(&range, &terms)?;
-        self.raise(&range, &terms).await?;
         let kind = self.state.kinds.of_range(&range.keys);
+        let (entered, kind) = (enter(&kind, &terms)?, kind.id());
+        self.raise(&range, &terms).await?;
         self.state.metrics.all.ranges.inc();
         let reader = Reader::new(&self.state, range.at)?;
         self.owns(std::slice::from_ref(&range.keys), part)?;
@@ -230,15 +221,15 @@ impl Store {
                 (bytes, None) => bytes.min(enough),
             },
         };
-        let share = self.answers.take_of(kind.id(), bytes).await?;
+        let share = self.answers.take_of(kind, bytes).await?;
         let header = reader.header;
         // The reader borrows the store, so both live in a task.
         let (chunks, messages) = mpsc::channel::<Result<Bytes, Fault>>(1);
-        let (store, answers) = (self.clone(), share.is_some());
+        let (store, turns) = (self.clone(), share.is_some().then_some(kind));
         let (begun, begins) = oneshot::channel();
         tokio::spawn(async move {
             let _entered = entered; // it waits for its answer until the last chunk
-            let sent = store.stream(&range, part, answers, begun, &chunks).await;
+            let sent = store.stream(&range, part, turns, begun, &chunks).await;
             if let Err(fault) = sent {
                 let _gone = chunks.send(Err(fault)).await;
             }
@@ -250,12 +241,12 @@ impl Store {
         Ok(Ranged::Whole((header, messages, share)))
     }
 
-    /// Sends a range in chunks, at most one ahead of the client.
+    /// Sends a range in chunks, at most one ahead of the client; a large one in turns with other kinds.
     async fn stream(
         &self,
         range: &Range,
         part: Option<DocumentId>,
-        answers: bool,
+        turns: Option<KindId>,
         begun: oneshot::Sender<Revision>,
         messages: &mpsc::Sender<Result<Bytes, Fault>>,
     ) -> Result<(), Fault> {
@@ -264,7 +255,7 @@ impl Store {
             let reader = Reader::new(&self.state, range.at)?.unpinned();
             // The keys have gone since the first look.
             self.owns(std::slice::from_ref(&range.keys), part).map_err(|_gone| Fault::LeaderChanged)?;
-            match self.stream_with(&reader, range, answers, &mut begun, messages).await {
+            match self.stream_with(&reader, range, turns, &mut begun, messages).await {
                 Ok(()) => return Ok(()),
                 // What a client has is of a revision that cannot be read on.
                 Err(fault) if begun.is_none() => return Err(fault),
@@ -287,7 +278,7 @@ impl Store {
         &self,
         reader: &Reader<'_>,
         range: &Range,
-        answers: bool,
+        turns: Option<KindId>,
         begun: &mut Option<oneshot::Sender<Revision>>,
         messages: &mpsc::Sender<Result<Bytes, Fault>>,
     ) -> Result<(), Fault> {
@@ -297,7 +288,6 @@ impl Store {
         }
         let identity = &self.state.identity();
         let mut sizes = Chunks::new(self.limits.request_bytes_max);
-        let kind = self.state.kinds.of_range(&range.keys).id();
         let mut cursor = reader.cursor(range);
         let mut sent = 0;
         if range.count_only {
@@ -308,7 +298,10 @@ impl Store {
             return Ok(());
         }
         loop {
-            let turn = if answers { Some(self.answers.turn(kind).await) } else { None };
+            let turn = match turns {
+                Some(kind) => Some(self.answers.turn(kind).await),
+                None => None,
+            };
             let entries = reader.chunk(&mut cursor, sizes.size(), range.keys_only).await?;
             sent += entries.len();
             let done = cursor.is_done();
@@ -327,4 +320,13 @@ impl Store {
             }
         }
     }
+}
+
+/// Lets a range of this kind in by its limits; the parts of one that was let in are.
+fn enter(kind: &Arc<Kind>, terms: &Terms) -> Result<Option<Entered>, Fault> {
+    if terms.fenced {
+        return Ok(None);
+    }
+    trace::about(kind.name());
+    kind.enter().map(Some)
 }

@@ -7,6 +7,7 @@ pub mod held;
 pub mod fair;
 pub mod kinds;
 mod permits;
+mod watched;
 pub mod budget;
 pub mod intake;
 pub mod gzip;

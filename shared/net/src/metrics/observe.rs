@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response, header};
+use http::{Request, Response, header};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use kubebrain_shared::method::Kind;
@@ -24,6 +24,7 @@ use super::call::{Call, Calls};
 use super::frames::Frames;
 use crate::gzip::{self, BodyError, Gzip, Inflate};
 use crate::trace::{Within, within};
+use crate::watched::{Watch, watched};
 
 /// See the module.
 #[derive(Clone, Debug)]
@@ -118,48 +119,20 @@ impl Drop for Ending {
     }
 }
 
-/// The body of an answer.
+/// An answer that is counted while it leaves.
 struct Outbound {
-    inner: Body,
     frames: Frames,
     ending: Ending,
 }
 
-impl HttpBody for Outbound {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
-        let this = &mut *self;
-        let call = &this.ending.0;
-        match &frame {
-            Some(Ok(frame)) => match (frame.data_ref(), frame.trailers_ref()) {
-                (Some(data), _) => call.sent(this.frames.pass(data)),
-                (None, Some(trailers)) => call.end(code(trailers).unwrap_or(Code::Unknown)),
-                (None, None) => {}
-            },
-            // The stream is reset; a client calls that so.
-            Some(Err(_)) => call.end(Code::Internal),
-            None => call.end(Code::Unknown),
-        }
-        Poll::Ready(frame)
+impl Watch for Outbound {
+    fn data(&mut self, data: &Bytes) {
+        self.ending.0.sent(self.frames.pass(data));
     }
 
-    fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+    fn ended(&mut self, code: Code) {
+        self.ending.0.end(code);
     }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
-    }
-}
-
-fn code(headers: &HeaderMap) -> Option<Code> {
-    headers.get(Status::GRPC_STATUS).map(|code| Code::from_bytes(code.as_bytes()))
 }
 
 pin_project! {
@@ -196,13 +169,7 @@ where
 
 fn counted(response: Response<Body>, ending: Ending) -> Response<Body> {
     ending.0.answered(response.headers());
-    match code(response.headers()) {
-        Some(code) => {
-            ending.0.end(code);
-            response
-        }
-        None => response.map(|inner| Body::new(Outbound { inner, frames: Frames::default(), ending })),
-    }
+    watched(response, Outbound { frames: Frames::default(), ending })
 }
 
 impl<S> Service<Request<Incoming>> for Observe<S>

@@ -5,16 +5,16 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response};
-use http_body::{Body as HttpBody, Frame, SizeHint};
+use http::{Request, Response};
 use kubebrain_shared::metadata;
 use kubebrain_shared::method;
 use pin_project_lite::pin_project;
+use tonic::Code;
 use tonic::body::Body;
 use tonic::codegen::Service;
-use tonic::{Code, Status};
 
 use super::{Name, Span, Tracer, Within, within};
+use crate::watched::{Watch, watched};
 
 /// See the module.
 #[derive(Clone, Debug)]
@@ -76,50 +76,15 @@ impl<F: Future<Output = Result<Response<Body>, Infallible>>> Future for Answerin
 
 fn told(response: Response<Body>, span: Span) -> Response<Body> {
     metadata::revision(response.headers(), &metadata::REVISION).into_iter().for_each(|at| span.reached(at));
-    match code(response.headers()) {
-        Some(code) => {
-            span.end(code);
-            response
-        }
-        None => response.map(|inner| Body::new(Told { inner, span })),
-    }
+    watched(response, span)
 }
 
-fn code(headers: &HeaderMap) -> Option<Code> {
-    headers.get(Status::GRPC_STATUS).map(|code| Code::from_bytes(code.as_bytes()))
-}
-
-/// The body of an answer: its trailers say how it ended.
-struct Told {
-    inner: Body,
-    span: Span,
-}
-
-impl HttpBody for Told {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
-        match &frame {
-            Some(Ok(frame)) => match frame.trailers_ref() {
-                Some(trailers) => self.span.end(code(trailers).unwrap_or(Code::Unknown)),
-                None => self.span.answers(),
-            },
-            Some(Err(_)) => self.span.end(Code::Internal),
-            None => self.span.end(Code::Unknown),
-        }
-        Poll::Ready(frame)
+impl Watch for Span {
+    fn data(&mut self, _: &Bytes) {
+        self.answers();
     }
 
-    fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+    fn ended(&mut self, code: Code) {
+        self.end(code);
     }
 }
