@@ -6,6 +6,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version};
 use kubebrain_net::cork::Cork;
 use kubebrain_shared::wire::{self, Message};
 use tokio::net::TcpStream;
+use tonic::{Code, Status};
 
 /// What a server may send before we read it: lists are tens of MiB and must not wait for us.
 const WINDOW_BYTES: u32 = 64 << 20;
@@ -104,34 +105,12 @@ impl Answer {
 }
 
 fn check(headers: &HeaderMap) -> Result<()> {
-    match headers.get("grpc-status").map(HeaderValue::as_bytes) {
-        None | Some(b"0") => Ok(()),
-        Some(code) => {
-            let text = headers.get("grpc-message").map_or(&b""[..], HeaderValue::as_bytes);
-            let text = decoded(text);
-            bail!("the server answered {}: {}", code.escape_ascii(), text.escape_ascii())
+    match Status::from_header_map(headers) {
+        Some(status) if status.code() != Code::Ok => {
+            bail!("the server answered {}: {}", i32::from(status.code()), status.message().escape_default())
         }
+        _ => Ok(()),
     }
-}
-
-/// As it was before its bytes were written as `%20`.
-fn decoded(text: &[u8]) -> Vec<u8> {
-    let mut parts = text.split(|byte| *byte == b'%');
-    let mut decoded = parts.next().unwrap_or_default().to_vec();
-    for part in parts {
-        let code = part.get(..2).and_then(|code| std::str::from_utf8(code).ok());
-        match code.and_then(|code| u8::from_str_radix(code, 16).ok()) {
-            Some(byte) => {
-                decoded.push(byte);
-                decoded.extend_from_slice(&part[2..]);
-            }
-            None => {
-                decoded.push(b'%');
-                decoded.extend_from_slice(part);
-            }
-        }
-    }
-    decoded
 }
 
 #[cfg(test)]
@@ -147,7 +126,11 @@ mod tests {
             ("100%25 of %zz", "100% of %zz"),
             ("", ""),
         ] {
-            assert_eq!(decoded(sent.as_bytes()), meant.as_bytes());
+            let mut headers = HeaderMap::new();
+            headers.insert("grpc-status", HeaderValue::from_static("8"));
+            headers.insert("grpc-message", HeaderValue::from_static(sent));
+            let said = check(&headers).expect_err("it is refused").to_string();
+            assert_eq!(said, format!("the server answered 8: {meant}"));
         }
     }
 }

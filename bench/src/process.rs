@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, timeout};
 
 use crate::usage::Usage;
@@ -92,5 +93,33 @@ pub(crate) async fn page(address: &str, path: &str) -> Result<String> {
             Ok(body.to_owned())
         }
         _ => bail!("{address}{path}: {}", answer.lines().next().unwrap_or("no answer")),
+    }
+}
+
+/// A program on a core of its own, if there is one for it, without settings of whoever runs this.
+pub(crate) fn command(program: &Path, core: Option<usize>) -> Command {
+    let mut command = match core {
+        None => Command::new(program),
+        Some(core) => {
+            let mut pinned = Command::new("taskset");
+            pinned.args(["-c", &core.to_string()]).arg(program);
+            pinned
+        }
+    };
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(|name| name.starts_with("ETCD_") || name.starts_with("KUBEBRAIN_")) {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+/// Does `work` until it is told to end. Whatever ends it drops what was started, and with it processes and files.
+pub(crate) async fn unless_ended(work: impl Future<Output = Result<()>>) -> Result<()> {
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    tokio::select! {
+        done = work => done,
+        _ = interrupt.recv() => bail!("interrupted"),
+        _ = terminate.recv() => bail!("terminated"),
     }
 }

@@ -95,7 +95,7 @@ impl Programs {
         let child = command.spawn().with_context(|| format!("{kind:?} cannot be started: {command:?}"))?;
         let mut server = Server { child, endpoint: format!("127.0.0.1:{port}"), directory };
         let patience = Instant::now() + Duration::from_secs(20);
-        while let Err(error) = server.answers().await {
+        while let Err(error) = answers(&server.endpoint, "health").await {
             if let Some(status) = server.child.try_wait()? {
                 let log = std::fs::read_to_string(&log).unwrap_or_default();
                 bail!("{kind:?} ended at its start with {status}: {}", log.trim());
@@ -110,12 +110,6 @@ impl Programs {
 }
 
 impl Server {
-    async fn answers(&self) -> Result<()> {
-        let connection = Connection::open(&self.endpoint).await?;
-        let range = connection.call(request::RANGE)?;
-        connection.unary(&range, &request::get(&bytes::Bytes::from_static(b"health"))).await.map(drop)
-    }
-
     pub(crate) fn usage(&self) -> Usage {
         Usage::of(self.child.id())
     }
@@ -131,6 +125,13 @@ impl Drop for Server {
         let _ended_before = self.child.kill();
         let _reaped = self.child.wait();
     }
+}
+
+/// Somebody answers there for a key.
+pub(crate) async fn answers(endpoint: &str, key: &str) -> Result<()> {
+    let connection = Connection::open(endpoint).await?;
+    let range = connection.call(request::RANGE)?;
+    connection.unary(&range, &request::get(&key.to_owned().into())).await.map(drop)
 }
 
 /// `kubebrain` as it was built together with this program.

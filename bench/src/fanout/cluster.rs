@@ -8,10 +8,8 @@ use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
 use super::relay::Cards;
-use crate::client::Connection;
-use crate::process::{Running, page};
-use crate::request;
-use crate::server::free_port;
+use crate::process::{Running, command, page};
+use crate::server::{self, free_port};
 
 /// What is started.
 pub(super) struct Programs {
@@ -137,7 +135,7 @@ impl Proxy {
         command.arg(format!("--fanout-min-bytes={fanout}"));
         let mut process = Running::start(&format!("proxy-{number}"), home, &mut command)?;
         let address = format!("127.0.0.1:{port}");
-        process.until("ready", async |_| answers(&address).await.is_ok()).await?;
+        process.until("ready", async |_| server::answers(&address, "health").await.is_ok()).await?;
         let idle = process.usage().memory();
         Ok(Self { process, address, idle })
     }
@@ -154,20 +152,8 @@ impl Proxy {
     }
 }
 
-async fn answers(address: &str) -> Result<()> {
-    let connection = Connection::open(address).await?;
-    let range = connection.call(request::RANGE)?;
-    connection.unary(&range, &request::get(&bytes::Bytes::from_static(b"health"))).await.map(drop)
-}
-
-/// Without settings of whoever runs this.
 fn kubebrain(program: &Path, role: &str, port: u16) -> Command {
-    let mut command = Command::new(program);
-    for (name, _) in std::env::vars_os() {
-        if name.to_str().is_some_and(|name| name.starts_with("ETCD_") || name.starts_with("KUBEBRAIN_")) {
-            command.env_remove(name);
-        }
-    }
+    let mut command = command(program, None);
     command.arg(role).arg(format!("--listen-client-urls=http://127.0.0.1:{port}"));
     command
 }

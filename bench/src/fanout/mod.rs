@@ -15,13 +15,13 @@ mod table;
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
 use crate::client::Connection;
 use crate::machine::Machine;
+use crate::process::unless_ended;
 use crate::request;
 use crate::server;
 use crate::usage::Usage;
@@ -77,13 +77,7 @@ pub(crate) async fn run(flags: Fanout) -> Result<()> {
     );
     let program = &flags.kubebrain;
     ensure!(program.exists(), "--kubebrain: {} does not exist, build it first", program.display());
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    // Whatever ends it drops the cluster, and with it processes and files.
-    tokio::select! {
-        measured = measure(&flags) => measured,
-        _ = interrupt.recv() => bail!("interrupted"),
-        _ = terminate.recv() => bail!("terminated"),
-    }
+    unless_ended(measure(&flags)).await
 }
 
 async fn measure(flags: &Fanout) -> Result<()> {

@@ -16,11 +16,11 @@ mod table;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use clap::Args;
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::machine::{self, Machine};
+use crate::process::unless_ended;
 use crate::server;
 use load::{Flood, Ran};
 use place::{Place, Server};
@@ -54,13 +54,7 @@ pub(crate) async fn run(flags: Flags) -> Result<()> {
     ensure!(flags.rounds > 0 && flags.seconds > 0.0, "--rounds and --seconds must be above 0");
     let program = &flags.kubebrain;
     ensure!(program.exists(), "--kubebrain: {} does not exist, build it first", program.display());
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    // Whatever ends it drops the servers, and with them processes and files.
-    tokio::select! {
-        measured = measure(&flags) => measured,
-        _ = interrupt.recv() => bail!("interrupted"),
-        _ = terminate.recv() => bail!("terminated"),
-    }
+    unless_ended(measure(&flags)).await
 }
 
 async fn measure(flags: &Flags) -> Result<()> {

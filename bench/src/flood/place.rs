@@ -1,14 +1,11 @@
 //! [`Server`]: who is asked: one brain, a brain for each of two groups, or etcd.
 
 use std::path::Path;
-use std::process::Command;
 
 use anyhow::Result;
 
-use crate::client::Connection;
-use crate::process::Running;
-use crate::request;
-use crate::server::free_port;
+use crate::process::{Running, command};
+use crate::server::{self, free_port};
 
 /// Where the events are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,14 +63,18 @@ impl Server {
         }
         for (key, address) in [("leases", server.leases.clone()), ("events", server.events.clone())] {
             let process = server.processes.first_mut().expect("it was started");
-            process.until("ready", async |_| answers(&address, key).await.is_ok()).await?;
+            process
+                .until("ready", async |_| {
+                    server::answers(&address, &format!("/registry/{key}/health")).await.is_ok()
+                })
+                .await?;
         }
         Ok(server)
     }
 
     fn brain(&mut self, at: &At<'_>, name: &str, group: &str, peer: u16, placement: &Path) -> Result<String> {
         let address = format!("127.0.0.1:{}", free_port()?);
-        let mut command = pinned(at.core, at.kubebrain);
+        let mut command = command(at.kubebrain, at.core);
         command.args(["brain", "--log-level=warn"]).arg(format!("--group={group}"));
         command.arg(format!("--data-dir={}", at.home.join(name).display()));
         command.arg(format!("--placement={}", placement.display()));
@@ -85,7 +86,7 @@ impl Server {
 
     fn etcd(&mut self, at: &At<'_>, name: &str) -> Result<String> {
         let (address, peer) = (format!("127.0.0.1:{}", free_port()?), free_port()?);
-        let mut command = pinned(at.core, at.etcd);
+        let mut command = command(at.etcd, at.core);
         command.args(["--log-level=error", "--quota-backend-bytes=8589934592"]);
         command.arg(format!("--data-dir={}", at.home.join(name).display()));
         for flag in ["listen-client-urls", "advertise-client-urls"] {
@@ -125,29 +126,4 @@ fn placement(groups: &[&str], peers: &[u16], limit: Option<u64>) -> String {
         format!("limits: [{{ kind: events, writesPerSecond: {limit}, burst: {} }}]\n", limit / 10 + 1)
     });
     format!("home: core\ndefault: core\ngroups:\n{brains}{kinds}{limits}")
-}
-
-/// Without settings of whoever runs this.
-fn pinned(core: Option<usize>, program: &Path) -> Command {
-    let mut command = match core {
-        None => Command::new(program),
-        Some(core) => {
-            let mut pinned = Command::new("taskset");
-            pinned.args(["-c", &core.to_string()]).arg(program);
-            pinned
-        }
-    };
-    for (name, _) in std::env::vars_os() {
-        if name.to_str().is_some_and(|name| name.starts_with("ETCD_") || name.starts_with("KUBEBRAIN_")) {
-            command.env_remove(name);
-        }
-    }
-    command
-}
-
-async fn answers(address: &str, kind: &str) -> Result<()> {
-    let connection = Connection::open(address).await?;
-    let range = connection.call(request::RANGE)?;
-    let key = format!("/registry/{kind}/health").into();
-    connection.unary(&range, &request::get(&key)).await.map(drop)
 }
