@@ -1,21 +1,20 @@
 //! [`Admission`]: how many requests are at work at once. Above that they are refused at once, and nobody queues.
 
 use std::future::{Ready, ready};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{self, Context, Poll};
+use std::task::{Context, Poll};
 
 use futures_util::future::Either;
 use http::Response;
 use kubebrain_net::trace::{self, Step};
 use kubebrain_shared::fault::Fault;
-use pin_project_lite::pin_project;
 use prometheus::IntCounter;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::body::Body;
 use tonic::{Code, Status};
 use tower::{Layer, Service};
 
+use super::held::Held;
 use crate::grpc::Answered;
 
 /// Makes an [`Admission`].
@@ -54,7 +53,7 @@ where
 {
     type Response = Response<Body>;
     type Error = Status;
-    type Future = Either<Answering<S::Future>, Ready<Answered>>;
+    type Future = Either<Held<S::Future, OwnedSemaphorePermit>, Ready<Answered>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Status>> {
         self.inner.poll_ready(cx)
@@ -64,7 +63,7 @@ where
         match Arc::clone(&self.places).try_acquire_owned() {
             Ok(place) => {
                 trace::passed(Step::Admission, Code::Ok);
-                Either::Left(Answering { inner: self.inner.call(request), place: Some(place) })
+                Either::Left(Held::new(self.inner.call(request), place))
             }
             Err(_full) => {
                 trace::passed(Step::Admission, Code::ResourceExhausted);
@@ -72,27 +71,6 @@ where
                 Either::Right(ready(Err(Fault::TooManyRequests.into())))
             }
         }
-    }
-}
-
-pin_project! {
-    /// An answer on its way.
-    pub(super) struct Answering<F> {
-        #[pin]
-        inner: F,
-        // given back when the answer begins, or with the request
-        place: Option<OwnedSemaphorePermit>,
-    }
-}
-
-impl<F: Future<Output = Answered>> Future for Answering<F> {
-    type Output = Answered;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Answered> {
-        let this = self.project();
-        let answered = task::ready!(this.inner.poll(cx));
-        this.place.take();
-        Poll::Ready(answered)
     }
 }
 

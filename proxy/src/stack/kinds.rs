@@ -4,22 +4,21 @@
 //! What a proxy refuses here its group would refuse too, which counts the requests of all proxies.
 
 use std::future::{Ready, ready};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{self, Context, Poll};
+use std::task::{Context, Poll};
 
 use futures_util::future::Either;
 use http::{Request, Response};
 use kubebrain_net::kinds::{Entered, Kind, Kinds, has_place};
 use kubebrain_net::trace;
 use kubebrain_shared::fault::Fault;
-use pin_project_lite::pin_project;
 use tokio::sync::Semaphore;
 use tonic::Status;
 use tonic::body::Body;
 use tower::{Layer, Service};
 
 use super::classify::Classified;
+use super::held::Held;
 use crate::classify::{Footprint, Shape, writes};
 use crate::grpc::Answered;
 
@@ -87,7 +86,7 @@ where
 {
     type Response = Response<Body>;
     type Error = Status;
-    type Future = Either<Answering<S::Future>, Ready<Answered>>;
+    type Future = Either<Held<S::Future, Option<Entered>>, Ready<Answered>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Status>> {
         self.inner.poll_ready(cx)
@@ -95,30 +94,9 @@ where
 
     fn call(&mut self, request: Request<Classified>) -> Self::Future {
         match self.by.enter(request.uri().path(), request.body()) {
-            Ok(entered) => Either::Left(Answering { inner: self.inner.call(request), entered }),
+            Ok(entered) => Either::Left(Held::new(self.inner.call(request), entered)),
             Err(refused) => Either::Right(ready(Err(refused.into()))),
         }
-    }
-}
-
-pin_project! {
-    /// An answer on its way.
-    pub(super) struct Answering<F> {
-        #[pin]
-        inner: F,
-        // given back when the answer begins, or with the request
-        entered: Option<Entered>,
-    }
-}
-
-impl<F: Future<Output = Answered>> Future for Answering<F> {
-    type Output = Answered;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Answered> {
-        let this = self.project();
-        let answered = task::ready!(this.inner.poll(cx));
-        this.entered.take();
-        Poll::Ready(answered)
     }
 }
 

@@ -7,6 +7,7 @@ mod admission;
 mod audience;
 mod classify;
 mod deadline;
+mod held;
 mod intake;
 mod kinds;
 mod route;
